@@ -1,0 +1,8 @@
+"""The error that is the user's to mend."""
+
+
+class UserError(ValueError):
+    """Something outside the library is wrong: one line that names the thing, its value and what is allowed.
+
+    Scripts print the line and exit with code 2; every other exception is a defect of ours and keeps its traceback.
+    """

@@ -1,0 +1,142 @@
+"""The Agent protocol and the only training loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import torch
+from gymnasium.vector import AutoresetMode, VectorEnv
+from torch import Tensor
+
+from rl.data import Step
+from rl.errors import UserError
+from rl.spaces import Codec
+
+
+class Agent(Protocol):
+    """What the loop, the evaluation and the checkpoints ask of an agent; there is no base class."""
+
+    codec: Codec
+
+    def act(self, obs: Tensor, explore: bool = True) -> Tensor:
+        """[N, *obs_shape] -> [N, A] in [-1, 1] or [N] int64. What it knew of the action it keeps until `observe`."""
+        ...
+
+    def observe(self, step: Step) -> None:
+        """Takes in one vector step; the agent owns its memory."""
+        ...
+
+    def update(self) -> dict[str, Tensor]:
+        """Learns when it is time to; the metrics of that update, or {}."""
+        ...
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """NumPy in and out, one observation or a batch, in the environment's units; leaves the training state alone."""
+        ...
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Tensors and JSON: everything that decides the future, optimisers and generators included."""
+        ...
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        ...
+
+
+class Tick(NamedTuple):
+    """What stands after one vector step."""
+
+    step: int  # environment steps so far; reset rows do not count
+    metrics: dict[str, Tensor]  # of the update that followed this step, or {}
+    returns: list[float]  # of the episodes that ended on this step, in reward
+    lengths: list[int]  # of the same episodes, in steps
+
+
+def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator[Tick]:
+    """obs -> action -> transition -> agent, for ever; yields after each vector step.
+
+    Evaluation, checkpoints, progress and users' hooks stand around this generator, never inside it.
+
+    Args:
+        agent: learns in place.
+        env: N environments in any of gymnasium's three autoreset modes.
+        seed: of the first reset; environment i starts from seed + i.
+        step: environment steps already done, when a run goes on.
+    Yields:
+        one `Tick` a vector step.
+    Raises:
+        UserError: an observation or a reward is not finite.
+    """
+    mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+    codec, n = agent.codec, env.num_envs
+    returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
+    reset_row = np.zeros(n, dtype=bool)  # rows whose action the environment ignores
+    everything = torch.ones(n, dtype=torch.bool)
+
+    raw, _ = env.reset(seed=seed)
+    obs = codec.obs(raw)
+    while True:
+        action = agent.act(obs)
+        raw, reward, terminated, truncated, info = env.step(codec.env_action(action))
+        done = terminated | truncated
+        any_done = bool(done.any())
+
+        last = raw  # what the actions led to; at an episode's end not what the next act sees
+        if any_done and mode == AutoresetMode.SAME_STEP:
+            last = np.array(raw, copy=True)
+            for i in np.flatnonzero(done):
+                last[i] = info["final_obs"][i]
+        next_obs = codec.obs(last)
+        _check_finite(reward, next_obs, step)
+
+        valid = torch.from_numpy(~reset_row) if reset_row.any() else everything
+        agent.observe(
+            Step(
+                obs=obs,
+                action=action,
+                reward=torch.as_tensor(reward, dtype=torch.float32),
+                next_obs=next_obs,
+                terminated=torch.from_numpy(terminated),
+                truncated=torch.from_numpy(truncated),
+                valid=valid,
+                extra={},
+            )
+        )
+        metrics = agent.update()
+
+        counted = ~reset_row
+        returns += np.where(counted, reward, 0.0)
+        lengths += counted
+        step += int(counted.sum())
+        ended: tuple[list[float], list[int]] = ([], [])
+        if any_done:
+            ended = (returns[done].tolist(), lengths[done].tolist())
+            returns[done], lengths[done] = 0.0, 0
+        yield Tick(step, metrics, *ended)
+
+        reset_row = done if mode == AutoresetMode.NEXT_STEP else reset_row
+        if any_done and mode == AutoresetMode.DISABLED:
+            raw, _ = env.reset(options={"reset_mask": done})
+            next_obs = codec.obs(raw)
+        elif any_done and mode == AutoresetMode.SAME_STEP:
+            next_obs = codec.obs(raw)
+        obs = next_obs
+
+
+def _check_finite(reward: np.ndarray, next_obs: Tensor, step: int) -> None:
+    """Raises UserError naming the environment whose reward or observation is NaN or infinite."""
+    # One sum each on the common path: it is not finite if any element is not.
+    if np.isfinite(reward.sum()) and np.isfinite(float(next_obs.sum())):
+        return
+    for name, bad in (
+        ("reward", ~np.isfinite(reward)),
+        ("observation", ~torch.isfinite(next_obs).flatten(1).all(1).numpy()),
+    ):
+        if bad.any():
+            i = int(np.flatnonzero(bad)[0])
+            value = reward[i] if name == "reward" else next_obs[i].tolist()
+            raise UserError(f"environment {i} returned {name} {value} after {step} steps: it must be finite")
