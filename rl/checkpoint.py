@@ -1,0 +1,214 @@
+"""Checkpoints: a folder of numbers and JSON that runs no code when it is loaded.
+
+`folder/tensors.safetensors` holds every tensor, `folder/meta.json` the rest:
+{"format": "costgrad checkpoint", "version": 1, "meta": {...}}.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rl.errors import UserError
+from rl.spaces import space_from_json, space_to_json
+
+FORMAT, VERSION = "costgrad checkpoint", 1
+TENSORS, META = "tensors.safetensors", "meta.json"
+AgentT = TypeVar("AgentT")
+
+
+@contextmanager
+def writing(path: str | Path) -> Iterator[None]:
+    """Turns a refusal of the file system (permission, full disk, a file in the way) into one `UserError`."""
+    try:
+        yield
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
+    except SafetensorError as error:
+        raise UserError(f"cannot write {path}: {error}") from error
+
+
+def write_text(path: str | Path, text: str) -> None:
+    """Replaces a text file whole: a reader, or a crash, sees the old text or the new one.
+
+    Raises:
+        UserError: the file system refuses.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with writing(path):
+        try:
+            temporary.write_text(text)
+            _sync(temporary)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def write(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+    """Writes a checkpoint, whole or not at all; whatever stood at `path` is only replaced by a finished one.
+
+    Args:
+        path: the folder to write; its parents are made.
+        tensors: on any device, sharing memory or not.
+        meta: what JSON can hold.
+    Raises:
+        UserError: the file system refuses, or something else than a checkpoint stands at `path`.
+    """
+    path = Path(path)
+    fresh, old = _sibling(path, f"{os.getpid()}.tmp"), _sibling(path, "old")
+    if path.exists() and not (path / META).exists():
+        raise UserError(f"cannot write {path}: something that is no checkpoint stands there")
+    text = json.dumps({"format": FORMAT, "version": VERSION, "meta": dict(meta)}, indent=1)
+    with writing(path):
+        try:
+            fresh.mkdir(parents=True)
+            save_file({name: _plain(tensor) for name, tensor in tensors.items()}, fresh / TENSORS)
+            (fresh / META).write_text(text)
+            for name in (TENSORS, META, "."):
+                _sync(fresh / name)
+            # A folder cannot be renamed onto a full one. Killed between the two renames, `old` is what `read` finds.
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(path, old)
+            os.rename(fresh, path)
+            _sync(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
+
+
+def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Reads what `write` wrote; runs no code from the files.
+
+    Returns:
+        tensors, on the CPU, and meta.
+    Raises:
+        UserError: nothing is there, or it is truncated, of another format or version, or a pickle.
+    """
+    path = Path(path)
+    folder = path if path.exists() else _sibling(path, "old")
+    if not folder.exists():
+        raise UserError(f"no checkpoint at {path}")
+    if not folder.is_dir():
+        raise UserError(f"{path} is a file; a checkpoint is a folder with {TENSORS} and {META}, pickles are never read")
+    for name in (TENSORS, META):
+        if not (folder / name).is_file():
+            raise UserError(f"{path} is no checkpoint: it has no {name}")
+    try:
+        outer = json.loads((folder / META).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {META} is not JSON ({_line(error)})") from error
+    if not isinstance(outer, dict) or outer.get("format") != FORMAT or not isinstance(outer.get("meta"), dict):
+        raise UserError(f"{path} is no checkpoint of this toolkit: {META} does not say format {FORMAT!r}")
+    if outer.get("version") != VERSION:
+        raise UserError(
+            f"checkpoint {path} has version {outer.get('version')!r}; this costgrad reads version {VERSION}"
+        )
+    try:
+        tensors = load_file(folder / TENSORS)
+    except (OSError, ValueError, SafetensorError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {TENSORS} cannot be read ({_line(error)})") from error
+    return tensors, outer["meta"]
+
+
+def save_agent(path: str | Path, agent: Any, **more: Any) -> None:
+    """Writes everything that decides an agent's future, its spaces and its config.
+
+    Args:
+        path: the folder to write.
+        agent: has a dataclass `config` beside what the Agent protocol asks.
+        more: further JSON, kept beside (a run keeps its step here).
+    Raises:
+        UserError: the file system refuses.
+    """
+    tensors, state = agent.state()
+    meta = {
+        "agent": agent_name(agent),
+        "config": asdict(agent.config),
+        "observation_space": space_to_json(agent.codec.observation_space),
+        "action_space": space_to_json(agent.codec.action_space),
+        "state": state,
+    }
+    write(path, tensors, meta | more)
+
+
+def load_agent(
+    path: str | Path, cls: type[AgentT], config_cls: type[Any], device: str | torch.device = "cpu"
+) -> AgentT:
+    """Builds the agent that `save_agent` wrote; it continues where the saved one stood.
+
+    Raises:
+        UserError: as `read`, or the checkpoint is another agent's, or has settings this version does not know.
+    """
+    tensors, meta = read(path)
+    _check_name(path, meta, cls.__name__.lower())
+    known = {field.name for field in fields(config_cls)}
+    saved: dict[str, Any] = meta.get("config", {})
+    if unknown := sorted(saved.keys() - known):
+        raise UserError(f"checkpoint {path} has settings this {cls.__name__} does not know: {', '.join(unknown)}")
+    config = config_cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()})
+    spaces = [space_from_json(meta[key]) for key in ("observation_space", "action_space")]
+    agent = cls(*spaces, config, device=device)  # type: ignore[call-arg]
+    restore(path, agent, tensors, meta)
+    return agent
+
+
+def restore(path: str | Path, agent: Any, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+    """Puts what `read(path)` gave into an agent that was built alike.
+
+    Raises:
+        UserError: the checkpoint is another kind of agent's, or its tensors do not fit this one.
+    """
+    _check_name(path, meta, agent_name(agent))
+    try:
+        agent.load_state(tensors, meta["state"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(f"checkpoint {path} does not fit this {type(agent).__name__}: {_line(error)}") from error
+
+
+def agent_name(agent: Any) -> str:
+    """The agent's name on the command line: its class's in small letters."""
+    return type(agent).__name__.lower()
+
+
+def _check_name(path: str | Path, meta: dict[str, Any], name: str) -> None:
+    if meta.get("agent") != name:
+        raise UserError(f"checkpoint {path} holds agent {meta.get('agent')!r}, not {name!r}")
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """A tensor that owns exactly its memory: safetensors refuses views that share."""
+    tensor = tensor.detach().cpu()
+    owns = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
+    return tensor if owns else tensor.clone(memory_format=torch.contiguous_format)
+
+
+def _sibling(path: Path, ending: str) -> Path:
+    return path.with_name(f".{path.name}.{ending}")
+
+
+def _sync(path: Path) -> None:
+    """Waits until the disk holds the file (or the folder's list of names)."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def _line(error: Exception) -> str:
+    """An error's first line, short enough to stand in another one."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:160]
