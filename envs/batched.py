@@ -1,0 +1,102 @@
+"""A task written once for n rows at a time: one row is a gymnasium.Env, many rows are a VectorEnv."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+Array = np.ndarray
+Transition = tuple[Array, Array, Array]  # next_state [n, S], reward [n], terminated [n] bool
+
+
+class BatchedTask(gymnasium.Env[Any, Any]):
+    """An environment of one row. A task gives its spaces, `horizon`, and the three functions below."""
+
+    metadata: dict[str, Any] = {"render_modes": []}
+    horizon: int | None = None  # steps until the clock ends an episode; None: it never does
+    horizon_terminates: bool = False  # True where nothing follows the last step: it is then terminated, not truncated
+    state: Array  # [1, S]
+    elapsed: int
+
+    @abstractmethod
+    def initial(self, rng: np.random.Generator, n: int) -> Array:
+        """n first states, [n, S]."""
+
+    @abstractmethod
+    def transition(self, state: Array, action: Array, rng: np.random.Generator) -> Transition:
+        """state [n, S], action [n, A] or [n] -> next_state [n, S], reward [n], terminated [n] bool."""
+
+    @abstractmethod
+    def observe(self, state: Array) -> Array:
+        """state [n, S] -> obs [n, *obs_shape], a new array."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts an episode: obs [*obs_shape] and an empty info."""
+        super().reset(seed=seed)
+        self.state, self.elapsed = self.initial(self.np_random, 1), 0
+        return self.observe(self.state)[0], {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        """One step: obs [*obs_shape], reward, terminated, truncated, info."""
+        self.state, reward, terminated = self.transition(self.state, np.asarray(action)[None], self.np_random)
+        self.elapsed += 1
+        clock = self.horizon is not None and self.elapsed >= self.horizon
+        ended = bool(terminated[0]) or (clock and self.horizon_terminates)
+        return self.observe(self.state)[0], float(reward[0]), ended, clock and not self.horizon_terminates, {}
+
+
+class TaskVectorEnv(VectorEnv[Any, Any, Any]):
+    """N rows of a `BatchedTask` that step in one call, with one random stream for all of them.
+
+    An ended row is reset in the same step (SAME_STEP): `info["final_obs"]` is an object array [N] that holds the
+    last obs where `info["_final_obs"]` [N] is True. Every array handed out is a new one.
+    """
+
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+
+    def __init__(self, task: Callable[..., BatchedTask], num_envs: int = 1, **kwargs: Any) -> None:
+        """`task(**kwargs)` gives spaces and dynamics; what it raises is handed on."""
+        self.task, self.num_envs = task(**kwargs), num_envs
+        self.single_observation_space = self.task.observation_space
+        self.single_action_space = self.task.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.state: Array = np.zeros((num_envs, 0))  # [N, S]
+        self.elapsed = np.zeros(num_envs, dtype=np.int64)
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Starts all episodes: obs [N, *obs_shape] and an empty info."""
+        super().reset(seed=seed)
+        self.state = self.task.initial(self.np_random, self.num_envs)
+        self.elapsed[:] = 0
+        return self.task.observe(self.state), {}
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """One step of every row: obs [N, *obs_shape], reward, terminated, truncated [N], info."""
+        task = self.task
+        state, reward, terminated = task.transition(self.state, np.asarray(actions), self.np_random)
+        self.elapsed += 1
+        truncated = np.zeros(self.num_envs, dtype=np.bool_)
+        if task.horizon is not None:
+            clock = self.elapsed >= task.horizon
+            terminated, truncated = (terminated | clock, truncated) if task.horizon_terminates else (terminated, clock)
+        obs, info = task.observe(state), {}
+        done = terminated | truncated
+        if done.any():
+            rows = np.flatnonzero(done)
+            final_obs = np.full(self.num_envs, None, dtype=object)
+            for i in rows:
+                final_obs[i] = obs[i].copy()
+            info = {"final_obs": final_obs, "_final_obs": done}
+            state = state.copy()  # a task may hand back the array that it was given
+            state[rows] = task.initial(self.np_random, len(rows))
+            obs[rows] = task.observe(state[rows])
+            self.elapsed[rows] = 0
+        self.state = state
+        return obs, reward, terminated, truncated, info

@@ -1,0 +1,191 @@
+"""From a found class, factory, id or cost function to one environment, or to many of them in one object."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, load_env_creator
+from gymnasium.error import DependencyNotInstalled
+from gymnasium.vector import VectorEnv
+
+from envs.batched import BatchedTask, TaskVectorEnv
+from envs.black_box import BlackBoxEnv, is_cost_function
+from envs.errors import EnvError
+from envs.load import Found, find, one_line
+
+_ENGINE_ARGUMENTS = ("num_envs", "render_mode")  # ours to fill in, never required of env_kwargs
+_PIP_NAMES = {"mujoco": "mujoco", "Box2D": "'gymnasium[box2d]'", "pygame": "pygame", "ale_py": "ale-py"}
+
+
+class FreshLastObs(gymnasium.Wrapper):
+    """Hands out a copy of an episode's last obs.
+
+    The vector environments reset at once after it; an environment that writes every obs into one array would
+    otherwise overwrite the last obs with the first one of the next episode.
+    """
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the wrapped environment's; obs is copied where the episode ends and obs is an array."""
+        obs, reward, terminated, truncated, info = self.env.step(action)
+        if (terminated or truncated) and hasattr(obs, "copy"):
+            obs = obs.copy()
+        return obs, reward, terminated, truncated, info
+
+
+@dataclass(frozen=True)
+class Builder:
+    """Makes one environment. It pickles: a worker process that gets it finds the environment by its name again."""
+
+    env: str | Callable[..., Any]
+    env_kwargs: Mapping[str, Any]
+    render_mode: str | None
+
+    def __call__(self) -> gymnasium.Env:
+        """One environment, its TimeLimit and other wrappers kept.
+
+        Raises:
+            EnvError: the arguments are not accepted, a package is missing, or the constructor raises.
+        """
+        made = self.any()
+        if isinstance(made, gymnasium.Env):
+            return FreshLastObs(made)
+        raise EnvError(
+            f"{find(self.env).name} returned a {type(made).__name__}: it must be a gymnasium.Env (a factory returns "
+            f"an environment; a cost function takes its action as an argument and needs bounds)"
+        )
+
+    def any(self) -> Any:
+        """Whatever the class, factory or id gives without `num_envs`."""
+        target, name = find(self.env)
+        kwargs = dict(self.env_kwargs)
+        if isinstance(target, EnvSpec):
+            _check_kwargs(name, guard(name, lambda: _creator(target.entry_point)), kwargs, ("max_episode_steps",))
+            make = partial(gymnasium.make, target, disable_env_checker=True)
+            return _check_rendered(guard(name, make, render_mode=self.render_mode, **kwargs), name, self.render_mode)
+        if is_cost_function(target, kwargs):
+            _check_kwargs(name, BlackBoxEnv, kwargs)
+            return guard(name, BlackBoxEnv, target, render_mode=self.render_mode, **kwargs)
+        limit = None if accepts(target, "max_episode_steps") else kwargs.pop("max_episode_steps", None)
+        made = guard(name, target, **with_render_mode(target, name, kwargs, self.render_mode))
+        if limit is not None and isinstance(made, gymnasium.Env):
+            made = guard(name, gymnasium.wrappers.TimeLimit, made, limit)
+        return _check_rendered(made, name, self.render_mode)
+
+
+def native(found: Found, env_kwargs: Mapping[str, Any], render_mode: str | None) -> tuple[Any, str]:
+    """The environment's own batched form, where it has one.
+
+    Returns:
+        (create, why): `create(num_envs) -> VectorEnv`, or None where there is none; `why` says which one it is, or
+        why there is none.
+    """
+    target, name = found
+    kwargs = dict(env_kwargs)
+    if isinstance(target, EnvSpec):
+        if target.vector_entry_point is None:
+            return None, f"{name} has no batched form of its own"
+        if target.additional_wrappers:
+            return None, f"the batched {name} cannot take the wrappers of its id"
+        creator = guard(name, lambda: _creator(target.vector_entry_point))
+        refused = [key for key in kwargs if key != "max_episode_steps" and not accepts(creator, key)]
+        if refused:
+            return None, f"the batched {name} does not take {', '.join(refused)}"
+        if render_mode is not None and render_mode not in _render_modes(creator):
+            return None, f"the batched {name} does not render '{render_mode}'"
+        if render_mode is not None:
+            kwargs["render_mode"] = render_mode
+        make_vec = partial(gymnasium.make_vec, target, vectorization_mode="vector_entry_point", **kwargs)
+        return (lambda n: guard(name, make_vec, num_envs=n)), _label(creator)
+    if is_cost_function(target, kwargs):
+        if not (kwargs.get("batched") or getattr(target, "batched", False)):
+            return None, f"{name} takes one action at a time (batched=True if it takes [N, A])"
+        kwargs |= {"cost_fn": target, "render_mode": render_mode}
+        return (lambda n: guard(name, TaskVectorEnv, BlackBoxEnv, num_envs=n, **kwargs)), "a batched cost function"
+    if isinstance(target, type) and issubclass(target, BatchedTask):
+        _check_kwargs(name, target, kwargs)
+        kwargs |= {"render_mode": render_mode} if render_mode else {}
+        return (lambda n: guard(name, TaskVectorEnv, target, num_envs=n, **kwargs)), f"batched {name}"
+    if accepts(target, "num_envs", by_name=True):
+        kwargs = with_render_mode(target, name, kwargs, render_mode)
+        return (lambda n: guard(name, target, num_envs=n, **kwargs)), f"{name} takes num_envs itself"
+    return None, f"{name} makes one environment at a time"
+
+
+def guard(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls user code; whatever it raises becomes one line about `name`, with the cause chained.
+
+    Raises:
+        EnvError: instead of any exception; a missing package is named with the `pip install` that helps.
+    """
+    try:
+        return call(*args, **kwargs)
+    except EnvError:
+        raise
+    except DependencyNotInstalled as error:
+        raise EnvError(f"{name} needs a package that is not installed: {' '.join(str(error).split())}") from error
+    except ModuleNotFoundError as error:
+        missing = (error.name or "").partition(".")[0]
+        raise EnvError(
+            f"{name} needs '{missing}', which is not installed: pip install {_PIP_NAMES.get(missing, missing)}"
+        ) from error
+    except Exception as error:
+        raise EnvError(f"{name} cannot be made: {one_line(error)}") from error
+
+
+def accepts(target: Callable[..., Any], key: str, by_name: bool = False) -> bool:
+    """Whether `target(key=...)` fits its signature; `by_name` asks for the name itself, so that **kwargs won't do."""
+    try:
+        parameters = inspect.signature(target).parameters
+    except (TypeError, ValueError):  # some builtins have no signature
+        return not by_name
+    return key in parameters or (
+        not by_name and any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    )
+
+
+def with_render_mode(
+    target: Callable[..., Any], name: str, kwargs: dict[str, Any], render_mode: str | None
+) -> dict[str, Any]:
+    """The arguments for a user's class or factory, checked, with `render_mode` where it is asked for and taken."""
+    _check_kwargs(name, target, kwargs)
+    if render_mode is None:
+        return kwargs
+    if not accepts(target, "render_mode"):
+        raise EnvError(f"{name} cannot render: it takes no render_mode (add render_mode=None to its arguments)")
+    return kwargs | {"render_mode": render_mode}
+
+
+def _check_kwargs(name: str, target: Callable[..., Any], kwargs: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
+    refused = [key for key in kwargs if key not in also and not accepts(target, key)]
+    if refused:
+        known = [key for key in inspect.signature(target).parameters if key not in _ENGINE_ARGUMENTS] + list(also)
+        raise EnvError(f"{name} does not take {', '.join(refused)}: it takes {', '.join(known) or 'no arguments'}")
+
+
+def _check_rendered(made: Any, name: str, render_mode: str | None) -> Any:
+    """An environment that merely ignores its render mode would fail at the first frame, far from here."""
+    if render_mode is not None and isinstance(made, gymnasium.Env):
+        modes = _render_modes(made)
+        if made.render_mode != render_mode and render_mode not in modes:
+            made.close()
+            raise EnvError(f"{name} cannot render '{render_mode}': it has {', '.join(modes) or 'no render modes'}")
+    return made
+
+
+def _render_modes(target: Any) -> list[str]:
+    metadata = getattr(target, "metadata", None)
+    return list(metadata.get("render_modes") or []) if isinstance(metadata, dict) else []
+
+
+def _creator(entry_point: Any) -> Callable[..., Any]:
+    return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
+
+
+def _label(creator: Any) -> str:
+    creator = getattr(creator, "func", creator)
+    return getattr(creator, "__name__", type(creator).__name__)

@@ -1,0 +1,170 @@
+"""From what a user names (an id, a module, a file, a callable) to the Python object behind it."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import importlib
+import importlib.util
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import gymnasium
+from gymnasium.envs.registration import EnvSpec, registry
+
+from envs.errors import EnvError
+
+_ROOT = str(Path(__file__).resolve().parent.parent)  # the folder our own packages are imported from
+
+
+class Found(NamedTuple):
+    """What the name led to."""
+
+    target: EnvSpec | Callable[..., Any]
+    name: str  # short and free of what a path would mind; not yet safe for a file's name
+
+
+def find(env: str | Callable[..., Any]) -> Found:
+    """Looks up an environment by its name.
+
+    Args:
+        env: "Id-v0", "module:Id-v0", "module:Name", "path/to/file.py:Name", or a callable, which is handed through.
+    Returns:
+        gymnasium's spec for an id, otherwise the class or function itself, and a short name.
+    Raises:
+        EnvError: nothing of that name; the message says what there is instead.
+    """
+    if not isinstance(env, str):
+        if not callable(env):
+            raise EnvError(f"env is {env!r}: it must be an id, 'module:Name', 'file.py:Name', or a callable")
+        return Found(env, short_name(env))
+    where, colon, name = env.rpartition(":")
+    if env.endswith(".py") or where.endswith(".py"):
+        path = Path(env if env.endswith(".py") else where).expanduser()
+        module = load_file(path)
+        if env.endswith(".py") or not name:
+            raise EnvError(f"'{env}' names a file only: write '{path}:Name' with one of {_offers(module)}")
+        return Found(_member(module, name, str(path)), f"{path.stem}.{name}")
+    if not colon:
+        return Found(_spec(env), env)
+    module = _import(where)
+    if name in registry:
+        return Found(_spec(name), name)
+    return Found(_member(module, name, where), f"{where.rpartition('.')[2]}.{name}")
+
+
+def load_file(path: Path) -> ModuleType:
+    """Runs a Python file as a module of its own, under a name that no other module has.
+
+    The same unchanged file is run once in a process. While it runs, its folder comes right behind our packages on
+    `sys.path`, so that it can import its neighbours and none of them stands in for `rl`, `agents` or `envs`;
+    afterwards the folder stays at the end of `sys.path` for imports inside functions.
+
+    Raises:
+        EnvError: no such file, a syntax error (with its line), or an exception while it runs.
+    """
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3)
+        raise EnvError(f"no file '{path}'" + (f" (did you mean {' or '.join(near)}?)" if near else ""))
+    path = path.resolve()
+    stamp = hashlib.sha256(f"{path}:{path.stat().st_mtime_ns}".encode()).hexdigest()[:8]
+    module_name = f"costgrad_user_{path.stem}_{stamp}"
+    if module_name in sys.modules:
+        return sys.modules[module_name]
+    spec = importlib.util.spec_from_file_location(module_name, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[module_name] = module  # before it runs: dataclasses and pickle look it up there
+    folder = str(path.parent)
+    sys.path[:0] = [_ROOT, folder]
+    try:
+        spec.loader.exec_module(module)
+    except BaseException as error:
+        del sys.modules[module_name]
+        raise _import_error(f"file '{path}'", error) from error
+    finally:
+        for entry in (_ROOT, folder):
+            with contextlib.suppress(ValueError):  # the file may have changed sys.path itself
+                sys.path.remove(entry)
+        if folder not in sys.path:
+            sys.path.append(folder)
+    return module
+
+
+def _import(name: str) -> ModuleType:
+    """Imports a module, also from the working folder, which an installed command does not have on its path."""
+    here = str(Path.cwd())
+    if here not in sys.path and "" not in sys.path:
+        sys.path.append(here)
+    try:
+        return importlib.import_module(name)
+    except BaseException as error:
+        if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
+            raise EnvError(
+                f"no module '{name}': it must be installed or lie in the working folder {here}; "
+                f"a file is named by its path, as in '{name.replace('.', '/')}.py:Name'"
+            ) from error
+        raise _import_error(f"module '{name}'", error) from error
+
+
+def _import_error(what: str, error: BaseException) -> BaseException:
+    """The one line for an exception raised while a user's code was imported; Ctrl-C and exits stay what they are."""
+    if isinstance(error, SyntaxError):
+        return EnvError(f"{what} has a syntax error in {error.filename}, line {error.lineno}: {error.msg}")
+    if isinstance(error, ModuleNotFoundError):
+        return EnvError(f"{what} imports '{error.name}', which is not installed: pip install {error.name}")
+    if isinstance(error, Exception):
+        return EnvError(f"{what} cannot be imported: {one_line(error)}")
+    return error
+
+
+def _member(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
+    target = getattr(module, name, None)
+    if target is None:
+        raise EnvError(f"'{where}' has no '{name}': it has {_offers(module)}")
+    if not callable(target):
+        raise EnvError(f"'{name}' in '{where}' is {target!r}: it must be an Env class, a factory or a cost function")
+    return target
+
+
+def _offers(module: ModuleType) -> str:
+    """The public classes and functions that the module itself defines, in one line."""
+    own = [
+        name
+        for name, value in vars(module).items()
+        if callable(value) and not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
+    ]
+    return ", ".join(own) if own else "no class or function of its own"
+
+
+def _spec(env_id: str) -> EnvSpec:
+    """gymnasium's spec of an id. Importing `ale_py` is what registers the Atari ids."""
+    if env_id.startswith("ALE/") and env_id not in registry:
+        try:
+            gymnasium.register_envs(importlib.import_module("ale_py"))
+        except ImportError as error:
+            raise EnvError(f"'{env_id}' needs Atari: pip install ale-py") from error
+    try:
+        return gymnasium.spec(env_id)
+    except gymnasium.error.Error as error:
+        by_lower = {known.lower(): known for known in registry}
+        near = [by_lower[low] for low in difflib.get_close_matches(env_id.lower(), by_lower, n=3)]
+        hint = f": did you mean {' or '.join(near)}?" if near else ": it is not registered with gymnasium"
+        raise EnvError(f"unknown environment id '{env_id}'{hint}") from error
+
+
+def short_name(target: Callable[..., Any]) -> str:
+    """module.Name of a callable; of a partial, that of what it calls."""
+    target = getattr(target, "func", target)
+    name = getattr(target, "__qualname__", type(target).__qualname__).rpartition("<locals>.")[2]
+    module = (getattr(target, "__module__", None) or "").rpartition(".")[2]
+    return name if module in ("", "__main__", "builtins") else f"{module}.{name}"
+
+
+def one_line(error: BaseException) -> str:
+    """The exception's type and message without its line breaks."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}".removesuffix(": ")

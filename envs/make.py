@@ -1,0 +1,220 @@
+"""Any environment as one gymnasium VectorEnv: the only place that turns a name into environments."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import sys
+import time
+from collections.abc import Callable, Mapping
+from ctypes.util import find_library
+from typing import Any
+
+import gymnasium
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+
+from envs.black_box import is_cost_function
+from envs.build import Builder, guard, native
+from envs.errors import EnvError
+from envs.load import find
+
+BACKENDS = ("auto", "sync", "async", "native")
+# What AsyncVectorEnv adds to a step of one environment: pipes, pickles and a process switch (measured 60-120 us).
+ASYNC_OVERHEAD = 100e-6
+_PROBE_SECONDS = 0.03  # time given to the measurement behind `auto`
+
+
+class MadeEnv(VectorWrapper):
+    """N environments and how they came about. Attributes that it lacks are those of the VectorEnv inside."""
+
+    name: str  # short, fit for a file's name: "CartPole-v1", "my_env.MyEnv"
+    backend: str  # "sync", "async" or "native"
+    backend_reason: str  # one line for people
+    initial_seed: int
+    env_argument: str | None  # what a run folder needs to make it again; None where it came as a Python object
+    env_kwargs: dict[str, Any]
+
+    def __init__(
+        self,
+        env: VectorEnv,
+        name: str,
+        backend: tuple[str, str],
+        seed: int,
+        recipe: tuple[str | None, dict[str, Any]],
+        again: Callable[[int, int, str | None], MadeEnv],
+    ) -> None:
+        super().__init__(env)
+        self.name = re.sub(r"[^\w.-]+", "_", name).strip("_")
+        self.backend, self.backend_reason = backend
+        self.initial_seed = seed
+        self.env_argument, self.env_kwargs = recipe
+        self._again = again
+        self.action_space.seed(seed)
+
+    def remake(self, num_envs: int, seed: int, render_mode: str | None = None) -> MadeEnv:
+        """The same environment in another number, with another seed or render mode. Raises EnvError."""
+        return self._again(num_envs, seed, render_mode)
+
+    def __getattr__(self, key: str) -> Any:
+        if key == "env":  # not there yet: without this, copying an unfinished object would never end
+            raise AttributeError(key)
+        return getattr(self.env, key)
+
+
+def make(
+    env: str | Callable[..., Any] | VectorEnv,
+    num_envs: int = 8,
+    seed: int = 0,
+    render_mode: str | None = None,
+    env_kwargs: Mapping[str, Any] | None = None,
+    backend: str = "auto",
+) -> MadeEnv:
+    """Makes `num_envs` environments that step together.
+
+    Args:
+        env: one of
+            - a gymnasium id, "CartPole-v1", or "module:Id-v0", where importing the module registers the id;
+            - "module:Name" or "path/to/file.py:Name", or from Python the object itself: a gymnasium.Env class, a
+              VectorEnv class, a factory (a function that returns either) or a cost function. A function is a cost
+              function if it carries action bounds (`envs.cost_function`) or has a required argument: its action.
+              A factory can be called without arguments, beyond `num_envs` and `render_mode` where it takes them;
+            - a VectorEnv, taken as it is: `num_envs`, `env_kwargs` and `backend` say nothing then.
+        num_envs: how many, at least 1.
+        seed: of the action space, and `initial_seed` for whoever resets: `reset(seed=s)` starts environment i from
+            s + i in "sync" and "async". In "native" all environments share one stream that starts from s.
+        render_mode: as in gymnasium, "rgb_array" or "human".
+        env_kwargs: arguments of the environment; `max_episode_steps` works for every environment.
+        backend: "sync" steps one after another, "async" in one process each: both give the same numbers.
+            "native" is the environment's own batched form: the same dynamics with another random stream. "auto" takes
+            native where there is one, and otherwise measures a few steps: async where a step is so slow that sharing
+            it among the cores wins more than the ~100 us that the processes add (`async_pays`), else sync.
+            The measured steps are taken on an environment that is thrown away.
+    Returns:
+        the environments, with `remake`, `name`, `backend`, `backend_reason`, `initial_seed`. Sync and async reset an
+        ended episode in the same step (gymnasium's SAME_STEP, last obs in `info["final_obs"]`), native as
+        `metadata["autoreset_mode"]` says.
+    Raises:
+        EnvError: one line that says what is wrong and what is allowed.
+    """
+    if isinstance(env, MadeEnv):
+        return env
+    if isinstance(env, VectorEnv):
+        given = ("native", f"given as a ready {type(env).__name__}")
+        return MadeEnv(env, type(env).__name__, given, seed, (None, {}), _cannot_remake)
+    _check_arguments(num_envs, seed, env_kwargs, backend)
+    _prepare_display(render_mode)
+    found, kwargs = find(env), dict(env_kwargs or {})
+    create, why = native(found, kwargs, render_mode)
+    builder = Builder(env, kwargs, render_mode)
+    if create is None and (ready := _ready_vector(builder)) is not None:
+        create, why = (lambda n: ready), f"{found.name} returns a VectorEnv"
+    if backend == "native" and create is None:
+        raise EnvError(f"backend 'native' is not there: {why}; use auto, sync or async")
+    chosen, reason = (backend, "as asked") if backend != "auto" else (None, "")
+    if create is not None and chosen in (None, "native"):
+        chosen, reason = "native", f"{why}, same dynamics as single environments but another random stream"
+        made = create(num_envs)
+        if not isinstance(made, VectorEnv) or made.num_envs != num_envs:
+            size = f"{type(made).__name__} of {getattr(made, 'num_envs', 'unknown')} environments"
+            raise EnvError(f"{found.name} returned a {size}: it must be a VectorEnv of num_envs={num_envs}")
+    else:
+        if chosen is None:
+            chosen, reason = _choose(builder, num_envs, seed)
+        made = _vectorize(builder, num_envs, chosen, found.name)
+
+    def again(num_envs: int, seed: int, render_mode: str | None) -> MadeEnv:
+        same = "native" if chosen == "native" and render_mode is None else "auto" if chosen == "native" else "sync"
+        if chosen == "async" and num_envs > 1 and render_mode is None:
+            same = "async"
+        return make(env, num_envs, seed, render_mode, kwargs, same)
+
+    recipe = (env if isinstance(env, str) else None, kwargs)
+    return MadeEnv(made, found.name, (chosen, f"{chosen}: {reason}"), seed, recipe, again)
+
+
+def async_pays(step_seconds: float, num_envs: int, cores: int) -> bool:
+    """Whether processes beat a loop: N t in one process against N t / k + N c on k = min(cores, N) of them.
+
+    Args:
+        step_seconds: t, of one step of one environment.
+        num_envs: N.
+        cores: that this process may use.
+    Returns:
+        t (1 - 1/k) > c with c = `ASYNC_OVERHEAD`; never on one core.
+    """
+    k = min(cores, num_envs)
+    return step_seconds * (1 - 1 / k) > ASYNC_OVERHEAD
+
+
+def _choose(builder: Builder, num_envs: int, seed: int) -> tuple[str, str]:
+    """sync or async, and why. Both give the same numbers, so a noisy measurement changes nothing but the speed."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if num_envs == 1 or cores == 1 or builder.render_mode is not None:
+        return "sync", "one environment" if num_envs == 1 else "one core" if cores == 1 else "rendering"
+    env = builder()
+    try:
+        seconds = guard(find(builder.env).name, _step_seconds, env, seed)
+    finally:
+        env.close()
+    chosen = "async" if async_pays(seconds, num_envs, cores) else "sync"
+    return chosen, f"a step takes {seconds * 1e6:.0f} us, processes would add {ASYNC_OVERHEAD * 1e6:.0f} us to it"
+
+
+def _step_seconds(env: gymnasium.Env, seed: int) -> float:
+    """The median time of a step under random actions, within `_PROBE_SECONDS` but never from fewer than two."""
+    env.action_space.seed(seed)
+    env.reset(seed=seed)
+    times: list[float] = []
+    while len(times) < 2 or (sum(times) < _PROBE_SECONDS and len(times) < 200):
+        action = env.action_space.sample()
+        start = time.perf_counter()
+        _, _, terminated, truncated, _ = env.step(action)
+        times.append(time.perf_counter() - start)
+        if terminated or truncated:
+            env.reset()
+    return sorted(times)[(len(times) - 1) // 2]
+
+
+def _vectorize(builder: Builder, num_envs: int, backend: str, name: str) -> VectorEnv:
+    vector: type[VectorEnv] = AsyncVectorEnv if backend == "async" else SyncVectorEnv
+    return guard(name, vector, [builder] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def _ready_vector(builder: Builder) -> VectorEnv | None:
+    """The VectorEnv of a factory that fixes its own number of environments; None where it makes single ones."""
+    target = find(builder.env).target
+    if not inspect.isfunction(target) or is_cost_function(target, builder.env_kwargs):
+        return None
+    made = builder.any()
+    if isinstance(made, VectorEnv):
+        return made
+    if isinstance(made, gymnasium.Env):
+        made.close()
+    return None
+
+
+def _check_arguments(num_envs: Any, seed: Any, env_kwargs: Any, backend: Any) -> None:
+    if not isinstance(num_envs, int) or isinstance(num_envs, bool) or num_envs < 1:
+        raise EnvError(f"num_envs is {num_envs!r}: it must be a whole number of at least 1")
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise EnvError(f"seed is {seed!r}: it must be a whole number of at least 0")
+    if env_kwargs is not None and not (isinstance(env_kwargs, Mapping) and all(isinstance(k, str) for k in env_kwargs)):
+        raise EnvError(f"env_kwargs is {env_kwargs!r}: it must map names to values, as in {{'gravity': 9.81}}")
+    if backend not in BACKENDS:
+        raise EnvError(f"backend is {backend!r}: it must be one of {', '.join(BACKENDS)}")
+
+
+def _prepare_display(render_mode: str | None) -> None:
+    """Without a display pygame needs its dummy driver and MuJoCo an off-screen one, both before they are imported."""
+    if render_mode is None or not sys.platform.startswith("linux"):
+        return
+    if not (os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")):
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("MUJOCO_GL", "egl" if find_library("EGL") else "osmesa")
+
+
+def _cannot_remake(num_envs: int, seed: int, render_mode: str | None) -> MadeEnv:
+    raise EnvError(
+        f"a ready VectorEnv cannot be made again with num_envs={num_envs}: give make a factory that takes num_envs"
+    )
