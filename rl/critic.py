@@ -1,0 +1,212 @@
+"""C, the differentiable critic: what an action will have cost, as a module of its own.
+
+C estimates the discounted cost-to-go (cost = -reward). It is built from a small spec, saved and loaded alone, and speaks
+the user's units: raw observations, actions as the environment takes them, cost as the environment counts it.
+
+    C = Critic.load("runs/first/critic")
+    C(obs, action).mean().backward()        # in any PyTorch graph: the gradient reaches action, and what made it
+    C.expected(obs, probs).mean().backward()  # discrete actions: the exact expectation, differentiable in probs
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from rl import checkpoint
+from rl.errors import UserError
+from rl.heads import LIMIT, CostScale, HLGauss, Regression
+from rl.nets import MLP, Activation
+from rl.norm import RunningNorm
+from rl.spaces import Codec, to_agent
+
+
+@dataclass(frozen=True)
+class CriticSpec:
+    """All that decides a critic's shape; plain JSON."""
+
+    obs_shape: tuple[int, ...]
+    action: Literal["none", "discrete", "box"]
+    """C(s); C(s) -> a cost for each of n actions; C(s, a)."""
+    action_size: int = 0
+    """n of the discrete actions, or A of the box."""
+    action_start: int = 0
+    """The environment's first discrete action."""
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    """The box in the environment's units, flat."""
+    hidden: tuple[int, ...] = (64, 64)
+    ensemble: int = 1
+    head: Literal["regression", "hl_gauss"] = "hl_gauss"
+    bins: int = 101
+    activation: Activation = "tanh"
+    layer_norm: bool = False
+    dropout: float = 0.0
+
+    @staticmethod
+    def of(codec: Codec, state_only: bool = False, **settings: Any) -> CriticSpec:
+        """The spec for an environment's spaces; `state_only` leaves the action out."""
+        if state_only:
+            return CriticSpec(codec.obs_shape, "none", **settings)
+        if codec.discrete:
+            start = int(codec.action_space.start)  # type: ignore[attr-defined]
+            return CriticSpec(codec.obs_shape, "discrete", codec.action_size, start, **settings)
+        low, high = codec.action_bounds or ((), ())
+        return CriticSpec(codec.obs_shape, "box", codec.action_size, 0, tuple(low), tuple(high), **settings)
+
+
+class Critic(nn.Module):
+    """An ensemble of K critics in one batched tensor, with its normaliser and its scale of cost.
+
+    Args:
+        spec: its shape.
+        generator: decides the initial weights.
+    """
+
+    low: Tensor
+    high: Tensor
+
+    def __init__(self, spec: CriticSpec, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.obs_norm = RunningNorm(spec.obs_shape)
+        self.cost_scale = CostScale()
+        self.head: HLGauss | Regression = HLGauss(spec.bins) if spec.head == "hl_gauss" else Regression()
+        self.heads = spec.action_size if spec.action == "discrete" else 1
+        features = int(torch.Size(spec.obs_shape).numel()) + (spec.action_size if spec.action == "box" else 0)
+        self.net = MLP(
+            (features, *spec.hidden, self.heads * self.head.outputs),
+            spec.ensemble,
+            spec.activation,
+            spec.layer_norm,
+            spec.dropout,
+            out_gain=0.0,  # C starts at cost 0 everywhere
+            generator=generator,
+        )
+        with torch.no_grad():
+            self.net.biases[-1].add_(self.head.initial_bias().repeat(self.heads))
+        self.register_buffer("low", torch.tensor(spec.low))
+        self.register_buffer("high", torch.tensor(spec.high))
+
+    # In the user's units -------------------------------------------------------------------------------------------
+
+    def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
+        """The discounted cost-to-go in the environment's units.
+
+        Args:
+            obs: [B, *obs_shape] raw.
+            action: [B, A] or [B, *box shape] in the environment's bounds; [B] integers; None for "none", and for
+                "discrete" where every action's cost is wanted.
+
+        Returns:
+            [K, B], or [K, B, n] for "discrete" without action.
+
+        Raises:
+            UserError: action is missing for a box, or given to a C of states only.
+        """
+        if (action is None) != (self.spec.action == "none") and self.spec.action != "discrete":
+            wanted = "no action" if self.spec.action == "none" else f"an action of {self.spec.action_size} numbers"
+            raise UserError(f"this C takes {wanted}, got {None if action is None else tuple(action.shape)}")
+        x = self.features(obs)
+        if self.spec.action == "box" and action is not None:
+            return self.cost(x, to_agent(action.reshape(len(x), -1), self.low, self.high))
+        cost = self.cost(x)
+        if action is None:
+            return cost
+        return _take(cost, action - self.spec.action_start)
+
+    def expected(self, obs: Tensor, probs: Tensor) -> Tensor:
+        """sum_a probs(a) C(s, a), exact, differentiable in probs and obs: [B, *obs_shape], [B, n] -> [K, B]."""
+        if self.spec.action != "discrete":
+            raise UserError(f"expected() is for discrete actions; this C has action={self.spec.action!r}")
+        return (self(obs) * probs).sum(-1)
+
+    # In the agent's units: what an update calls many times on features that it normalised once -------------------------
+
+    def features(self, obs: Tensor) -> Tensor:
+        """Raw observations [B, *obs_shape] -> normalised and flat [B, F]."""
+        return self.obs_norm(obs.to(self.low.dtype)).flatten(1)
+
+    def output(self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None) -> Tensor:
+        """The last layer: features [B, F] (and action [B, A] in [-1, 1]) -> [K, B, head] or [K, B, n, head]."""
+        out = self.net(x if action is None else torch.cat((x, action), -1), masks)
+        return out.unflatten(-1, (self.heads, self.head.outputs)) if self.spec.action == "discrete" else out
+
+    def cost(self, x: Tensor, action: Tensor | None = None) -> Tensor:
+        """Features [B, F] (and action [B, A] in [-1, 1]) -> cost [K, B] or [K, B, n] in the environment's units."""
+        return self.head.mean(self.output(x, action)) * self.cost_scale.scale
+
+    def loss(
+        self, x: Tensor, action: Tensor | None, target: Tensor, weight: Tensor, masks: list[Tensor] | None = None
+    ) -> Tensor:
+        """The weighted mean loss of a batch, summed over the ensemble.
+
+        Args:
+            x: features [B, F].
+            action: [B, A] in [-1, 1], [B] int64 from 0, or None, as the spec says.
+            target: cost-to-go [B] in the environment's units, without gradient.
+            weight: [B] 1 or 0.
+            masks: of dropout.
+
+        Returns:
+            a scalar.
+        """
+        if self.spec.action == "discrete" and action is not None:
+            output = self.output(x, None, masks)
+            index = action.view(1, -1, 1, 1).expand(output.shape[0], -1, 1, output.shape[-1])
+            output = output.gather(2, index).squeeze(2)
+        else:
+            output = self.output(x, action, masks)
+        row = self.head.loss(output, target / self.cost_scale.scale)
+        return (row.sum(0) * weight).sum() / weight.sum()
+
+    @torch.no_grad()
+    def adapt(self, target: Tensor, weight: Tensor) -> Tensor:
+        """Fits the scale to a rollout's targets, and the last layer so that predictions stay where they were.
+
+        Args:
+            target: [B] in units of cost.
+            weight: [B] 1 or 0.
+
+        Returns:
+            the share of targets that the support still clips, a scalar.
+        """
+        ratio = self.cost_scale.update(target, weight)
+        if ratio != 1:  # once a rollout at most, and rarely: the only place that waits on the device
+            last = self.net.weights[-1], self.net.biases[-1]
+            shape = (self.heads, self.head.outputs)
+            new = self.head.rescale(*(parameter.unflatten(-1, shape) for parameter in last), ratio)
+            for parameter, value in zip(last, new, strict=True):
+                parameter.copy_(value.flatten(-2))
+        outside = (target.abs() > LIMIT * self.cost_scale.scale).float()
+        return (outside * weight).sum() / weight.sum()
+
+    # As a file ---------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | Path) -> None:
+        """Writes C alone, normaliser and scale included: safetensors and JSON in the folder `path`."""
+        checkpoint.write(path, self.state_dict(), {"kind": "critic", "spec": asdict(self.spec)})
+
+    @staticmethod
+    def load(path: str | Path, device: str = "cpu") -> Critic:
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: nothing is there, it is damaged, or it is not a critic.
+        """
+        tensors, meta = checkpoint.read(path)
+        if meta.get("kind") != "critic":
+            raise UserError(f"{path} holds a {meta.get('kind', 'thing of unknown kind')!r}: it must be a critic")
+        spec = {key: tuple(value) if isinstance(value, list) else value for key, value in meta["spec"].items()}
+        critic = Critic(CriticSpec(**spec))
+        critic.load_state_dict(tensors)
+        return critic.to(device)
+
+
+def _take(cost: Tensor, action: Tensor) -> Tensor:
+    """[K, B, n], [B] -> [K, B]: the cost of the action taken."""
+    return cost.gather(-1, action.long().view(1, -1, 1).expand(len(cost), -1, 1)).squeeze(-1)

@@ -1,0 +1,85 @@
+"""The ways a gradient reaches the actor: through C, by the score function, or both, one correcting the other.
+
+Every function gives a loss a row whose gradient is the estimate of d E[cost-to-go] / d theta. G is the return in cost
+units from the action taken, and b(s) = E_{a ~ pi} C(s, a). G, b and the C of a residual carry no gradient.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from rl.actor import Categorical, SquashedGaussian
+from rl.critic import Critic
+
+
+def expected_cost(critic: Critic, x: Tensor, pi: Categorical | SquashedGaussian, sample: Tensor | None) -> Tensor:
+    """b(s) = E_{a ~ pi} C(s, a), the mean over the ensemble, with its graph to pi through C.
+
+    Args:
+        critic: C.
+        x: features [B, F].
+        pi: B distributions.
+        sample: reparameterised samples [M, B, A] of a continuous pi; None for a discrete one, whose expectation is exact.
+
+    Returns:
+        [B]. A C of states alone gives C(s).
+    """
+    if critic.spec.action == "none":
+        return critic.cost(x).mean(0)
+    if isinstance(pi, Categorical):
+        return (pi.log_probs.exp() * critic.cost(x).mean(0)).sum(-1)
+    assert sample is not None and sample.dim() == 3, "continuous actions: sample is [M, B, A]"
+    cost = critic.cost(x.repeat(len(sample), 1), pi.action(sample).flatten(0, 1))
+    return cost.mean(0).view(len(sample), -1).mean(0)
+
+
+def taken_cost(critic: Critic, x: Tensor, action: Tensor) -> Tensor:
+    """C(s, a) of actions in the agent's units, the mean over the ensemble: [B, F], [B, A] or [B] -> [B]."""
+    if critic.spec.action == "discrete":
+        return critic.cost(x).mean(0).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return critic.cost(x, action).mean(0)
+
+
+def pathwise(expected: Tensor) -> Tensor:
+    """Through C: low variance, biased by C's error.
+
+    Args:
+        expected: [B] of `expected_cost`, with its graph: exact for discrete actions, reparameterised for continuous
+            ones (1312.6114; SVG, 1510.09142).
+
+    Returns:
+        [B].
+    """
+    return expected
+
+
+def score(log_prob: Tensor, returns: Tensor, baseline: Tensor) -> Tensor:
+    """log pi(a|s) (G - b(s)), the textbook advantage actor-critic: unbiased for full returns, high variance.
+
+    Args:
+        log_prob: [B] of the action taken, with its graph.
+        returns, baseline: [B].
+
+    Returns:
+        [B].
+    """
+    return log_prob * (returns - baseline).detach()
+
+
+def control_variate(expected: Tensor, log_prob: Tensor, returns: Tensor, taken: Tensor) -> Tensor:
+    """The pathwise term through C, plus the score of the residual that C missed, G - C(s, a).
+
+    Unbiased for any C that has not seen these returns, with lambda = 1; so both terms must use C as it was before it was
+    trained on this rollout. Discrete: expected policy gradient with control variate (Q-Prop, 1611.02247). Continuous:
+    LAX (1711.00123), Stein control variates (1710.11198).
+
+    Args:
+        expected: [B] as in `pathwise`, over fresh actions.
+        log_prob: [B] of the action taken, with its graph.
+        returns: [B] G.
+        taken: [B] C(s, a) of the action taken.
+
+    Returns:
+        [B].
+    """
+    return expected + log_prob * (returns - taken).detach()

@@ -1,0 +1,136 @@
+"""Networks: one multilayer perceptron for actors and ensembles of C, and the small modules torch has no name for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Activation = Literal["tanh", "relu", "silu"]
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "silu": F.silu}
+assert set(_ACTIVATIONS) == set(get_args(Activation))
+
+
+class Add(nn.Module):
+    """y = x_1 + x_2 + ...; backward hands dy to every input."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Tensors that broadcast to one shape -> their sum."""
+        total = inputs[0]
+        for other in inputs[1:]:
+            total = total + other
+        return total
+
+
+class Max(nn.Module):
+    """y = max(x_1, x_2, ...) entry by entry; backward hands dy to the largest input alone, to the first of equals."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """Tensors that broadcast to one shape -> their maximum."""
+        largest = inputs[0]
+        for other in inputs[1:]:
+            largest = torch.where(other > largest, other, largest)
+        return largest
+
+
+class Duplicate(nn.Module):
+    """(x, x, ...): one value for several readers; backward adds up what they hand back.
+
+    Args:
+        copies: how many.
+    """
+
+    def __init__(self, copies: int = 2) -> None:
+        super().__init__()
+        self.copies = copies
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """X -> `copies` times x."""
+        return (x,) * self.copies
+
+
+class MLP(nn.Module):
+    """K perceptrons of one shape as one batched tensor: one matrix product a layer whatever K is.
+
+    Weights are orthogonal with gain sqrt(2), the last layer's with `out_gain`, biases 0 (as in PPO, 1707.06347).
+
+    Args:
+        sizes: widths from input to output, at least two.
+        ensemble: K.
+        activation: after every layer but the last.
+        layer_norm: normalise each hidden layer before its activation (1607.06450).
+        dropout: share of hidden units that a mask of `dropout_masks` turns off.
+        out_gain: of the last layer; 0 makes the initial output exactly 0.
+        generator: decides the initial weights.
+    """
+
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        ensemble: int = 1,
+        activation: Activation = "tanh",
+        layer_norm: bool = False,
+        dropout: float = 0.0,
+        out_gain: float = 1.0,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.sizes, self.ensemble, self.dropout = tuple(sizes), ensemble, dropout
+        self.activation = _ACTIVATIONS[activation]
+        self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
+        for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+            gain = out_gain if i == len(sizes) - 2 else 2**0.5
+            members = [
+                nn.init.orthogonal_(torch.empty(fan_in, fan_out), gain, generator=generator) for _ in range(ensemble)
+            ]
+            self.weights.append(nn.Parameter(torch.stack(members)))
+            self.biases.append(nn.Parameter(torch.zeros(ensemble, 1, fan_out)))
+        self.gains, self.shifts = nn.ParameterList(), nn.ParameterList()
+        for width in sizes[1:-1] if layer_norm else ():
+            self.gains.append(nn.Parameter(torch.ones(ensemble, 1, width)))
+            self.shifts.append(nn.Parameter(torch.zeros(ensemble, 1, width)))
+        # ParameterList looks its entries up by name at every access; a plain list of the same tensors does not.
+        self._layers = list(zip(self.weights, self.biases, strict=True))
+        self._norms = list(zip(self.gains, self.shifts, strict=True))
+
+    def forward(self, x: Tensor, masks: list[Tensor] | None = None) -> Tensor:
+        """Runs all K members.
+
+        Args:
+            x: [B, sizes[0]] for all members alike, or [K, B, sizes[0]].
+            masks: from `dropout_masks`; None drops nothing.
+
+        Returns:
+            [K, B, sizes[-1]].
+        """
+        if x.dim() == 2:
+            x = x.unsqueeze(0) if self.ensemble == 1 else x.expand(self.ensemble, *x.shape)
+        last = len(self._layers) - 1
+        for i, (weight, bias) in enumerate(self._layers):
+            x = torch.baddbmm(bias, x, weight)
+            if i == last:
+                break
+            if self._norms:
+                gain, shift = self._norms[i]
+                x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), gain)
+            x = self.activation(x)
+            if masks is not None:
+                x = x * masks[i]
+        return x
+
+    def dropout_masks(self, batch: int, generator: torch.Generator) -> list[Tensor] | None:
+        """Draws one mask [K, batch, width] a hidden layer, 0 or 1 / (1 - dropout), so that the mean stays.
+
+        Noise enters as an argument: the forward pass stays a pure function, and the agent's generator decides.
+        """
+        if not self.dropout:
+            return None
+        keep = 1 - self.dropout
+        return [
+            torch.empty(self.ensemble, batch, width, device=self.weights[0].device).bernoulli_(keep, generator=generator)
+            / keep
+            for width in self.sizes[1:-1]
+        ]

@@ -1,0 +1,99 @@
+"""The only place that writes gradients: one flat parameter and one optimiser call per loss."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+
+class Optimizer:
+    """Adam or RMSprop over one flat parameter that the module's own parameters are views of.
+
+    Args:
+        module: owns the parameters; from now on they share one memory. Move it to its device before.
+        kind: "adam" (1412.6980) or "rmsprop".
+        lr: learning rate.
+        clip_norm: the gradient's length is cut to this; 0 leaves it.
+        l2, l1: factors of the penalties l2/2 |w|^2 and l1 |w| on the weight matrices of its `MLP`s, not on biases or gains.
+        decay_steps: environment steps over which the learning rate falls linearly to 0; 0 keeps it.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        kind: Literal["adam", "rmsprop"] = "adam",
+        lr: float = 3e-4,
+        clip_norm: float = 0.0,
+        l2: float = 0.0,
+        l1: float = 0.0,
+        decay_steps: int = 0,
+    ) -> None:
+        named = list(module.named_parameters())
+        self.parameters = [p for _, p in named]
+        self.lr, self.clip_norm, self.l2, self.l1, self.decay_steps = lr, clip_norm, l2, l1, decay_steps
+        flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        self.flat = nn.Parameter(flat)
+        self.flat.grad = torch.zeros_like(flat)
+        self.penalised = torch.cat([torch.full((p.numel(),), float("weights." in name)) for name, p in named]).to(flat)
+        offset = 0
+        for p in self.parameters:
+            p.data = flat[offset : offset + p.numel()].view_as(p)
+            offset += p.numel()
+        self._optimizer: torch.optim.Optimizer
+        if kind == "adam":
+            self._optimizer = torch.optim.Adam([self.flat], lr=lr, eps=1e-5, fused=True)
+        else:
+            self._optimizer = torch.optim.RMSprop([self.flat], lr=lr, alpha=0.99, eps=1e-5, foreach=False)
+
+    def anneal(self, step: int) -> None:
+        """Sets the learning rate that holds at environment step `step`."""
+        if self.decay_steps:
+            self._optimizer.param_groups[0]["lr"] = self.lr * max(0.0, 1 - step / self.decay_steps)
+
+    def apply(self, gradient: tuple[Tensor, ...]) -> Tensor:
+        """Takes one step along -gradient (one tensor a parameter); its length before clipping, a scalar."""
+        flat = self.flat.grad
+        assert flat is not None
+        with torch.no_grad():
+            torch.cat([g.reshape(-1) for g in gradient], out=flat)
+            if self.l2:
+                flat.addcmul_(self.flat, self.penalised, value=self.l2)
+            if self.l1:
+                flat.addcmul_(self.flat.sign(), self.penalised, value=self.l1)
+            norm = torch.linalg.vector_norm(flat)
+            if self.clip_norm:
+                flat.mul_((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+        self._optimizer.step()
+        return norm
+
+    def state(self, name: str) -> dict[str, Tensor]:
+        """The optimiser's memory, its tensors named `name`.*; parameters belong to their module."""
+        memory = self._optimizer.state[self.flat]
+        return {f"{name}.{key}": value for key, value in memory.items()}
+
+    def load_state(self, name: str, tensors: dict[str, Tensor]) -> None:
+        """Takes up what `state` gave."""
+        prefix = f"{name}."
+        memory: dict[str, Any] = {
+            key.removeprefix(prefix): value.to(self.flat.device).clone() if value.dim() else value.clone()
+            for key, value in tensors.items()
+            if key.startswith(prefix)
+        }
+        self._optimizer.state[self.flat] = memory
+
+
+def descend(optimizer: Optimizer, loss: Tensor) -> Tensor:
+    """One optimiser step down `loss`, on exactly the parameters that `optimizer` owns.
+
+    Nothing else gets a gradient, and none is computed for it: an actor's step through C leaves no trace in C.
+
+    Args:
+        optimizer: owns the parameters.
+        loss: a scalar.
+
+    Returns:
+        the gradient's length before clipping, a scalar.
+    """
+    return optimizer.apply(torch.autograd.grad(loss, optimizer.parameters))
