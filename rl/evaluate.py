@@ -12,6 +12,7 @@ from rl.errors import UserError
 
 # Evaluation environments are seeded from the training seed plus this, so that no start state is shared.
 SEED_OFFSET = 1_000_000
+MAX_AT_ONCE = 16  # environments that an evaluation makes
 
 Factory = Callable[..., VectorEnv]  # make(num_envs=, seed=, render_mode=) -> VectorEnv
 
@@ -67,7 +68,7 @@ def evaluate(
     if make is None:
         assert isinstance(env, VectorEnv)
         return run_episodes(agent, env, episodes, deterministic, seed + SEED_OFFSET, max_steps)
-    fresh = make(num_envs=num_envs or min(episodes, 16), seed=seed + SEED_OFFSET, render_mode=None)
+    fresh = make(num_envs=num_envs or min(episodes, MAX_AT_ONCE), seed=seed + SEED_OFFSET, render_mode=None)
     try:
         return run_episodes(agent, fresh, episodes, deterministic, seed + SEED_OFFSET, max_steps)
     finally:
