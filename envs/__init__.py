@@ -2,6 +2,7 @@
 
 from envs.black_box import BlackBoxEnv, cost_function
 from envs.errors import EnvError
+from envs.known import register
 from envs.make import MadeEnv, make
 
-__all__ = ["BlackBoxEnv", "EnvError", "MadeEnv", "cost_function", "make"]
+__all__ = ["BlackBoxEnv", "EnvError", "MadeEnv", "cost_function", "make", "register"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ Transition = tuple[Array, Array, Array]  # next_state [n, S], reward [n], termin
 class BatchedTask(gymnasium.Env[Any, Any]):
     """An environment of one row. A task gives its spaces, `horizon`, and the three functions below."""
 
-    metadata: dict[str, Any] = {"render_modes": []}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
     horizon: int | None = None  # steps until the clock ends an episode; None: it never does
     horizon_terminates: bool = False  # True where nothing follows the last step: it is then terminated, not truncated
     state: Array  # [1, S]
@@ -26,15 +26,15 @@ class BatchedTask(gymnasium.Env[Any, Any]):
 
     @abstractmethod
     def initial(self, rng: np.random.Generator, n: int) -> Array:
-        """n first states, [n, S]."""
+        """Draws n first states, [n, S]."""
 
     @abstractmethod
     def transition(self, state: Array, action: Array, rng: np.random.Generator) -> Transition:
-        """state [n, S], action [n, A] or [n] -> next_state [n, S], reward [n], terminated [n] bool."""
+        """One step: state [n, S], action [n, A] or [n] -> next_state [n, S], reward [n], terminated [n] bool."""
 
     @abstractmethod
     def observe(self, state: Array) -> Array:
-        """state [n, S] -> obs [n, *obs_shape], a new array."""
+        """What is seen of it: state [n, S] -> obs [n, *obs_shape], a new array."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts an episode: obs [*obs_shape] and an empty info."""
@@ -58,10 +58,15 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
     last obs where `info["_final_obs"]` [N] is True. Every array handed out is a new one.
     """
 
-    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
 
-    def __init__(self, task: Callable[..., BatchedTask], num_envs: int = 1, **kwargs: Any) -> None:
-        """`task(**kwargs)` gives spaces and dynamics; what it raises is handed on."""
+    def __init__(
+        self, task: Callable[..., BatchedTask], num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any
+    ) -> None:
+        """`task(**kwargs)` gives spaces and dynamics, and what it raises is handed on.
+
+        `max_episode_steps` truncates as gymnasium's TimeLimit does, beside the task's own clock.
+        """
         self.task, self.num_envs = task(**kwargs), num_envs
         self.single_observation_space = self.task.observation_space
         self.single_action_space = self.task.action_space
@@ -69,6 +74,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
         self.action_space = batch_space(self.single_action_space, num_envs)
         self.state: Array = np.zeros((num_envs, 0))  # [N, S]
         self.elapsed = np.zeros(num_envs, dtype=np.int64)
+        self.limit = max_episode_steps
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts all episodes: obs [N, *obs_shape] and an empty info."""
@@ -86,6 +92,8 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
         if task.horizon is not None:
             clock = self.elapsed >= task.horizon
             terminated, truncated = (terminated | clock, truncated) if task.horizon_terminates else (terminated, clock)
+        if self.limit is not None:
+            truncated = truncated | (self.elapsed >= self.limit)
         obs, info = task.observe(state), {}
         done = terminated | truncated
         if done.any():

@@ -67,7 +67,7 @@ def is_cost_function(target: Any, env_kwargs: Mapping[str, Any]) -> bool:
 
 
 class BlackBoxEnv(BatchedTask):
-    """reward = -cost_fn(...), nothing more known. Three forms, each `steps` calls long:
+    """A cost function as an environment: reward = -cost. It has three forms, each `steps` calls long.
 
     - `cost_fn(action) -> cost`: obs is a constant 0 of shape [1];
     - with `context`: `cost_fn(context, action) -> cost`: obs is the context, drawn anew for each call;
@@ -125,7 +125,7 @@ class BlackBoxEnv(BatchedTask):
         self.action_space = Box(self.low.astype(np.float32), self.high.astype(np.float32))
 
     def initial(self, rng: np.random.Generator, n: int) -> Array:
-        """n contexts or first states, [n, S]."""
+        """Draws n contexts or first states, [n, S]."""
         return self._sample(rng, n)
 
     def observe(self, state: Array) -> Array:
@@ -140,9 +140,7 @@ class BlackBoxEnv(BatchedTask):
         if self.batched:
             next_state, cost, terminated = self._unpack(self._call(state, action), (n,), state, action)
         else:
-            rows = [
-                self._unpack(self._call(state[i], action[i]), (), state[i], action[i]) for i in range(n)
-            ]
+            rows = [self._unpack(self._call(state[i], action[i]), (), state[i], action[i]) for i in range(n)]
             next_state, cost, terminated = (np.stack(column) for column in zip(*rows, strict=True))
         if not self.stateful and self.horizon != 1:
             next_state = self._sample(rng, n)
@@ -169,7 +167,7 @@ class BlackBoxEnv(BatchedTask):
         return next_state, self._finite(result, "cost", rows, action), terminated
 
     def _finite(self, value: Any, what: str, shape: tuple[int, ...], action: Array) -> Array:
-        """value as float64 of this shape. Raises EnvError if it has another, or is not finite."""
+        """The value as float64 of this shape. Raises EnvError if it has another, or is not finite."""
         try:
             array = np.asarray(value, dtype=np.float64)
         except (TypeError, ValueError) as error:

@@ -11,7 +11,6 @@ from typing import Any
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.error import DependencyNotInstalled
-from gymnasium.vector import VectorEnv
 
 from envs.batched import BatchedTask, TaskVectorEnv
 from envs.black_box import BlackBoxEnv, is_cost_function
@@ -64,12 +63,12 @@ class Builder:
         target, name = find(self.env)
         kwargs = dict(self.env_kwargs)
         if isinstance(target, EnvSpec):
-            _check_kwargs(name, guard(name, lambda: _creator(target.entry_point)), kwargs, ("max_episode_steps",))
-            make = partial(gymnasium.make, target, disable_env_checker=True)
-            return _check_rendered(guard(name, make, render_mode=self.render_mode, **kwargs), name, self.render_mode)
+            creator = guard(name, _creator, target.entry_point)
+            kwargs = with_render_mode(creator, name, kwargs, self.render_mode)
+            made = guard(name, partial(gymnasium.make, target, disable_env_checker=True, **kwargs))
+            return _check_rendered(made, name, self.render_mode)
         if is_cost_function(target, kwargs):
-            _check_kwargs(name, BlackBoxEnv, kwargs)
-            return guard(name, BlackBoxEnv, target, render_mode=self.render_mode, **kwargs)
+            target = partial(BlackBoxEnv, target)
         limit = None if accepts(target, "max_episode_steps") else kwargs.pop("max_episode_steps", None)
         made = guard(name, target, **with_render_mode(target, name, kwargs, self.render_mode))
         if limit is not None and isinstance(made, gymnasium.Env):
@@ -91,7 +90,9 @@ def native(found: Found, env_kwargs: Mapping[str, Any], render_mode: str | None)
             return None, f"{name} has no batched form of its own"
         if target.additional_wrappers:
             return None, f"the batched {name} cannot take the wrappers of its id"
-        creator = guard(name, lambda: _creator(target.vector_entry_point))
+        if target.entry_point is not None:
+            _check_kwargs(name, guard(name, _creator, target.entry_point), kwargs)
+        creator = guard(name, _creator, target.vector_entry_point)
         refused = [key for key in kwargs if key != "max_episode_steps" and not accepts(creator, key)]
         if refused:
             return None, f"the batched {name} does not take {', '.join(refused)}"
@@ -160,11 +161,13 @@ def with_render_mode(
     return kwargs | {"render_mode": render_mode}
 
 
-def _check_kwargs(name: str, target: Callable[..., Any], kwargs: Mapping[str, Any], also: tuple[str, ...] = ()) -> None:
-    refused = [key for key in kwargs if key not in also and not accepts(target, key)]
+def _check_kwargs(name: str, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+    """`max_episode_steps` is always taken: where the target does not know it, a TimeLimit does."""
+    refused = [key for key in kwargs if key != "max_episode_steps" and not accepts(target, key)]
     if refused:
-        known = [key for key in inspect.signature(target).parameters if key not in _ENGINE_ARGUMENTS] + list(also)
-        raise EnvError(f"{name} does not take {', '.join(refused)}: it takes {', '.join(known) or 'no arguments'}")
+        known = [key for key in inspect.signature(target).parameters if key not in _ENGINE_ARGUMENTS]
+        known = known if "max_episode_steps" in known else [*known, "max_episode_steps"]
+        raise EnvError(f"{name} does not take {', '.join(refused)}: it takes {', '.join(known)}")
 
 
 def _check_rendered(made: Any, name: str, render_mode: str | None) -> Any:

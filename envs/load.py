@@ -142,7 +142,7 @@ def _offers(module: ModuleType) -> str:
 
 
 def _spec(env_id: str) -> EnvSpec:
-    """gymnasium's spec of an id. Importing `ale_py` is what registers the Atari ids."""
+    """The spec of an id. Importing `ale_py` is what registers the Atari ids."""
     if env_id.startswith("ALE/") and env_id not in registry:
         try:
             gymnasium.register_envs(importlib.import_module("ale_py"))
