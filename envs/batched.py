@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -18,7 +18,7 @@ Transition = tuple[Array, Array, Array]  # next_state [n, S], reward [n], termin
 class BatchedTask(gymnasium.Env[Any, Any]):
     """An environment of one row. A task gives its spaces, `horizon`, and the three functions below."""
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": []}
+    metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
     horizon: int | None = None  # steps until the clock ends an episode; None: it never does
     horizon_terminates: bool = False  # True where nothing follows the last step: it is then terminated, not truncated
     state: Array  # [1, S]
@@ -58,7 +58,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
     last obs where `info["_final_obs"]` [N] is True. Every array handed out is a new one.
     """
 
-    metadata: ClassVar[dict[str, Any]] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}
+    metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
 
     def __init__(
         self, task: Callable[..., BatchedTask], num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any

@@ -116,7 +116,7 @@ class BlackBoxEnv(BatchedTask):
             raise EnvError(f"{self.label} has start but no steps: say how many calls make an episode, as in steps=100")
         self.low, self.high = self._bounds(given["low"], given["high"])
         self.stateful, self.batched = given["start"] is not None, bool(given["batched"])
-        self.horizon, self.horizon_terminates = given["steps"] or 1, not self.stateful
+        self.horizon, self.horizon_terminates = 1 if given["steps"] is None else given["steps"], not self.stateful
         if not isinstance(self.horizon, int) or self.horizon < 1:
             raise EnvError(f"{self.label} has steps={self.horizon!r}: it must be a whole number of at least 1")
         source = given["start"] if self.stateful else given["context"]
@@ -170,6 +170,8 @@ class BlackBoxEnv(BatchedTask):
         """The value as float64 of this shape. Raises EnvError if it has another, or is not finite."""
         try:
             array = np.asarray(value, dtype=np.float64)
+            if value is None:  # which NumPy would take for NaN
+                raise TypeError("a function without a return statement")
         except (TypeError, ValueError) as error:
             raise EnvError(f"{self.label} returned {value!r} as its {what}: it must be a number") from error
         if array.shape != shape:

@@ -174,7 +174,7 @@ def _check_rendered(made: Any, name: str, render_mode: str | None) -> Any:
     """An environment that merely ignores its render mode would fail at the first frame, far from here."""
     if render_mode is not None and isinstance(made, gymnasium.Env):
         modes = _render_modes(made)
-        if made.render_mode != render_mode and render_mode not in modes:
+        if render_mode not in modes:
             made.close()
             raise EnvError(f"{name} cannot render '{render_mode}': it has {', '.join(modes) or 'no render modes'}")
     return made

@@ -52,7 +52,8 @@ class LQR(BatchedTask):
     def cost_matrix(self, gamma: float = 1.0) -> Array:
         """P [2, 2]: s' P s is the optimal discounted cost-to-go of s, but for a constant.
 
-        Riccati's equation: P = Q + g A' P A - g^2 A' P B (R + g B' P B)^-1 B' P A, iterated from P = Q to its fixed point.
+        Riccati's equation, iterated from P = Q to its fixed point:
+        P = Q + g A' P A - g^2 A' P B (R + g B' P B)^-1 B' P A.
         """
         P = self.Q
         for _ in range(10_000):

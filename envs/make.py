@@ -149,7 +149,7 @@ def async_pays(step_seconds: float, num_envs: int, cores: int) -> bool:
 
 
 def _choose(builder: Builder, num_envs: int, seed: int) -> tuple[str, str]:
-    """Chooses sync or async, and says why. Both give the same numbers, so a noisy measurement changes nothing but the speed."""
+    """Chooses sync or async, and says why. Both give the same numbers: a noisy measurement changes the speed only."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if num_envs == 1 or cores == 1 or builder.render_mode is not None:
         return "sync", "one environment" if num_envs == 1 else "one core" if cores == 1 else "rendering"
