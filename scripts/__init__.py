@@ -1,0 +1,1 @@
+"""The commands; installed, this folder is the package `costgrad`."""

@@ -1,0 +1,141 @@
+"""What the commands share: flags from dataclasses, one line for an error, how to call them again."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shlex
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, TypeVar
+
+import torch
+import tyro
+
+from agents import AGENTS
+from envs.errors import EnvError
+from rl.errors import UserError
+
+T = TypeVar("T")
+Device = Literal["auto", "cpu", "cuda"]
+
+
+def guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None) -> int:
+    """Runs a command; what is the user's to mend becomes one line on stderr and exit code 2.
+
+    Args:
+        command: takes the arguments, returns the exit code.
+        argv: the arguments without the program's name, None for those of this process.
+    """
+    try:
+        return command(sys.argv[1:] if argv is None else argv)
+    except (UserError, EnvError) as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def parse(cls: Any, argv: Sequence[str], name: str, description: str, default: Any = None) -> Any:
+    """Reads flags into a dataclass.
+
+    Args:
+        cls: the dataclass; the strings behind its fields are the help text.
+        argv: the arguments.
+        name: of the script.
+        description: for --help.
+        default: an instance that holds the defaults.
+    Raises:
+        UserError: a flag or a value is wrong.
+        SystemExit: --help was asked for.
+    """
+    said = io.StringIO()
+    more = {} if default is None else {"default": default}
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(cls, args=list(argv), prog=invocation(name), description=description, **more)
+    except SystemExit as stop:
+        if stop.code in (0, None):
+            raise
+        raise UserError(_first_message(said.getvalue())) from stop
+
+
+def _first_message(boxed: str) -> str:
+    """The first thing that a box of tyro's says, as one line; behind it what may have been meant."""
+    lines = [line.strip("│╭╮╰╯─ \t") for line in boxed.splitlines()]
+    inside = [(line, not raw.strip("│ ─")) for line, raw in zip(lines, boxed.splitlines(), strict=True)][1:]
+    message: list[str] = []
+    meant = ""
+    for i, (line, rule) in enumerate(inside):
+        if rule and message:
+            rest = [text for text, _ in inside[i + 1 :] if text]
+            hints = [text.split("  ")[0] for text in rest if text.startswith("--")]
+            if hints and message[0].startswith("Unrecognized"):
+                meant = f" (did you mean {hints[0].split(' ')[0].rstrip(',')}?)"
+            break
+        if line:
+            message.append(line)
+    return " ".join(message) + meant
+
+
+def invocation(name: str) -> str:
+    """How a person calls script `name` again, from the folder they are in."""
+    if __package__ == "costgrad":
+        return f"costgrad {name.replace('_', '-')}"
+    python = Path(sys.executable)
+    inside = python.is_relative_to(Path.cwd())
+    script = os.path.relpath(Path(__file__).with_name(f"{name}.py"))
+    return f"{python.relative_to(Path.cwd()) if inside else 'python'} {shlex.quote(script)}"
+
+
+def agent_classes(name: str) -> tuple[type[Any], type[Any]]:
+    """The agent's class and its config's. Raises UserError for a name that is not known."""
+    if name not in AGENTS:
+        raise UserError(f"unknown agent {name!r}: it must be one of {', '.join(AGENTS)}")
+    return AGENTS[name]
+
+
+def json_object(flag: str, text: str) -> dict[str, Any]:
+    """A flag's value that is a JSON object. Raises UserError."""
+    try:
+        value = json.loads(text)
+    except ValueError as error:
+        raise UserError(f"{flag} {text!r} is not JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise UserError(f"{flag} must be a JSON object such as '{{\"gravity\": 9.8}}', got {text!r}")
+    return value
+
+
+def choose_device(wanted: str, config: Any) -> tuple[str, str]:
+    """The device, and a line that says why.
+
+    A GPU pays from networks on that are wide enough to keep it busy; narrow ones spend their time launching kernels.
+
+    Raises:
+        UserError: "cuda" where there is none.
+    """
+    there = torch.cuda.is_available()
+    if wanted == "cuda" and not there:
+        raise UserError("device cuda is not there: torch finds no GPU (--device cpu works everywhere)")
+    if wanted != "auto":
+        return wanted, f"device {wanted}: as asked"
+    if not there:
+        return "cpu", "device cpu: torch finds no GPU"
+    widest = max(getattr(config, "hidden", (0,)), default=0)
+    if widest < 512:
+        return "cpu", f"device cpu: networks {widest} wide are faster on it than on a GPU (--device cuda insists)"
+    return "cuda", f"device cuda: networks {widest} wide"
+
+
+def use_threads(threads: int) -> str:
+    """Sets torch's threads; returns a line that says so. Raises UserError below 1."""
+    if threads < 1:
+        raise UserError(f"threads must be at least 1, got {threads}")
+    torch.set_num_threads(threads)
+    return f"threads {threads}" + (
+        ": more would slow small networks down (--threads changes it)" if threads == 1 else ""
+    )

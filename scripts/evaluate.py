@@ -1,0 +1,114 @@
+"""Evaluates the policy of a run, and shows or films it."""
+
+from __future__ import annotations
+
+if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import scripts  # noqa: F401
+
+    __package__ = "scripts"
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from envs.make import make
+from rl.errors import UserError
+from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, evaluate, run_episodes
+from rl.run import read_config
+from rl.video import record_video
+
+from .cli import Device, agent_classes, choose_device, guarded, parse, use_threads
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags of scripts/evaluate.py."""
+
+    run: Positional[str]
+    """Folder of the run."""
+    episodes: int = 10
+    """How many."""
+    render: Literal["human"] | None = None
+    """Show them in a window."""
+    video: str | None = None
+    """Film the first one as .mp4 or .gif."""
+    stochastic: bool = False
+    """Sample actions instead of taking the policy's mode."""
+    checkpoint: str = "last"
+    """last, best or step_N."""
+    seed: int | None = None
+    """Of the evaluation, 1,000,000 is added; the run's own unless given."""
+    device: Device = "auto"
+    """Where the networks live."""
+    threads: int = 1
+    """Threads of torch."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Evaluates; returns the exit code: 0, or 2 for wrong input."""
+    return guarded(_evaluate, argv)
+
+
+def _evaluate(argv: Sequence[str]) -> int:
+    args: Args = parse(Args, argv, "evaluate", __doc__ or "")
+    if args.episodes < 1:
+        raise UserError(f"episodes must be at least 1, got {args.episodes}")
+    if args.seed is not None and args.seed < 0:
+        raise UserError(f"seed must be at least 0, got {args.seed}")
+    if args.render == "human" and sys.platform.startswith("linux") and not _has_display():
+        raise UserError("--render human needs a display, and there is none: --video out.mp4 works without")
+    if args.video is not None and Path(args.video).suffix not in (".mp4", ".gif"):
+        raise UserError(f"--video {args.video} must end in .mp4 or .gif")
+    use_threads(args.threads)
+    started = read_config(args.run)
+    agent = load(args.run, args.checkpoint, args.device, started)
+    if not isinstance(started.get("env_argument"), str):
+        raise UserError(f"run {args.run} was trained on a Python object, not on a named environment: use rl.evaluate")
+    seed: int = started["seed"] if args.seed is None else args.seed
+    n = 1 if args.render else min(args.episodes, MAX_AT_ONCE)
+    env = make(
+        started["env_argument"], n, seed, args.render, started.get("env_kwargs"), "sync" if args.render else "auto"
+    )
+    try:
+        for name in ("observation_space", "action_space"):
+            here, there = getattr(env, f"single_{name}"), getattr(agent.codec, name)
+            if here != there:
+                raise UserError(f"the {name} is {here}; the run was trained with {there}")
+        if args.render:
+            result = run_episodes(agent, env, args.episodes, not args.stochastic, seed + SEED_OFFSET)
+        else:
+            result = evaluate(agent, env, args.episodes, not args.stochastic, seed)
+        print(result)
+        if args.video is not None:
+            print(f"video {record_video(agent, env, args.video, 1, not args.stochastic, seed)}")
+    finally:
+        env.close()
+    return 0
+
+
+def load(run: str, checkpoint: str, device: Device, started: dict[str, Any]) -> Any:
+    """The agent of a run's checkpoint. Raises UserError."""
+    folder = Path(run) / "checkpoints"
+    there = sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
+    if checkpoint not in there and checkpoint not in ("last", "best"):
+        raise UserError(f"run {run} has no checkpoint {checkpoint!r}: it has {', '.join(there) or 'none'}")
+    cls, config_cls = agent_classes(started["agent"])
+    where, _ = choose_device(device, config_cls())
+    return cls.load(folder / checkpoint, device=where)
+
+
+def _has_display() -> bool:
+    return bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

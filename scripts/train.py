@@ -1,0 +1,221 @@
+"""Trains an agent on an environment and leaves a run folder."""
+
+from __future__ import annotations
+
+if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import scripts  # noqa: F401
+
+    __package__ = "scripts"
+
+import argparse
+import shlex
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any, Generic, Literal, TypeVar
+
+from tyro.conf import arg
+
+from agents.presets import PRESETS
+from envs.make import make
+from rl.errors import UserError
+from rl.run import read_config
+from rl.train import TrainResult, train
+
+from .cli import Device, agent_classes, choose_device, guarded, invocation, json_object, parse, use_threads
+
+ConfigT = TypeVar("ConfigT")
+MAY_CHANGE = {  # when a run goes on
+    *("total_timesteps", "eval_freq", "eval_episodes", "save_freq", "device", "threads", "capture_video", "progress"),
+    "resume",
+}
+MINIMUM = {"total_timesteps": 1, "seed": 0, "num_envs": 1, "eval_freq": 1, "eval_episodes": 1, "save_freq": 1}
+
+
+@dataclass(frozen=True)
+class Args(Generic[ConfigT]):
+    """Flags of scripts/train.py beside the agent's own."""
+
+    config: Annotated[ConfigT, arg(name="")]
+    env: str = "CartPole-v1"
+    """Environment: a gymnasium id, module:Id, module:Class or file.py:Name (a class, a factory or a cost function)."""
+    agent: str = "a2c"
+    """Algorithm."""
+    total_timesteps: Annotated[int, arg(aliases=["-n"])] = 100_000
+    """Environment steps to train for, at least."""
+    seed: int = 0
+    """Of weights, actions and environments; environment i starts from seed + i."""
+    num_envs: int = 8
+    """Environments side by side."""
+    env_backend: Literal["auto", "sync", "async", "native"] = "auto"
+    """How they step: one after another, in processes, or as the environment's own batch."""
+    env_kwargs: str = "{}"
+    """Arguments of the environment as a JSON object."""
+    device: Device = "auto"
+    """Where the networks live."""
+    threads: int = 1
+    """Threads of torch."""
+    eval_freq: int | None = None
+    """Environment steps between evaluations; a tenth of the total unless given."""
+    eval_episodes: int = 10
+    """Episodes of an evaluation."""
+    save_freq: int | None = None
+    """Environment steps between checkpoints that are kept; a fifth of the total unless given."""
+    run_dir: str | None = None
+    """Folder of the run; runs/{env}__{agent}__{seed}__{time} unless given."""
+    resume: str | None = None
+    """Folder of a run that is to go on."""
+    capture_video: bool = True
+    """Film an episode of the trained policy."""
+    progress: bool = True
+    """Say how far it is."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Trains; returns the exit code: 0, 2 for wrong input, 130 where Ctrl-C ended it."""
+    return guarded(_train, argv)
+
+
+def _train(argv: Sequence[str]) -> int:
+    args, said = read_args(argv)
+    cls, _ = agent_classes(args.agent)
+    device, why = choose_device(args.device, args.config)
+    threads = use_threads(args.threads)
+    for name, least in MINIMUM.items():
+        if (value := getattr(args, name)) < least:
+            raise UserError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
+    kwargs = json_object("--env-kwargs", args.env_kwargs)
+    env = make(args.env, args.num_envs, args.seed, env_kwargs=kwargs, backend=args.env_backend)
+    try:
+        agent = cls(env.single_observation_space, env.single_action_space, args.config, seed=args.seed, device=device)
+        run_dir = args.resume or args.run_dir or _fresh(f"runs/{env.name}__{args.agent}__{args.seed}")
+        print(f"{args.agent} on {args.num_envs} x {args.env}, seed {args.seed}, {args.total_timesteps:,} steps")
+        for line in (said, f"environments {env.backend_reason}", why, threads, f"run folder {run_dir}"):
+            print(line, flush=True)
+        result = train(
+            agent,
+            env,
+            args.total_timesteps,
+            run_dir,
+            seed=args.seed,
+            eval_every=args.eval_freq,
+            eval_episodes=args.eval_episodes,
+            save_every=args.save_freq,
+            progress=args.progress,
+            video=args.capture_video,
+            resume=args.resume is not None,
+            config={"args": {key: value for key, value in asdict(args).items() if key != "config"}},
+        )
+    finally:
+        env.close()
+    return _report(result, Path(run_dir))
+
+
+def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
+    """Flags over presets (or, when a run goes on, over what it was started with) over defaults.
+
+    Returns:
+        the arguments, with the frequencies filled in, and a line that says where the agent's settings come from.
+
+    Raises:
+        UserError: a flag is wrong, or may not change when a run goes on.
+    """
+    first = _First(add_help=False, allow_abbrev=False)
+    for flag, value in (("--env", Args.env), ("--agent", Args.agent), ("--resume", None)):
+        first.add_argument(flag, default=value)
+    known, _ = first.parse_known_args(list(argv))
+    started: dict[str, Any] = {}
+    if known.resume is not None:
+        started = read_config(known.resume)
+        if not isinstance(started.get("args"), dict) or not isinstance(started.get("config"), dict):
+            raise UserError(f"run {known.resume} was not started by this command: go on with it from Python")
+        known.env, known.agent = started["args"]["env"], started["agent"]
+    _, config_cls = agent_classes(known.agent)
+    plain = Args(config_cls())
+    base = _over(plain, PRESETS.get((known.agent, known.env), {}))
+    if started:
+        base = _over(plain, {**started["config"], **started["args"]})
+    args = parse(Args[config_cls], argv, "train", __doc__ or "", base)  # type: ignore[valid-type]
+    if started:
+        changed = {key for key, value in _flat(args).items() if value != _flat(base)[key]} - MAY_CHANGE
+        if changed:
+            flag = "--" + sorted(changed)[0].replace("_", "-")
+            raise UserError(f"{flag} cannot change when a run goes on: run {known.resume} has its own")
+    if args.eval_freq is None:
+        args = replace(args, eval_freq=max(args.total_timesteps // 10, 1))
+    if args.save_freq is None:
+        args = replace(args, save_freq=max(args.total_timesteps // 5, 1))
+    return args, _sources(args, base, f"run {known.resume}" if started else f"preset for {args.env}")
+
+
+class _First(argparse.ArgumentParser):
+    """Looks for the flags that decide which other flags there are; complaints are left to the full parser."""
+
+    def error(self, message: str) -> Any:
+        raise UserError(message.replace("argument ", "", 1))
+
+
+def _flat(args: Args[Any]) -> dict[str, Any]:
+    return {key: getattr(args, key) for key in (f.name for f in fields(args)) if key != "config"} | asdict(args.config)
+
+
+def _over(args: Args[Any], values: dict[str, Any]) -> Args[Any]:
+    """Replaces fields of the arguments or of their config. Raises UserError for an unknown one."""
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    own = {f.name for f in fields(args)}
+    try:
+        config = replace(args.config, **{key: value for key, value in values.items() if key not in own})
+    except TypeError as error:
+        raise UserError(f"a setting of {args.agent} is not known: {error}") from error
+    return replace(args, config=config, **{key: value for key, value in values.items() if key in own})
+
+
+def _sources(args: Args[Any], base: Args[Any], name: str) -> str:
+    """Which of the agent's settings are no defaults, and where each comes from."""
+    now, before, default = _flat(args), _flat(base), _flat(Args(type(args.config)()))
+    said = []
+    for key in ("num_envs", *asdict(args.config)):
+        if now[key] != before[key]:
+            said.append(f"{key} {now[key]} (command line)")
+        elif now[key] != default[key]:
+            said.append(f"{key} {now[key]} ({name})")
+    return "settings: " + ", ".join([*said, "all else as by default" if said else "as by default"])
+
+
+def _fresh(stem: str) -> str:
+    """A folder name that is not taken."""
+    stem += time.strftime("__%Y%m%d-%H%M%S")
+    name, i = stem, 2
+    while Path(name).exists():
+        name, i = f"{stem}-{i}", i + 1
+    return name
+
+
+def _report(result: TrainResult, run: Path) -> int:
+    """Says what came out and what one may want next."""
+    folder, train_again = shlex.quote(str(run)), f"{invocation('train')} --resume {shlex.quote(str(run))}"
+    if result.stopped == "signal":
+        print(f"saved in {run}/checkpoints/last after {result.step:,} steps; to go on:\n  {train_again}")
+        return 130
+    print(f"\ntrained {result.step:,} steps in {result.seconds:.1f} s, {result.steps_per_second:,.0f} steps/s")
+    print(f"final policy: {result.evaluation}")
+    print(f"\nrun folder      {run}/")
+    print(f"learning curve  {run / 'learning_curve.png'}")
+    if result.video is not None:
+        print(f"video           {result.video}")
+    print(f"evaluations     {run / 'evaluations.csv'}, and TensorBoard's events beside it")
+    print(f"checkpoints     {run / 'checkpoints'}/: last, best and steps between")
+    print("\nnext:")
+    print(f"  {invocation('evaluate')} {folder} --episodes 100")
+    print(f"  tensorboard --logdir {shlex.quote(str(run.parent))}")
+    print(f"  {train_again} --total-timesteps {2 * result.step}")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
