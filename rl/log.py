@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -16,17 +14,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor
 
-from rl.checkpoint import write_text, writing
-from rl.errors import UserError
+from rl.checkpoint import writing
 from rl.evaluate import Evaluation
+from rl.table import EVALUATION_COLUMNS, TRAINING_COLUMNS, Table
 
-TRAINING_COLUMNS = ("step", "seconds", "mean_return", "min_return", "max_return", "mean_length", "steps_per_second")
-EVALUATION_COLUMNS = (
-    *("step", "seconds", "mean_return", "std_return", "min_return", "max_return"),
-    *("interval_low", "interval_high", "episodes", "mean_length"),
-)
 WINDOW = 100  # episodes that rollout/ep_rew_mean is the mean of
-_FOLD = 256  # updates whose metrics are kept before they are added up
+_KEPT = 128  # updates whose metrics are kept, at most, for one mean
 
 
 class Clock:
@@ -57,55 +50,44 @@ class Clock:
         self._paused = None
 
 
-class Table:
-    """A CSV file of numbers that grows by rows.
+class Thinned:
+    """An evenly spaced sample of the updates between two writes: their metrics, still on their device."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Tensor]] = []
+        self.seen = 0
+        self._stride = 1
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Keeps every one at first, then every second, every fourth, ... so that memory and time stay bounded."""
+        self.seen += 1
+        if self.seen % self._stride == 0:
+            self.kept.append(metrics)
+            if len(self.kept) == _KEPT:
+                self.kept = self.kept[1::2]
+                self._stride *= 2
+
+
+def means(groups: Mapping[tuple[str, ...], Thinned]) -> dict[str, float]:
+    """The mean of each metric over the updates that had it; waits for the device once for each group.
 
     Args:
-        path: of the file, None to keep rows in memory only.
-        columns: its head.
-        until: where it exists already, rows of a later step are dropped: the run goes on from here.
-
-    Raises:
-        UserError: it cannot be written, or holds something else.
+        groups: updates by the names of their metrics (an agent may not report the same at every update).
     """
-
-    def __init__(self, path: Path | None, columns: tuple[str, ...], until: int = 0) -> None:
-        self.path, self.columns = path, columns
-        self.rows: list[dict[str, float]] = []
-        if path is None:
-            return
-        if path.exists():
-            self.rows = [row for row in read_table(path) if row["step"] <= until]
-        write_text(path, "".join([",".join(columns) + "\n", *(self._line(row) for row in self.rows)]))
-
-    def add(self, **row: float) -> None:
-        """Appends one row, on disk at once. Raises UserError."""
-        assert tuple(row) == self.columns, f"columns are {self.columns}, got {tuple(row)}"
-        self.rows.append(row)
-        if self.path is not None:
-            with writing(self.path), self.path.open("a", newline="") as file:
-                file.write(self._line(row))
-
-    def _line(self, row: Mapping[str, float]) -> str:
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerow([f"{row[key]:.10g}" for key in self.columns])
-        return text.getvalue()
-
-
-def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows of a `Table`'s file. Raises UserError where a cell is not a number (a line cut short is left out)."""
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
-    try:
-        return [{key: float(value) for key, value in line.items()} for line in lines if None not in line.values()]
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for names, sample in groups.items():
+        rows = torch.stack([value for metrics in sample.kept for value in metrics.values()]).view(-1, len(names))
+        for name, mean in zip(names, rows.double().mean(0).tolist(), strict=True):
+            sums[name] = sums.get(name, 0.0) + mean * sample.seen
+            counts[name] = counts.get(name, 0) + sample.seen
+    return {name: total / counts[name] for name, total in sums.items()}
 
 
 class Log:
     """Collects what the ticks of a run say and writes it every `every` environment steps.
 
-    Between two writes the metrics stay tensors on their device; an agent hands over new ones at each update.
+    Between two writes the metrics stay tensors on their device (see `Thinned`).
 
     Args:
         folder: of TensorBoard's files and `training.csv`; None writes nothing.
@@ -121,9 +103,7 @@ class Log:
         self.lengths: deque[int] = deque(maxlen=WINDOW)
         self.training = Table(folder and folder / "training.csv", TRAINING_COLUMNS, step)
         self.evaluations = Table(folder and folder / "evaluations.csv", EVALUATION_COLUMNS, step)
-        self._pending: list[dict[str, Tensor]] = []
-        self._sums: dict[str, Tensor] = {}
-        self._counts: dict[str, int] = {}
+        self._metrics: dict[tuple[str, ...], Thinned] = {}
         self._last = (step, clock.seconds)
         self._due = step + every
         self._writer: EventFileWriter | None = None
@@ -136,9 +116,7 @@ class Log:
     def add(self, step: int, metrics: dict[str, Tensor], returns: list[float], lengths: list[int]) -> None:
         """Takes in one tick of the loop; a microsecond unless it is time to write."""
         if metrics:
-            self._pending.append(metrics)
-            if len(self._pending) >= _FOLD:
-                self._fold()
+            self._metrics.setdefault(tuple(metrics), Thinned()).add(metrics)
         if returns:
             self.episodes += len(returns)
             self.returns.extend(returns)
@@ -155,9 +133,8 @@ class Log:
         before, then = self._last
         self._last = (step, seconds)
         fps = (step - before) / max(seconds - then, 1e-9)
-        self._fold()
-        scalars = {f"train/{name}": (total / self._counts[name]).item() for name, total in self._sums.items()}
-        self._sums, self._counts = {}, {}
+        scalars = {f"train/{name}": value for name, value in means(self._metrics).items()}
+        self._metrics = {}
         if (mean := self.mean_return) is not None:
             length = sum(self.lengths) / len(self.lengths)
             scalars |= {"rollout/ep_rew_mean": mean, "rollout/ep_len_mean": length}
@@ -198,18 +175,6 @@ class Log:
         """Closes the files."""
         if self._writer is not None:
             self._writer.close()
-
-    def _fold(self) -> None:
-        """Adds up the pending metrics on their device, one operation a name."""
-        columns: dict[str, list[Tensor]] = {}
-        for metrics in self._pending:
-            for name, value in metrics.items():
-                columns.setdefault(name, []).append(value)
-        for name, values in columns.items():
-            total = torch.stack(values).detach().double().sum()
-            self._sums[name] = self._sums[name] + total if name in self._sums else total
-            self._counts[name] = self._counts.get(name, 0) + len(values)
-        self._pending.clear()
 
     def _scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]

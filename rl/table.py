@@ -1,0 +1,62 @@
+"""The CSV files of a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping
+from pathlib import Path
+
+from rl.checkpoint import write_text, writing
+from rl.errors import UserError
+
+TRAINING_COLUMNS = ("step", "seconds", "mean_return", "min_return", "max_return", "mean_length", "steps_per_second")
+EVALUATION_COLUMNS = (
+    *("step", "seconds", "mean_return", "std_return", "min_return", "max_return"),
+    *("interval_low", "interval_high", "episodes", "mean_length"),
+)
+
+
+class Table:
+    """A CSV file of numbers that grows by rows.
+
+    Args:
+        path: of the file, None to keep rows in memory only.
+        columns: its head.
+        until: where it exists already, rows of a later step are dropped: the run goes on from here.
+
+    Raises:
+        UserError: it cannot be written, or holds something else.
+    """
+
+    def __init__(self, path: Path | None, columns: tuple[str, ...], until: int = 0) -> None:
+        self.path, self.columns = path, columns
+        self.rows: list[dict[str, float]] = []
+        if path is None:
+            return
+        if path.exists():
+            self.rows = [row for row in read_table(path) if row["step"] <= until]
+        write_text(path, "".join([",".join(columns) + "\n", *(self._line(row) for row in self.rows)]))
+
+    def add(self, **row: float) -> None:
+        """Appends one row, on disk at once. Raises UserError."""
+        assert tuple(row) == self.columns, f"columns are {self.columns}, got {tuple(row)}"
+        self.rows.append(row)
+        if self.path is not None:
+            with writing(self.path), self.path.open("a", newline="") as file:
+                file.write(self._line(row))
+
+    def _line(self, row: Mapping[str, float]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow([f"{row[key]:.10g}" for key in self.columns])
+        return text.getvalue()
+
+
+def read_table(path: Path) -> list[dict[str, float]]:
+    """The rows of a `Table`'s file. Raises UserError where a cell is not a number (a line cut short is left out)."""
+    with path.open(newline="") as file:
+        lines = list(csv.DictReader(file))
+    try:
+        return [{key: float(value) for key, value in line.items()} for line in lines if None not in line.values()]
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
