@@ -222,6 +222,15 @@ def test_the_row_that_went_wrong_is_named() -> None:
         env.step(np.array([[0.25], [0.75], [0.5]], np.float32))
 
 
+def test_an_array_that_the_function_keeps_is_never_written() -> None:
+    kept = np.full((3, 1), 7.0)
+    kwargs = {"low": 0, "high": 1, "start": (0, 1), "steps": 1, "batched": True}
+    env = make(lambda state, action: (kept, np.zeros(3)), 3, env_kwargs=kwargs)
+    env.reset(seed=0)
+    _, _, _, truncated, _ = env.step(env.action_space.sample())
+    assert truncated.all() and (kept == 7.0).all()
+
+
 def test_a_function_cannot_change_the_environment_through_its_arguments() -> None:
     def vandal(state, action):
         state += 100

@@ -144,6 +144,11 @@ def test_chain_optimum_is_reached_by_going_right_and_by_nothing_else() -> None:
     assert flags[-1] == (False, True) and not any(any(f) for f in flags[:-1])
 
 
+def test_one_step_quadratic_mixes_each_context_with_its_neighbour() -> None:
+    action = OneStepQuadratic(size=3).optimal_action(np.array([[0.0, 1.0, 0.0], [0.0, 0.0, -1.0]]))
+    np.testing.assert_allclose(action, [[1.5, 2.0, 1.0], [1.0, 0.5, 0.0]])
+
+
 def test_one_step_quadratic_optimum_and_two_worse_policies() -> None:
     env = TaskVectorEnv(OneStepQuadratic, 20_000, size=2, floor=1.5)
     task = env.task
