@@ -9,6 +9,7 @@ The file reads in the order in which the data flows: act, observe, update of C, 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -92,12 +93,7 @@ class Rows(NamedTuple):
     sample: Tensor  # [B, A] before tanh, or [B]
     returns: Tensor  # [B] lambda-returns of cost
     value: Tensor  # [B] b(s) from C before this rollout
-    weight: Tensor  # [B] 0 where the row is a reset
-
-
-def weighted_mean(row: Tensor, weight: Tensor) -> Tensor:
-    """The mean over rows that count: [..., B], [B] -> scalar."""
-    return (row * weight).mean() * (weight.numel() / weight.sum())
+    weight: Tensor  # [B] equal where the row counts, 0 where it is a reset; sum 1
 
 
 def actor_loss(kind: str, critic: Critic, pi: Categorical | SquashedGaussian, fresh: Tensor | None, row: Rows) -> Tensor:
@@ -116,13 +112,13 @@ def actor_loss(kind: str, critic: Critic, pi: Categorical | SquashedGaussian, fr
     if kind == "score":
         loss = gradient.score(pi.log_prob(row.sample), row.returns, row.value)
     elif kind == "pathwise":
-        loss = gradient.pathwise(expected_cost(critic, row.x, pi, fresh))
+        loss = gradient.pathwise(expected_cost(critic, row.x, pi, fresh)) - row.value
     else:
         with torch.no_grad():
             taken = taken_cost(critic, row.x, row.action)
         expected = expected_cost(critic, row.x, pi, fresh)
         loss = gradient.control_variate(expected, pi.log_prob(row.sample), row.returns, taken)
-    return weighted_mean(loss, row.weight)
+    return loss @ row.weight
 
 
 class A2C:
@@ -158,6 +154,7 @@ class A2C:
                 head=config.head,
                 bins=config.bins,
                 dropout=config.dropout,
+                normalize_obs=config.normalize_obs,
                 **shape,
             ),
             start,
@@ -177,13 +174,16 @@ class A2C:
         self.advantage_square = torch.zeros((), device=device)  # running mean
         self.steps = self.updates = 0
         self._sample = torch.empty(0)  # of the last action, until `observe`
+        self._noise: tuple[Tensor, ...] = ()  # of the rollout's actions
 
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
         """[N, *obs_shape] -> [N, A] in [-1, 1] or [N]: a sample of pi, or its mode."""
         pi = self.actor(self._features(obs))
         if explore:
-            self._sample = pi.sample(self.actor.noise(len(obs), generator=self.generator))
+            if self.memory.filled == 0:  # one draw a rollout
+                self._noise = self.actor.noise(self.config.num_steps, len(obs), generator=self.generator).unbind(0)
+            self._sample = pi.sample(self._noise[self.memory.filled])
         else:
             self._sample = pi.mode()
         return pi.action(self._sample)
@@ -206,7 +206,7 @@ class A2C:
         else:  # the residual must come from a C that has not seen these returns
             metrics = self._update_actor(row) | self._update_critic(row)
         if self.config.normalize_obs:  # last, so that this update saw what the policy saw
-            self.critic.obs_norm.update(rollout.obs.flatten(0, 1), row.weight)
+            self.critic.obs_norm.update(rollout.obs.flatten(0, 1), rollout.valid.flatten())
         self.updates += 1
         return metrics
 
@@ -220,41 +220,40 @@ class A2C:
         value, next_value = expected.view(2, *rollout.cost.shape)
         returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.lambda_)
         sample, action = rollout.extra["sample"].flatten(0, 1), rollout.action.flatten(0, 1)
-        return Rows(x, action, sample, returns.flatten(), value.flatten(), rollout.valid.flatten())
+        weight = (rollout.valid / rollout.valid.sum()).flatten()
+        return Rows(x, action, sample, returns.flatten(), value.flatten(), weight)
 
     def _update_critic(self, row: Rows) -> dict[str, Tensor]:
         """Trains C on the returns, in shuffled minibatches, several times over."""
-        clipped = self.critic.adapt(row.returns, row.weight)
-        size, minibatch = len(row.returns), min(self.config.minibatch, len(row.returns))
-        action = None if self.critic.spec.action == "none" else row.action
+        metrics = self.critic.adapt(row.returns, row.weight)
         for _ in range(self.config.critic_passes):
-            order = torch.randperm(size, generator=self.generator, device=self.codec.device)
-            for index in order.split(minibatch):
-                loss = self.critic.loss(
-                    row.x[index],
-                    None if action is None else action[index],
-                    row.returns[index],
-                    row.weight[index],
-                    self.critic.net.dropout_masks(len(index), self.generator),
-                )
+            for batch in self._minibatches(row):
+                action = None if self.critic.spec.action == "none" else batch.action
+                masks = self.critic.net.dropout_masks(len(batch.x), self.generator)
+                loss = self.critic.loss(batch.x, action, batch.returns, batch.weight, masks)
                 norm = descend(self.critic_optimizer, loss)
-        unexplained = (row.returns - row.value).var() / row.returns.var()
-        return {
-            "critic_loss": loss.detach(),
-            "critic_grad_norm": norm,
-            "explained_variance": 1 - unexplained,
-            "cost_scale": self.critic.cost_scale.scale.clone(),
-            "clipped_targets": clipped,
-        }
+        metrics["explained_variance"] = 1 - (row.returns - row.value).var() / row.returns.var()
+        return metrics | {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+
+    def _minibatches(self, row: Rows) -> Iterator[Rows]:
+        """The rows in shuffled parts, each of weight 1; a rollout that fits in one is not shuffled."""
+        size = len(row.x)
+        if size <= self.config.minibatch:
+            yield row
+            return
+        order = torch.randperm(size, generator=self.generator, device=self.codec.device)
+        for index in order.split(self.config.minibatch):
+            weight = row.weight[index]
+            yield Rows(*(column[index] for column in row[:-1]), weight / weight.sum().clamp(min=1e-12))
 
     def _update_actor(self, row: Rows) -> dict[str, Tensor]:
         """One step of the actor along the chosen gradient."""
-        square = ((row.returns - row.value).square() * row.weight).sum() / row.weight.sum()
+        square = (row.returns - row.value).square() @ row.weight
         self.advantage_square.lerp_(square, 0.05 if self.updates else 1.0)
         pi = self.actor(row.x)
         fresh = self._samples(pi, len(row.x))
         loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row)
-        entropy = weighted_mean(pi.entropy(fresh), row.weight)
+        entropy = (pi.entropy(fresh) @ row.weight).mean()
         # In units of the advantage's size the entropy bonus means the same whatever the environment counts in.
         total = loss / (self.advantage_square.sqrt() + 1e-8) - self.config.entropy_coef * entropy
         norm = descend(self.actor_optimizer, total)

@@ -7,6 +7,7 @@ A *sample* is what a distribution draws: the index of a discrete action, or the 
 from __future__ import annotations
 
 import math
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -16,18 +17,33 @@ from torch import Tensor, nn
 from rl.nets import MLP, Activation
 
 
-class Categorical(NamedTuple):
-    """Probabilities over n discrete actions."""
+class Categorical:
+    """Probabilities over n discrete actions.
 
-    log_probs: Tensor  # [B, n]
+    Args:
+        logits: [B, n], up to a constant a row.
+    """
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+    @cached_property
+    def log_probs(self) -> Tensor:
+        """[B, n]."""
+        return F.log_softmax(self.logits, -1)
+
+    @cached_property
+    def probs(self) -> Tensor:
+        """[B, n]."""
+        return self.log_probs.exp()
 
     def sample(self, noise: Tensor) -> Tensor:
-        """One index a row by the Gumbel-max trick: exponential noise [B, n] -> [B] int64."""
-        return (self.log_probs - noise.log()).argmax(-1)
+        """One index a row by the Gumbel-max trick: Gumbel noise [B, n] -> [B] int64."""
+        return (self.logits + noise).argmax(-1)
 
     def mode(self) -> Tensor:
         """The likeliest index [B]."""
-        return self.log_probs.argmax(-1)
+        return self.logits.argmax(-1)
 
     def action(self, sample: Tensor) -> Tensor:
         """The sample itself."""
@@ -39,7 +55,7 @@ class Categorical(NamedTuple):
 
     def entropy(self, sample: Tensor | None = None) -> Tensor:
         """-sum_a pi log pi [B] in nats, exact; no sample is needed."""
-        return -(self.log_probs.exp() * self.log_probs).sum(-1)
+        return -(self.probs * self.log_probs).sum(-1)
 
 
 class SquashedGaussian(NamedTuple):
@@ -109,11 +125,12 @@ class CategoricalActor(nn.Module):
 
     def forward(self, x: Tensor) -> Categorical:
         """Features [B, F] -> distributions over n actions."""
-        return Categorical(F.log_softmax(self.net(x)[0], -1))
+        return Categorical(self.net(x)[0])
 
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
-        """What `Categorical.sample` takes: [*batch, n]."""
-        return torch.empty(*batch, self.actions, device=generator.device).exponential_(generator=generator)
+        """What `Categorical.sample` takes: Gumbel noise [*batch, n]."""
+        noise = torch.empty(*batch, self.actions, device=generator.device)
+        return noise.exponential_(generator=generator).log_().neg_()
 
 
 class GaussianActor(nn.Module):

@@ -46,6 +46,8 @@ class CriticSpec:
     activation: Activation = "tanh"
     layer_norm: bool = False
     dropout: float = 0.0
+    normalize_obs: bool = True
+    """Whether observations are normalised with the statistics that `obs_norm.update` gathers."""
 
     @staticmethod
     def of(codec: Codec, state_only: bool = False, **settings: Any) -> CriticSpec:
@@ -129,7 +131,8 @@ class Critic(nn.Module):
 
     def features(self, obs: Tensor) -> Tensor:
         """Raw observations [B, *obs_shape] -> normalised and flat [B, F]."""
-        return self.obs_norm(obs.to(self.low.dtype)).flatten(1)
+        obs = obs.to(self.low.dtype)
+        return (self.obs_norm(obs) if self.spec.normalize_obs else obs).flatten(1)
 
     def output(self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None) -> Tensor:
         """The last layer: features [B, F] (and action [B, A] in [-1, 1]) -> [K, B, head] or [K, B, n, head]."""
@@ -149,7 +152,7 @@ class Critic(nn.Module):
             x: features [B, F].
             action: [B, A] in [-1, 1], [B] int64 from 0, or None, as the spec says.
             target: cost-to-go [B] in the environment's units, without gradient.
-            weight: [B] 1 or 0.
+            weight: [B], of sum 1.
             masks: of dropout.
 
         Returns:
@@ -161,29 +164,30 @@ class Critic(nn.Module):
             output = output.gather(2, index).squeeze(2)
         else:
             output = self.output(x, action, masks)
-        row = self.head.loss(output, target / self.cost_scale.scale)
-        return (row.sum(0) * weight).sum() / weight.sum()
+        return (self.head.loss(output, target / self.cost_scale.scale) @ weight).sum()
 
     @torch.no_grad()
-    def adapt(self, target: Tensor, weight: Tensor) -> Tensor:
+    def adapt(self, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Fits the scale to a rollout's targets, and the last layer so that predictions stay where they were.
 
         Args:
             target: [B] in units of cost.
-            weight: [B] 1 or 0.
+            weight: [B], of sum 1.
 
         Returns:
-            the share of targets that the support still clips, a scalar.
+            metrics: the scale, and for hl_gauss the share of targets that the support still clips.
         """
         ratio = self.cost_scale.update(target, weight)
-        if ratio != 1:  # once a rollout at most, and rarely: the only place that waits on the device
+        if ratio != 1:
             last = self.net.weights[-1], self.net.biases[-1]
             shape = (self.heads, self.head.outputs)
             new = self.head.rescale(*(parameter.unflatten(-1, shape) for parameter in last), ratio)
             for parameter, value in zip(last, new, strict=True):
                 parameter.copy_(value.flatten(-2))
-        outside = (target.abs() > LIMIT * self.cost_scale.scale).float()
-        return (outside * weight).sum() / weight.sum()
+        metrics = {"cost_scale": self.cost_scale.scale.clone()}
+        if self.spec.head == "hl_gauss":
+            metrics["clipped_targets"] = (target.abs() > LIMIT * self.cost_scale.scale).float() @ weight
+        return metrics
 
     # As a file ---------------------------------------------------------------------------------------------------------
 

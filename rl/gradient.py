@@ -27,7 +27,7 @@ def expected_cost(critic: Critic, x: Tensor, pi: Categorical | SquashedGaussian,
     if critic.spec.action == "none":
         return critic.cost(x).mean(0)
     if isinstance(pi, Categorical):
-        return (pi.log_probs.exp() * critic.cost(x).mean(0)).sum(-1)
+        return (pi.probs * critic.cost(x).mean(0)).sum(-1)
     assert sample is not None and sample.dim() == 3, "continuous actions: sample is [M, B, A]"
     cost = critic.cost(x.repeat(len(sample), 1), pi.action(sample).flatten(0, 1))
     return cost.mean(0).view(len(sample), -1).mean(0)

@@ -29,7 +29,7 @@ class Regression(nn.Module):
         """[1]: the scaled cost starts at 0."""
         return torch.zeros(1)
 
-    def rescale(self, weight: Tensor, bias: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    def rescale(self, weight: Tensor, bias: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
         """The last layer [..., 1] that gives every scaled cost divided by `ratio`, exactly."""
         return weight / ratio, bias / ratio
 
@@ -74,7 +74,7 @@ class HLGauss(nn.Module):
         """[bins]: the logits of a target at 0, so that the scaled cost starts at 0."""
         return self.target(torch.zeros(())).clamp(min=math.exp(-FAR)).log()
 
-    def rescale(self, weight: Tensor, bias: Tensor, ratio: Tensor) -> tuple[Tensor, Tensor]:
+    def rescale(self, weight: Tensor, bias: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
         """The last layer [..., bins] that gives every scaled cost divided by `ratio`.
 
         The new logits are the old ones read off (linearly interpolated) where the new bins lie; a new bin outside the
@@ -92,41 +92,35 @@ class HLGauss(nn.Module):
 class CostScale(nn.Module):
     """How many units of cost one scaled unit stands for, so that nobody sets cost bounds by hand.
 
-    It must be at least the spread of the targets and a fifth of the largest (FlashSAC, 2604.04539), so that none is
-    clipped. It moves in jumps, at most a quarter more than is needed, since each jump touches C's last layer.
+    It follows the largest target, which therefore is never clipped. It moves in jumps, each at most a quarter more than
+    is needed, since each jump touches C's last layer.
     """
 
     scale: Tensor
-    spread: Tensor
     largest: Tensor
 
     def __init__(self) -> None:
         super().__init__()
-        for name in ("scale", "spread", "largest"):
-            self.register_buffer(name, torch.ones(()) if name == "scale" else torch.zeros(()))
+        self.register_buffer("scale", torch.ones(()))
+        self.register_buffer("largest", torch.zeros(()))
 
     @torch.no_grad()
-    def update(self, target: Tensor, weight: Tensor) -> Tensor:
-        """Takes in a rollout's targets.
+    def update(self, target: Tensor, weight: Tensor) -> float:
+        """Takes in a rollout's targets; the only place of an update that waits for the device, once a rollout.
 
         Args:
             target: [B] in units of cost.
-            weight: [B] 1 or 0.
+            weight: [B] 0 where a row does not count.
 
         Returns:
-            new scale / old scale, a scalar, 1 where nothing moved.
+            new scale / old scale, 1 where nothing moved.
         """
-        count = weight.sum().clamp(min=1)
-        mean = (target * weight).sum() / count
-        spread = ((target - mean).square() * weight).sum().div(count).sqrt()
-        largest = (target * weight).abs().amax()
-        first = self.largest == 0
-        self.spread.copy_(torch.where(first, spread, self.spread.lerp(spread, 0.01)))
-        self.largest.copy_(torch.maximum(self.largest * 0.995, largest))
+        old, before = float(self.scale), float(self.largest)
+        largest = max(float(target.masked_fill(weight == 0, 0.0).abs().amax()), 0.995 * before)
         # The margin keeps the largest target out of the outermost bins, whose mean is short of their edge.
-        needed = torch.maximum(self.spread, self.largest / (0.9 * LIMIT)).clamp(min=1e-12)
-        move = (needed > self.scale) | (needed < self.scale / 3) | first
-        scale = torch.where(move & (largest > 0), 1.25 * needed, self.scale)
-        ratio = scale / self.scale
-        self.scale.copy_(scale)
-        return ratio
+        needed = max(largest / (0.9 * LIMIT), 1e-12)
+        self.largest.fill_(largest)
+        if old / 3 <= needed <= old and before:
+            return 1.0
+        self.scale.fill_(1.25 * needed)
+        return 1.25 * needed / old

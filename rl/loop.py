@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
@@ -91,7 +92,7 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
             for i in np.flatnonzero(done):
                 last[i] = info["final_obs"][i]
         next_obs = codec.obs(last)
-        _check_finite(reward, next_obs, step)
+        _check_finite(reward, last, step)
 
         valid = torch.from_numpy(~reset_row) if reset_row.any() else everything
         agent.observe(
@@ -127,16 +128,13 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
         obs = next_obs
 
 
-def _check_finite(reward: np.ndarray, next_obs: Tensor, step: int) -> None:
+def _check_finite(reward: np.ndarray, obs: np.ndarray, step: int) -> None:
     """Raises UserError naming the environment whose reward or observation is NaN or infinite."""
     # One sum each on the common path: it is not finite if any element is not.
-    if np.isfinite(reward.sum()) and np.isfinite(float(next_obs.sum())):
+    if math.isfinite(reward.sum()) and math.isfinite(obs.sum()):
         return
-    for name, bad in (
-        ("reward", ~np.isfinite(reward)),
-        ("observation", ~torch.isfinite(next_obs).flatten(1).all(1).numpy()),
-    ):
+    for name, value in (("reward", reward), ("observation", obs)):
+        bad = ~np.isfinite(value).reshape(len(value), -1).all(1)
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
-            value = reward[i] if name == "reward" else next_obs[i].tolist()
-            raise UserError(f"environment {i} returned {name} {value} after {step} steps: it must be finite")
+            raise UserError(f"environment {i} returned {name} {value[i]} after {step} steps: it must be finite")

@@ -6,6 +6,8 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.optim.adam import adam
+from torch.optim.rmsprop import rmsprop
 
 
 class Optimizer:
@@ -34,54 +36,63 @@ class Optimizer:
         self.parameters = [p for _, p in named]
         self.lr, self.clip_norm, self.l2, self.l1, self.decay_steps = lr, clip_norm, l2, l1, decay_steps
         flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
-        self.flat = nn.Parameter(flat)
-        self.flat.grad = torch.zeros_like(flat)
+        self.flat = flat
         self.penalised = torch.cat([torch.full((p.numel(),), float("weights." in name)) for name, p in named]).to(flat)
         offset = 0
         for p in self.parameters:
             p.data = flat[offset : offset + p.numel()].view_as(p)
             offset += p.numel()
-        self._optimizer: torch.optim.Optimizer
-        if kind == "adam":
-            self._optimizer = torch.optim.Adam([self.flat], lr=lr, eps=1e-5, fused=True)
-        else:
-            self._optimizer = torch.optim.RMSprop([self.flat], lr=lr, alpha=0.99, eps=1e-5, foreach=False)
+        self.current_lr = lr
+        self.gradient = torch.zeros_like(flat)
+        names = ("mean", "square") if kind == "adam" else ("square",)
+        self.memory = {name: torch.zeros_like(flat) for name in names} | {"step": torch.zeros(())}
 
     def anneal(self, step: int) -> None:
         """Sets the learning rate that holds at environment step `step`."""
         if self.decay_steps:
-            self._optimizer.param_groups[0]["lr"] = self.lr * max(0.0, 1 - step / self.decay_steps)
+            self.current_lr = self.lr * max(0.0, 1 - step / self.decay_steps)
 
     def apply(self, gradient: tuple[Tensor, ...]) -> Tensor:
         """Takes one step along -gradient (one tensor a parameter); its length before clipping, a scalar."""
-        flat = self.flat.grad
-        assert flat is not None
-        with torch.no_grad():
-            torch.cat([g.reshape(-1) for g in gradient], out=flat)
-            if self.l2:
-                flat.addcmul_(self.flat, self.penalised, value=self.l2)
-            if self.l1:
-                flat.addcmul_(self.flat.sign(), self.penalised, value=self.l1)
-            norm = torch.linalg.vector_norm(flat)
-            if self.clip_norm:
-                flat.mul_((self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
-        self._optimizer.step()
+        flat, memory = self.gradient, self.memory
+        torch.cat([g.reshape(-1) for g in gradient], out=flat)
+        if self.l2:
+            flat.addcmul_(self.flat, self.penalised, value=self.l2)
+        if self.l1:
+            flat.addcmul_(self.flat.sign(), self.penalised, value=self.l1)
+        norm = torch.linalg.vector_norm(flat)
+        if self.clip_norm:
+            flat.mul_((self.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
+        # torch's own step functions: their classes spend several times as long on bookkeeping as on one flat tensor.
+        common: dict[str, Any] = {"lr": self.current_lr, "eps": 1e-5, "weight_decay": 0.0, "maximize": False}
+        if "mean" in memory:
+            adam(
+                *([self.flat], [flat], [memory["mean"]], [memory["square"]], [], [memory["step"]]),
+                **common,
+                fused=True,
+                amsgrad=False,
+                beta1=0.9,
+                beta2=0.999,
+            )
+        else:
+            rmsprop(
+                *([self.flat], [flat], [memory["square"]], [], [], [memory["step"]]),
+                **common,
+                foreach=False,
+                alpha=0.99,
+                momentum=0.0,
+                centered=False,
+            )
         return norm
 
     def state(self, name: str) -> dict[str, Tensor]:
         """The optimiser's memory, its tensors named `name`.*; parameters belong to their module."""
-        memory = self._optimizer.state[self.flat]
-        return {f"{name}.{key}": value for key, value in memory.items()}
+        return {f"{name}.{key}": value for key, value in self.memory.items()}
 
     def load_state(self, name: str, tensors: dict[str, Tensor]) -> None:
         """Takes up what `state` gave."""
-        prefix = f"{name}."
-        memory: dict[str, Any] = {
-            key.removeprefix(prefix): value.to(self.flat.device).clone() if value.dim() else value.clone()
-            for key, value in tensors.items()
-            if key.startswith(prefix)
-        }
-        self._optimizer.state[self.flat] = memory
+        for key, value in self.memory.items():
+            value.copy_(tensors[f"{name}.{key}"])
 
 
 def descend(optimizer: Optimizer, loss: Tensor) -> Tensor:

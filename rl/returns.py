@@ -34,15 +34,12 @@ def lambda_return(cost: Tensor, discount: Tensor, next_value: Tensor, cut: Tenso
     """
     assert cost.dim() == 2, f"cost is [T, N], got {tuple(cost.shape)}"
     assert cost.shape == discount.shape == next_value.shape == cut.shape, "cost, discount, next_value, cut: one shape"
-    trace = torch.where(cut, 0.0, lambda_)
-    trace[-1] = 0.0
-    base = torch.addcmul(cost, discount, (1 - trace) * next_value)
-    carry = discount * trace
-    returns = torch.empty_like(cost)
-    following = torch.zeros_like(cost[0])
-    rows = list(zip(base.unbind(0), carry.unbind(0), returns.unbind(0), strict=True))
-    for base_t, carry_t, return_t in reversed(rows):
-        following = torch.addcmul(base_t, carry_t, following, out=return_t)
+    carry = discount.masked_fill(cut, 0.0).mul_(lambda_)  # discount_t * l_t
+    carry[-1] = 0.0
+    returns = torch.addcmul(cost, discount - carry, next_value)
+    rows = returns.unbind(0)
+    for return_t, carry_t, following in zip(rows[-2::-1], carry.unbind(0)[-2::-1], rows[:0:-1], strict=True):
+        return_t.addcmul_(carry_t, following)
     return returns
 
 
@@ -57,21 +54,3 @@ def gae(cost: Tensor, discount: Tensor, value: Tensor, next_value: Tensor, cut: 
         [T, N]; positive where the action cost more than expected.
     """
     return lambda_return(cost, discount, next_value, cut, lambda_) - value
-
-
-def discounted_cost(cost: Tensor, discount: Tensor, cut: Tensor, start: Tensor) -> Tensor:
-    """The running discounted sum forward in time, R_t = cost_t + discount * R_{t-1}, started anew after a cut.
-
-    Args:
-        cost, discount, cut: [T, N].
-        start: [N] the sum that the row before the first one ended with, 0 after a cut.
-
-    Returns:
-        [T + 1, N]: the T sums, and the `start` of the next rollout.
-    """
-    sums, running = [], start
-    for cost_t, discount_t, cut_t in zip(cost, discount, cut, strict=True):
-        running = cost_t + running
-        sums.append(running)
-        running = torch.where(cut_t, 0.0, discount_t * running)
-    return torch.stack([*sums, running])

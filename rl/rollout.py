@@ -30,32 +30,31 @@ class RolloutMemory:
 
     def add(self, step: Step, extra: dict[str, Tensor]) -> None:
         """Copies one vector step in; `extra` is what the agent knew of its action, [N, ...] each."""
-        row = {
-            "obs": step.obs,
-            "action": step.action,
-            "cost": cost_of(step.reward),
-            "discount": torch.where(step.terminated, 0.0, self.gamma),
-            "next_obs": step.next_obs,
-            "done": step.terminated | step.truncated,
-            "valid": step.valid,
-            **{f"extra.{name}": value for name, value in extra.items()},
-        }
+        row = (*step[:-1], *extra.values())
         if not self._rows:
-            self._allocate(row)
-        for place, value in zip(self._rows[self.filled], row.values(), strict=True):
+            self._allocate(row, (*step._fields[:-1], *(f"extra.{name}" for name in extra)))
+        for place, value in zip(self._rows[self.filled], row, strict=True):
             place.copy_(value)
         self.filled += 1
 
     def take(self) -> Rollout:
         """The T steps, as views that hold until the next `add`; the memory counts as empty from here on."""
         self.filled = 0
-        plain = {name: value for name, value in self._tensors.items() if "." not in name}
-        extra = {name.split(".")[1]: value for name, value in self._tensors.items() if "." in name}
-        return Rollout(**plain, extra=extra)
+        kept = self._tensors
+        return Rollout(
+            obs=kept["obs"],
+            action=kept["action"],
+            cost=cost_of(kept["reward"]),
+            discount=self.gamma * (~kept["terminated"]),
+            next_obs=kept["next_obs"],
+            done=kept["terminated"] | kept["truncated"],
+            valid=kept["valid"],
+            extra={name.removeprefix("extra."): value for name, value in kept.items() if name.startswith("extra.")},
+        )
 
-    def _allocate(self, row: dict[str, Tensor]) -> None:
-        for name, value in row.items():
-            dtype = torch.float32 if name == "valid" else value.dtype
+    def _allocate(self, row: tuple[Tensor, ...], names: tuple[str, ...]) -> None:
+        for name, value in zip(names, row, strict=True):
+            dtype = torch.float32 if name == "valid" else value.dtype  # a weight: 1 or 0
             self._tensors[name] = torch.empty((self.num_steps, *value.shape), dtype=dtype, device=self.device)
         # One view a cell, made once: indexing at every step costs as much as the copy.
         self._rows = list(zip(*(tensor.unbind(0) for tensor in self._tensors.values()), strict=True))

@@ -71,11 +71,12 @@ class Codec:
         if isinstance(self.observation_space, spaces.Discrete):
             one_hot = np.eye(self.obs_shape[0], dtype=np.float32)[np.asarray(obs) - int(self.observation_space.start)]
             return torch.from_numpy(one_hot).to(self.device)
-        return torch.tensor(obs, dtype=torch.float32, device=self.device)
+        # A copy even where nothing changes: an environment may overwrite its arrays at the next step.
+        return torch.from_numpy(np.array(obs, dtype=np.float32)).to(self.device)
 
     def env_action(self, action: Tensor) -> np.ndarray:
         """[N, A] in [-1, 1] or [N] int64 -> [N, *action_space.shape] in the environment's units and dtype."""
-        array = action.detach().cpu().numpy()
+        array = action.cpu().numpy()
         if self.discrete:
             return array + self._start if self._start else array
         array = to_env(array.reshape(-1, *self._low.shape), self._low, self._high)
