@@ -2,68 +2,16 @@
 
 from __future__ import annotations
 
-import inspect
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from gymnasium.spaces import Box
 
 from envs.batched import Array, BatchedTask, Transition
+from envs.costs import MARKS, Source, bounds, sampler
 from envs.errors import EnvError
 from envs.load import one_line, short_name
-
-Sampler = Callable[[np.random.Generator], Any]
-Source = Box | Sampler | tuple[Any, Any] | list[Any]  # where contexts or first states come from
-_Function = TypeVar("_Function", bound=Callable[..., Any])
-_MARKS = ("low", "high", "context", "start", "steps", "batched")
-
-
-def cost_function(
-    low: Any,
-    high: Any,
-    context: Source | None = None,
-    start: Source | None = None,
-    steps: int | None = None,
-    batched: bool = False,
-) -> Callable[[_Function], _Function]:
-    """Marks a function as a cost function; the arguments are those of `BlackBoxEnv`. It can be called as before.
-
-    ```python
-    @cost_function(low=[-1, 0], high=[3, 2])
-    def bowl(action):
-        return ((action - 0.5) ** 2).sum()
-    ```
-    """
-
-    def mark(function: _Function) -> _Function:
-        for key, value in zip(_MARKS, (low, high, context, start, steps, batched), strict=True):
-            setattr(function, key, value)
-        return function
-
-    return mark
-
-
-def is_cost_function(target: Any, env_kwargs: Mapping[str, Any]) -> bool:
-    """Whether a callable is a cost function and not a factory.
-
-    It is one if it carries bounds (`low` or `high`), or if it has a required positional argument, its action, that
-    `env_kwargs` does not fill. A class never is.
-    """
-    if isinstance(target, type) or not callable(target):
-        return False
-    if hasattr(target, "low") or hasattr(target, "high"):
-        return True
-    try:
-        parameters = inspect.signature(target).parameters.values()
-    except (TypeError, ValueError):  # some builtins have no signature
-        return "low" in env_kwargs
-    return any(
-        parameter.default is parameter.empty
-        and parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
-        and parameter.name not in ("num_envs", "render_mode", *env_kwargs)
-        for parameter in parameters
-    )
 
 
 class BlackBoxEnv(BatchedTask):
@@ -105,7 +53,7 @@ class BlackBoxEnv(BatchedTask):
             EnvError: bounds missing or the wrong way round, context and start at once, `steps` missing.
         """
         self.cost_fn, self.label = cost_fn, f"cost function {short_name(cost_fn)}"
-        given = dict(zip(_MARKS, (low, high, context, start, steps, batched), strict=True))
+        given = dict(zip(MARKS, (low, high, context, start, steps, batched), strict=True))
         for key, value in given.items():
             given[key] = getattr(cost_fn, key, None) if value is None else value
         if render_mode is not None:
@@ -114,14 +62,14 @@ class BlackBoxEnv(BatchedTask):
             raise EnvError(f"{self.label} has both context and start: only one of them can be what it is given")
         if given["start"] is not None and given["steps"] is None:
             raise EnvError(f"{self.label} has start but no steps: say how many calls make an episode, as in steps=100")
-        self.low, self.high = self._bounds(given["low"], given["high"])
+        self.low, self.high = bounds(self.label, given["low"], given["high"])
         self.stateful, self.batched = given["start"] is not None, bool(given["batched"])
         self.horizon, self.horizon_terminates = 1 if given["steps"] is None else given["steps"], not self.stateful
         if not isinstance(self.horizon, int) or self.horizon < 1:
             raise EnvError(f"{self.label} has steps={self.horizon!r}: it must be a whole number of at least 1")
         source = given["start"] if self.stateful else given["context"]
         self.blind = source is None
-        self.observation_space, self._sample = self._source(source)
+        self.observation_space, self._sample = sampler(self.label, source, self.stateful)
         self.action_space = Box(self.low.astype(np.float32), self.high.astype(np.float32))
 
     def initial(self, rng: np.random.Generator, n: int) -> Array:
@@ -184,46 +132,3 @@ class BlackBoxEnv(BatchedTask):
             i = int(np.argmin(finite.reshape(len(array), -1).all(1))) if self.batched else ...
             raise EnvError(f"{self.label} returned {what} {array[i]} for action {action[i].tolist()}")
         return array
-
-    def _bounds(self, low: Any, high: Any) -> tuple[Array, Array]:
-        if low is None or high is None:
-            raise EnvError(
-                f"{self.label} has no action bounds: write @cost_function(low=..., high=...) above it (from envs "
-                f"import cost_function), or give low and high in env_kwargs"
-            )
-        pair = self._pair(low, high, "action")
-        if not all(np.isfinite(bound).all() for bound in pair):
-            raise EnvError(f"{self.label} has action bounds {low} and {high}: both must be finite")
-        return pair
-
-    def _pair(self, low: Any, high: Any, what: str) -> tuple[Array, Array]:
-        try:
-            pair = np.broadcast_arrays(np.atleast_1d(np.asarray(low, float)), np.atleast_1d(np.asarray(high, float)))
-        except (TypeError, ValueError) as error:
-            raise EnvError(f"{self.label} has {what} bounds {low} and {high}: both must be [A] or a number") from error
-        if pair[0].ndim != 1 or not (pair[0] < pair[1]).all():
-            raise EnvError(f"{self.label} has {what} bounds {low} and {high}: low must be below high, both [A]")
-        return pair[0].copy(), pair[1].copy()
-
-    def _source(self, source: Source | None) -> tuple[Box, Callable[[np.random.Generator, int], Array]]:
-        """The obs space, and `sample(rng, n) -> [n, S]`."""
-        if source is None:
-            return Box(0.0, 1.0, (1,)), lambda rng, n: np.zeros((n, 1))
-        if callable(source):
-            shape = np.atleast_1d(np.asarray(source(np.random.default_rng(0)), dtype=float)).shape
-            draw: Sampler = source
-            return Box(-np.inf, np.inf, shape), lambda rng, n: np.stack(
-                [np.atleast_1d(np.asarray(draw(rng), dtype=float)) for _ in range(n)]
-            )
-        low, high = (source.low, source.high) if isinstance(source, Box) else self._two(source)
-        low, high = self._pair(low, high, "start" if self.stateful else "context")
-        if not (np.isfinite(low).all() and np.isfinite(high).all()):
-            raise EnvError(f"{self.label} cannot draw uniformly between {low} and {high}: give a function sample(rng)")
-        # A state may leave the bounds that it started in; a context may not.
-        space = Box(-np.inf, np.inf, low.shape) if self.stateful else Box(low.astype("f4"), high.astype("f4"))
-        return space, lambda rng, n: rng.uniform(low, high, (n, len(low)))
-
-    def _two(self, source: Any) -> tuple[Any, Any]:
-        if isinstance(source, (tuple, list)) and len(source) == 2:
-            return source[0], source[1]
-        raise EnvError(f"{self.label} has context or start {source!r}: it must be (low, high), a Box or sample(rng)")

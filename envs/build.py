@@ -13,7 +13,8 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.error import DependencyNotInstalled
 
 from envs.batched import BatchedTask, TaskVectorEnv
-from envs.black_box import BlackBoxEnv, is_cost_function
+from envs.black_box import BlackBoxEnv
+from envs.costs import is_cost_function
 from envs.errors import EnvError
 from envs.load import Found, find, one_line
 

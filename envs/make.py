@@ -6,7 +6,6 @@ import inspect
 import os
 import re
 import sys
-import time
 from collections.abc import Callable, Mapping
 from ctypes.util import find_library
 from typing import Any
@@ -14,16 +13,13 @@ from typing import Any
 import gymnasium
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
-from envs.black_box import is_cost_function
+from envs.backend import choose
 from envs.build import Builder, guard, native
+from envs.costs import is_cost_function
 from envs.errors import EnvError
 from envs.load import find
 
 BACKENDS = ("auto", "sync", "async", "native")
-# What AsyncVectorEnv adds to a step of one environment: pipes, pickles, a process switch. Measured on two shared cores:
-# CartPole-v1 28-65 us a step in sync, 280-490 us in async; steps of 1000 us still lost by it, steps of 3000 us won.
-ASYNC_OVERHEAD = 500e-6
-_PROBE_SECONDS = 0.03  # time given to the measurement behind `auto`
 
 
 class MadeEnv(VectorWrapper):
@@ -89,7 +85,7 @@ def make(
         backend: "sync" steps one after another, "async" in one process each: both give the same numbers.
             "native" is the environment's own batched form: the same dynamics with another random stream. "auto" takes
             native where there is one, and otherwise measures a few steps: async where a step is so slow that sharing
-            it among the cores wins more than the ~500 us that the processes add (`async_pays`), else sync.
+            it among the cores wins more than the ~500 us that the processes add (`envs.backend.async_pays`), else sync.
             The measured steps are taken on an environment that is thrown away.
     Returns:
         the environments, with `remake`, `name`, `backend`, `backend_reason`, `initial_seed`. Sync and async reset an
@@ -121,7 +117,7 @@ def make(
             raise EnvError(f"{found.name} returned a {size}: it must be a VectorEnv of num_envs={num_envs}")
     else:
         if chosen is None:
-            chosen, reason = _choose(builder, num_envs, seed)
+            chosen, reason = choose(builder, num_envs, seed)
         made = _vectorize(builder, num_envs, chosen, found.name)
 
     def again(num_envs: int, seed: int, render_mode: str | None) -> MadeEnv:
@@ -132,49 +128,6 @@ def make(
 
     recipe = (env if isinstance(env, str) else None, kwargs)
     return MadeEnv(made, found.name, (chosen, f"{chosen}: {reason}"), seed, recipe, again)
-
-
-def async_pays(step_seconds: float, num_envs: int, cores: int) -> bool:
-    """Whether processes beat a loop: N t in one process against N t / k + N c on k = min(cores, N) of them.
-
-    Args:
-        step_seconds: t, of one step of one environment.
-        num_envs: N.
-        cores: that this process may use.
-    Returns:
-        t (1 - 1/k) > c with c = `ASYNC_OVERHEAD`; never on one core.
-    """
-    k = min(cores, num_envs)
-    return step_seconds * (1 - 1 / k) > ASYNC_OVERHEAD
-
-
-def _choose(builder: Builder, num_envs: int, seed: int) -> tuple[str, str]:
-    """Chooses sync or async, and says why. Both give the same numbers: a noisy measurement changes the speed only."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if num_envs == 1 or cores == 1 or builder.render_mode is not None:
-        return "sync", "one environment" if num_envs == 1 else "one core" if cores == 1 else "rendering"
-    env = builder()
-    try:
-        seconds = guard(find(builder.env).name, _step_seconds, env, seed)
-    finally:
-        env.close()
-    chosen = "async" if async_pays(seconds, num_envs, cores) else "sync"
-    return chosen, f"a step takes {seconds * 1e6:.0f} us, processes would add {ASYNC_OVERHEAD * 1e6:.0f} us to it"
-
-
-def _step_seconds(env: gymnasium.Env, seed: int) -> float:
-    """The median time of a step under random actions, within `_PROBE_SECONDS` but never from fewer than two."""
-    env.action_space.seed(seed)
-    env.reset(seed=seed)
-    times: list[float] = []
-    while len(times) < 2 or (sum(times) < _PROBE_SECONDS and len(times) < 200):
-        action = env.action_space.sample()
-        start = time.perf_counter()
-        _, _, terminated, truncated, _ = env.step(action)
-        times.append(time.perf_counter() - start)
-        if terminated or truncated:
-            env.reset()
-    return sorted(times)[(len(times) - 1) // 2]
 
 
 def _vectorize(builder: Builder, num_envs: int, backend: str, name: str) -> VectorEnv:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from envs.black_box import cost_function
+from envs.costs import cost_function
 
 CENTRE = np.array([0.5, 1.5])
 BEST_COST = 1.0  # of both functions

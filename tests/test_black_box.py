@@ -10,7 +10,7 @@ from gymnasium.utils.env_checker import check_env
 
 from envs import BlackBoxEnv, EnvError, cost_function, make
 from envs.batched import TaskVectorEnv
-from envs.black_box import is_cost_function
+from envs.costs import is_cost_function
 from envs.staircase import BEST_COST, CENTRE, quantised, staircase
 
 
@@ -76,6 +76,11 @@ def test_context_from_a_box_or_a_sampler() -> None:
     obs, _ = env.reset(seed=0)
     assert obs.shape == (3,) and set(obs) <= {7.0, 8.0}
     assert env.step(np.zeros(1))[1] == -obs[0]
+
+
+def test_a_state_may_start_at_one_point() -> None:
+    env = BlackBoxEnv(lambda s, a: (s + a, 0.0), low=-1, high=1, start=([2, 3], [2, 3]), steps=2)
+    assert env.reset(seed=0)[0].tolist() == [2.0, 3.0]
 
 
 def test_a_function_with_state_is_truncated_by_its_steps_and_may_terminate() -> None:

@@ -15,10 +15,10 @@ import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs import EnvError, make
+from envs.backend import ASYNC_OVERHEAD, async_pays
 from envs.build import Builder
 from envs.known import LQR, Chain
 from envs.load import find, load_file
-from envs.make import ASYNC_OVERHEAD, async_pays
 
 ROOT = str(Path(__file__).resolve().parent.parent)
 
