@@ -86,7 +86,8 @@ def make(
             "native" is the environment's own batched form: the same dynamics with another random stream. "auto" takes
             native where there is one, and otherwise measures a few steps: async where a step is so slow that sharing
             it among the cores wins more than the ~500 us that the processes add (`envs.backend.async_pays`), else sync.
-            The measured steps are taken on an environment that is thrown away.
+            The measured steps (two or more) are taken on an environment that is thrown away. In async, user code
+            runs in other processes: what it leaves in global variables stays there.
     Returns:
         the environments, with `remake`, `name`, `backend`, `backend_reason`, `initial_seed`. Sync and async reset an
         ended episode in the same step (gymnasium's SAME_STEP, last obs in `info["final_obs"]`), native as
