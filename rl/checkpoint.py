@@ -74,7 +74,7 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, An
     with writing(path):
         try:
             fresh.mkdir(parents=True)
-            save_file({name: _plain(tensor) for name, tensor in tensors.items()}, fresh / TENSORS)
+            save_file(_plain(tensors), fresh / TENSORS)
             (fresh / META).write_text(text)
             for name in (TENSORS, META, "."):
                 _sync(fresh / name)
@@ -188,11 +188,17 @@ def _check_name(path: str | Path, meta: dict[str, Any], name: str) -> None:
         raise UserError(f"checkpoint {path} holds agent {meta.get('agent')!r}, not {name!r}")
 
 
-def _plain(tensor: Tensor) -> Tensor:
-    """A tensor that owns exactly its memory: safetensors refuses views that share."""
-    tensor = tensor.detach().cpu()
-    owns = tensor.is_contiguous() and tensor.untyped_storage().nbytes() == tensor.nbytes
-    return tensor if owns else tensor.clone(memory_format=torch.contiguous_format)
+def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, each alone in its memory: safetensors refuses those that share it."""
+    plain: dict[str, Tensor] = {}
+    taken = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu()
+        storage = tensor.untyped_storage()
+        alone = storage.data_ptr() not in taken and storage.nbytes() == tensor.nbytes and tensor.is_contiguous()
+        plain[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
+        taken.add(storage.data_ptr())
+    return plain
 
 
 def _sibling(path: Path, ending: str) -> Path:

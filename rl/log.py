@@ -111,7 +111,8 @@ class Log:
             with writing(folder):
                 self._writer = EventFileWriter(str(folder))
             if step:
-                self._event(step, session_log=SessionLog(status=SessionLog.START))  # hides what came after this step
+                # TensorBoard then hides what came after this step.
+                self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, metrics: dict[str, Tensor], returns: list[float], lengths: list[int]) -> None:
         """Takes in one tick of the loop; a microsecond unless it is time to write."""

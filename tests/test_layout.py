@@ -1,0 +1,102 @@
+"""The house rules that a machine can check: import order, and where the device is waited for and gradients written."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("envs", "rl", "agents", "scripts")
+# What each room may import of the others.
+MAY = {"envs": {"envs"}, "rl": {"rl"}, "agents": {"agents", "rl"}, "scripts": set(ROOMS)}
+FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py"))
+
+
+def imports(source: str) -> Iterator[str]:
+    """Full names of what is imported, at any depth; relative imports keep their dots."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            yield module
+            yield from (f"{module}.{alias.name}" for alias in node.names)
+
+
+def calls(source: str, *methods: str) -> list[int]:
+    """Lines on which a method of one of these names is called."""
+    return [
+        node.lineno
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in methods
+    ]
+
+
+def grad_writes(source: str) -> list[int]:
+    """Lines that assign to `.grad`, or make autograd do so."""
+    lines = calls(source, "backward", "zero_grad")
+    for node in ast.walk(ast.parse(source)):
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        lines += [t.lineno for t in targets if isinstance(t, ast.Attribute) and t.attr == "grad"]
+    return lines
+
+
+def import_faults(room: str, name: str, source: str) -> list[str]:
+    """What a file of a room imports and may not."""
+    faults = []
+    for full in imports(source):
+        top = full.split(".")[0]
+        if top in (*ROOMS, "costgrad", "tests") and top not in MAY[room]:
+            faults.append(f"{room} must not import {full}")
+        if room == "envs" and top == "torch":
+            faults.append(f"envs must not import {full}")
+        sibling = full.split(".")[1] if top == "agents" and "." in full else None
+        if room == "agents" and name != "__init__" and sibling not in (None, "presets", name):
+            faults.append(f"agent {name} must not import agent {sibling}")
+    return faults
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_rules(path: Path) -> None:
+    room, source, place = path.relative_to(ROOT).parts[0], path.read_text(), str(path.relative_to(ROOT))
+    assert import_faults(room, path.stem, source) == []
+    if room in ("rl", "agents"):
+        assert place == "rl/log.py" or calls(source, "item") == []
+        assert place == "rl/optim.py" or grad_writes(source) == []
+
+
+def test_the_rooms_are_there() -> None:
+    assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(ROOMS)
+
+
+def test_an_init_only_hands_names_on() -> None:
+    for path in FILES:
+        if path.name == "__init__.py":
+            assert not [
+                n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.ClassDef)
+            ]
+
+
+@pytest.mark.parametrize(
+    "room, name, source",
+    [
+        ("rl", "x", "import agents"),
+        ("rl", "x", "def f():\n    from envs.make import make"),
+        ("rl", "x", "import scripts.cli"),
+        ("envs", "x", "import torch.nn"),
+        ("envs", "x", "from rl import data"),
+        ("agents", "ppo", "from agents.a2c import A2C"),
+        ("agents", "ppo", "from agents import a2c"),
+        ("agents", "ppo", "from envs.make import make"),
+    ],
+)
+def test_the_rules_can_be_broken(room: str, name: str, source: str) -> None:
+    assert import_faults(room, name, source)
+
+
+def test_calls_and_writes_are_found() -> None:
+    assert calls("x = loss.item()\ny = item()", "item") == [1]
+    assert grad_writes("loss.backward()\np.grad = None\nq.grad += 1\nx = p.grad") == [1, 2, 3]
