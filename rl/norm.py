@@ -65,9 +65,7 @@ class RunningNorm(nn.Module):
         total = (self.count + count).clamp(min=1.0)
         share = count / total
         delta = mean[0] - self.mean
-        self.var.copy_(
-            torch.where(self.count > 0, self.var, 0.0) * (1 - share) + var[0] * share + delta**2 * share * (1 - share)
-        )
+        self.var.copy_(self.var * (1 - share) + var[0] * share + delta**2 * share * (1 - share))
         self.mean.add_(delta * share)
         self.count.copy_(self.count + count)
         self.scale.copy_((self.var + 1e-8).rsqrt())
