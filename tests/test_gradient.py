@@ -1,0 +1,284 @@
+"""The gradient that reaches the actor: equal to finite differences, unbiased where it claims to be, no trace in C."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from agents.a2c import Rows, actor_loss
+from rl.actor import Categorical, CategoricalActor, GaussianActor, SquashedGaussian
+from rl.critic import Critic, CriticSpec
+from rl.gradient import control_variate, expected_cost, pathwise, score, taken_cost
+from rl.optim import Optimizer, descend
+
+DISCRETE = CriticSpec((3,), "discrete", 4, hidden=(16,))
+BOX = CriticSpec((3,), "box", 2, 0, (0.0, -3.0), (5.0, -1.0), hidden=(16,))
+Actor = CategoricalActor | GaussianActor
+Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=generator(seed), dtype=torch.float64)
+
+
+def opinionated(module: Module, seed: int) -> Module:
+    """Float64, its weights far from where they start."""
+    module.double()
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator(seed), dtype=torch.float64))
+    return module
+
+
+def pair(spec: CriticSpec, **settings: Any) -> tuple[Critic, Actor]:
+    critic = opinionated(Critic(replace(spec, **settings), generator()), 1)
+    critic.cost_scale.scale.fill_(3.0)
+    actor: Actor = CategoricalActor(3, 4, (8,)) if spec.action == "discrete" else GaussianActor(3, 2, (8,))
+    return critic, opinionated(actor, 2)
+
+
+def rows(actor: Actor, critic: Critic, n: int = 9) -> Rows:
+    """A rollout of which row 3 does not count."""
+    x = normal(n, 3)
+    with torch.no_grad():
+        pi = actor(x)
+        sample = pi.sample(actor.noise(n, generator=generator(4)).double())
+    weight = torch.ones(n, dtype=torch.float64)
+    weight[3] = 0
+    return Rows(x, pi.action(sample), sample, 5 * normal(n, seed=5), normal(n, seed=6), weight / weight.sum())
+
+
+def finite_differences(loss: Callable[[], Tensor], parameter: Tensor, entries: range) -> list[float]:
+    flat, slopes = parameter.data.view(-1), []
+    for i in entries:
+        old, step = flat[i].item(), 1e-5
+        flat[i] = old + step
+        up = loss().item()
+        flat[i] = old - step
+        slopes.append((up - loss().item()) / (2 * step))
+        flat[i] = old
+    return slopes
+
+
+@pytest.mark.parametrize(
+    "settings", [{"head": "regression"}, {"head": "hl_gauss"}, {"head": "hl_gauss", "ensemble": 3}]
+)
+@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["discrete", "box"])
+def test_the_actors_gradient_through_c_equals_finite_differences(spec: CriticSpec, settings: dict[str, Any]) -> None:
+    critic, actor = pair(spec, **settings)
+    row = rows(actor, critic)
+    noise = None if spec.action == "discrete" else normal(4, 9, 2, seed=7)
+
+    def loss() -> Tensor:
+        pi = actor(row.x)
+        return actor_loss("pathwise", critic, pi, None if noise is None else pi.sample(noise), row)
+
+    gradient = torch.autograd.grad(loss(), list(actor.parameters()))
+    largest = 0.0
+    for parameter, slope in zip(actor.parameters(), gradient, strict=True):
+        entries = range(0, parameter.numel(), 3)
+        for got, expected in zip(slope.view(-1)[::3], finite_differences(loss, parameter, entries), strict=True):
+            assert got.item() == pytest.approx(expected, rel=1e-5, abs=1e-8)
+            largest = max(largest, abs(expected))
+    assert largest > 1e-3  # there was a gradient to get wrong
+
+
+@pytest.mark.parametrize("kind", ["pathwise", "score", "control_variate"])
+def test_rows_that_do_not_count_have_no_part_in_the_loss(kind: str) -> None:
+    for spec in (DISCRETE, BOX):
+        critic, actor = pair(spec)
+        row = rows(actor, critic)
+        noise = None if spec.action == "discrete" else normal(4, 9, 2, seed=7)
+        changed = row._replace(returns=row.returns.clone(), x=row.x.clone(), value=row.value.clone())
+        changed.returns[3], changed.x[3], changed.value[3] = 1e5, 2.0, -1e5
+        losses = []
+        for r in (row, changed):
+            pi = actor(r.x)
+            losses.append(actor_loss(kind, critic, pi, None if noise is None else pi.sample(noise), r))
+        torch.testing.assert_close(losses[0], losses[1])
+
+
+@pytest.mark.parametrize("kind", ["pathwise", "score", "control_variate"])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["discrete", "box"])
+def test_an_actor_step_leaves_no_trace_in_c_nor_c_in_the_actor(spec: CriticSpec, kind: str) -> None:
+    critic, actor = pair(spec)
+    row = rows(actor, critic)
+    before = {name: value.clone() for name, value in critic.state_dict().items()}
+    actor_optimizer, critic_optimizer = Optimizer(actor, lr=0.1), Optimizer(critic, lr=0.1)
+    start = {name: value.clone() for name, value in actor.state_dict().items()}
+    pi = actor(row.x)
+    fresh = None if spec.action == "discrete" else pi.sample(normal(4, 9, 2, seed=7))
+    descend(actor_optimizer, actor_loss(kind, critic, pi, fresh, row))
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in critic.parameters())
+    assert all(torch.equal(before[name], value) for name, value in critic.state_dict().items())
+    moved = {name: value.clone() for name, value in actor.state_dict().items()}
+    assert any(not torch.equal(start[name], value) for name, value in moved.items())
+
+    descend(critic_optimizer, critic.loss(row.x, row.action, row.returns, row.weight))
+    assert all(parameter.grad is None or not parameter.grad.any() for parameter in actor.parameters())
+    assert all(torch.equal(moved[name], value) for name, value in actor.state_dict().items())
+    assert any(not torch.equal(before[name], value) for name, value in critic.state_dict().items())
+
+
+def test_expected_cost_is_the_enumeration_and_the_mean_over_samples() -> None:
+    critic, actor = pair(DISCRETE, ensemble=2)
+    x = normal(6, 3)
+    pi = actor(x)
+    assert isinstance(pi, Categorical)
+    each = torch.stack([taken_cost(critic, x, torch.full((6,), a)) for a in range(4)], -1)
+    torch.testing.assert_close(expected_cost(critic, x, pi, None), (pi.log_probs.exp() * each).sum(-1))
+
+    critic, actor = pair(BOX, ensemble=2)
+    box = actor(x)
+    assert isinstance(box, SquashedGaussian)
+    sample = box.sample(normal(5, 6, 2, seed=1))
+    each = torch.stack([taken_cost(critic, x, box.action(s)) for s in sample])
+    torch.testing.assert_close(expected_cost(critic, x, box, sample), each.mean(0))
+
+    critic = opinionated(Critic(CriticSpec((3,), "none"), generator()), 1)
+    torch.testing.assert_close(expected_cost(critic, x, box, None), critic.cost(x)[0])
+
+
+def test_returns_baseline_and_residual_carry_no_gradient() -> None:
+    log_prob, returns, baseline = (normal(4, seed=i).requires_grad_() for i in range(3))
+    expected = normal(4, seed=3).requires_grad_()
+    assert torch.autograd.grad(score(log_prob, returns, baseline).sum(), (returns, baseline), allow_unused=True) == (
+        None,
+        None,
+    )
+    loss = control_variate(expected, log_prob, returns, baseline).sum()
+    slopes = torch.autograd.grad(loss, (returns, baseline, expected, log_prob), allow_unused=True)
+    assert slopes[:2] == (None, None)
+    torch.testing.assert_close(slopes[2], torch.ones(4, dtype=torch.float64))
+    assert pathwise(expected) is expected
+
+
+# Bias: one state, four actions, all of it enumerable ------------------------------------------------------------------
+
+COST = torch.tensor([4.0, -1.0, 2.0, 0.5], dtype=torch.float64)  # the truth, E[G | a]
+
+
+def of_logits(logits: Tensor, critic: Critic, x: Tensor, action: Tensor, returns: Tensor, kind: str) -> Tensor:
+    """The gradient estimate of one batch with respect to the four logits."""
+    logits = logits.clone().requires_grad_()
+    pi = Categorical(logits.expand(len(action), 4))
+    n = len(action)
+    value = expected_cost(critic, x, pi, None).detach()
+    row = Rows(x, action, action, returns, value, torch.full((n,), 1 / n, dtype=torch.float64))
+    return torch.autograd.grad(actor_loss(kind, critic, pi, None, row), logits)[0]
+
+
+def true_gradient(logits: Tensor) -> Tensor:
+    logits = logits.clone().requires_grad_()
+    return torch.autograd.grad(torch.softmax(logits, 0) @ COST, logits)[0]
+
+
+def test_control_variate_and_score_are_exactly_unbiased_for_a_wrong_c_and_pathwise_is_not() -> None:
+    critic, _ = pair(DISCRETE)  # knows nothing of COST
+    logits, one = torch.tensor([0.3, -0.5, 0.2, 1.0], dtype=torch.float64), normal(1, 3)
+    probs, truth = torch.softmax(logits, 0), true_gradient(logits)
+    for kind in ("control_variate", "score", "pathwise"):
+        mean = sum(
+            probs[a] * of_logits(logits, critic, one, torch.tensor([a]), COST[a : a + 1], kind) for a in range(4)
+        )
+        if kind == "pathwise":
+            assert (mean - truth).norm() > 0.3 * truth.norm()  # negative control: C's error comes through
+        else:
+            torch.testing.assert_close(mean, truth)
+
+
+def within_three_standard_errors(estimates: list[Tensor], truth: Tensor) -> bool:
+    stack = torch.stack(estimates)
+    error = stack.std(0) / len(estimates) ** 0.5
+    return bool(((stack.mean(0) - truth).abs() <= 3 * error + 1e-9).all())
+
+
+def test_control_variate_is_unbiased_with_noisy_returns_discrete() -> None:
+    critic, _ = pair(DISCRETE)
+    logits, draw, n = torch.tensor([0.3, -0.5, 0.2, 1.0], dtype=torch.float64), generator(3), 500
+    x, estimates = normal(1, 3).expand(n, 3), {"pathwise": [], "control_variate": []}
+    for _ in range(100):
+        action = torch.multinomial(torch.softmax(logits, 0), n, replacement=True, generator=draw)
+        returns = COST[action] + torch.randn(n, generator=draw, dtype=torch.float64)
+        for kind, found in estimates.items():
+            found.append(of_logits(logits, critic, x, action, returns, kind))
+    truth = true_gradient(logits)
+    assert within_three_standard_errors(estimates["control_variate"], truth)
+    assert not within_three_standard_errors(estimates["pathwise"], truth)
+    assert (torch.stack(estimates["pathwise"]).mean(0) - truth).norm() > 0.3 * truth.norm()
+
+
+def test_control_variate_is_unbiased_for_a_quadratic_cost_continuous() -> None:
+    """G = (u - goal)^2 of the point u before tanh: d E[G] / d mean = 2 (mean - goal), d / d log std = 2 std^2."""
+    critic, _ = pair(BOX)
+    goal = torch.tensor([0.8, -0.3], dtype=torch.float64)
+    mean = torch.tensor([0.2, 0.1], dtype=torch.float64)
+    log_std = torch.tensor([-0.7, -0.4], dtype=torch.float64)
+    truth = torch.cat((2 * (mean - goal), 2 * (2 * log_std).exp()))
+    draw, n = generator(3), 500
+    x, estimates = normal(1, 3).expand(n, 3), {"pathwise": [], "control_variate": []}
+    for _ in range(120):
+        parameters = mean.clone().requires_grad_(), log_std.clone().requires_grad_()
+        pi = SquashedGaussian(parameters[0].expand(n, 2), parameters[1])
+        with torch.no_grad():
+            sample = pi.sample(torch.randn(n, 2, generator=draw, dtype=torch.float64))
+            returns = (sample - goal).square().sum(-1) + torch.randn(n, generator=draw, dtype=torch.float64)
+        fresh = pi.sample(torch.randn(2, n, 2, generator=draw, dtype=torch.float64))
+        weight = torch.full((n,), 1 / n, dtype=torch.float64)
+        row = Rows(x, pi.action(sample), sample, returns, torch.zeros(n, dtype=torch.float64), weight)
+        for kind, found in estimates.items():
+            loss = actor_loss(kind, critic, pi, fresh, row)
+            found.append(torch.cat(torch.autograd.grad(loss, parameters, retain_graph=True)))
+    assert within_three_standard_errors(estimates["control_variate"], truth)
+    assert not within_three_standard_errors(estimates["pathwise"], truth)
+    assert (torch.stack(estimates["pathwise"]).mean(0) - truth).norm() > 0.3 * truth.norm()
+
+
+def test_a_good_c_makes_the_control_variate_less_noisy_than_the_score() -> None:
+    """The last layer's biases of a C without hidden opinion are its costs: set them to the truth."""
+    critic = Critic(replace(DISCRETE, head="regression"), generator()).double()
+    with torch.no_grad():
+        critic.net.biases[-1].view(-1).copy_(COST)
+    logits, draw, n = torch.zeros(4, dtype=torch.float64), generator(3), 20
+    x, estimates = normal(n, 3), {"score": [], "control_variate": []}
+    for _ in range(200):
+        action = torch.multinomial(torch.softmax(logits, 0), n, replacement=True, generator=draw)
+        returns = COST[action] + 0.1 * torch.randn(n, generator=draw, dtype=torch.float64)
+        for kind, found in estimates.items():
+            found.append(of_logits(logits, critic, x, action, returns, kind))
+    spread = {kind: torch.stack(found).std(0).norm() for kind, found in estimates.items()}
+    assert spread["control_variate"] < 0.2 * spread["score"]
+
+
+def test_an_overfitted_c_makes_the_residual_vanish_and_brings_the_bias_back() -> None:
+    n = 24
+    critic = opinionated(Critic(replace(DISCRETE, head="regression", hidden=(64,)), generator()), 1)
+    logits, x = torch.tensor([0.3, -0.5, 0.2, 1.0], dtype=torch.float64), normal(n, 3)
+    action = torch.multinomial(torch.softmax(logits, 0), n, replacement=True, generator=generator(5))
+    returns = COST[action] + 3 * normal(n, seed=6)
+    before = of_logits(logits, critic, x, action, returns, "control_variate")
+
+    # Solve the last layer so that C equals each of this rollout's returns.
+    hidden = torch.tanh(x @ critic.net.weights[0].view(3, 64) + critic.net.biases[0].view(64))
+    with torch.no_grad():
+        for a in range(4):
+            of_a = action == a
+            solution = torch.linalg.lstsq(hidden[of_a], returns[of_a].unsqueeze(1), driver="gelsd").solution
+            critic.net.weights[-1].view(64, 4)[:, a] = solution.squeeze(1)
+        critic.net.biases[-1].zero_()
+    torch.testing.assert_close(taken_cost(critic, x, action), returns)
+
+    after = of_logits(logits, critic, x, action, returns, "control_variate")
+    through_c = of_logits(logits, critic, x, action, returns, "pathwise")
+    torch.testing.assert_close(after, through_c)  # the correction is gone
+    assert (after - true_gradient(logits)).norm() > 0.2 * true_gradient(logits).norm()
+    assert (before - through_c).norm() > 0.2 * through_c.norm()

@@ -1,0 +1,160 @@
+"""C's last layer: the smoothed target is a distribution round the cost, the loss is lowest there, the scale fits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from rl.heads import LIMIT, CostScale, HLGauss, Regression
+
+BINS = 101
+INTERIOR = torch.linspace(-LIMIT * 0.9, LIMIT * 0.9, 777)
+
+
+def moments(head: HLGauss, mass: Tensor) -> tuple[Tensor, Tensor]:
+    mean = mass @ head.centers
+    return mean, (mass * (head.centers - mean.unsqueeze(-1)).square()).sum(-1).sqrt()
+
+
+def test_target_is_a_distribution_whose_mean_is_the_cost() -> None:
+    head = HLGauss(BINS)
+    mass = head.target(INTERIOR)
+    assert mass.shape == (777, BINS) and (mass >= 0).all()
+    torch.testing.assert_close(mass.sum(-1), torch.ones(777))
+    assert ((mass @ head.centers) - INTERIOR).abs().max() < 0.01 * head.width
+    # Negative control: putting all mass into the nearest bin is off by up to half a bin.
+    nearest = head.centers[(INTERIOR.unsqueeze(-1) - head.centers).abs().argmin(-1)]
+    assert (nearest - INTERIOR).abs().max() > 0.4 * head.width
+
+
+@pytest.mark.parametrize("bins", [51, 101, 255])
+def test_target_spreads_as_a_gaussian_of_three_quarters_of_a_bin_does(bins: int) -> None:
+    head = HLGauss(bins)
+    _, spread = moments(head, head.target(INTERIOR))
+    # Sheppard's correction: sorting into bins of width w adds w^2 / 12 to the variance.
+    expected = math.sqrt(0.75**2 + 1 / 12) * head.width
+    torch.testing.assert_close(spread, torch.full_like(spread, expected), rtol=0.02, atol=0)
+
+
+def test_target_is_symmetric_and_bins_cover_the_support() -> None:
+    head = HLGauss(BINS)
+    torch.testing.assert_close(head.target(INTERIOR), head.target(-INTERIOR).flip(-1), atol=1e-6, rtol=1e-3)
+    assert head.edges[0] == -LIMIT and head.edges[-1] == LIMIT and len(head.centers) == BINS
+    torch.testing.assert_close(head.centers.diff(), torch.full((BINS - 1,), head.width), atol=1e-5, rtol=0)
+
+
+def test_cross_entropy_is_lowest_at_the_target() -> None:
+    head = HLGauss(BINS)
+    cost = torch.tensor([-3.0, 0.013, 2.2], dtype=torch.float64)
+    head.double()
+    best = head.target(cost)
+    logits = best.clamp(min=1e-30).log().requires_grad_()
+    loss = head.loss(logits, cost)
+    torch.testing.assert_close(loss, -torch.special.xlogy(best, best).sum(-1))  # its entropy
+    gradient = torch.autograd.grad(loss.sum(), logits)[0]
+    assert gradient.abs().max() < 1e-12
+    draw = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        other = logits.detach() + 0.1 * torch.randn(logits.shape, generator=draw, dtype=torch.float64)
+        assert (head.loss(other, cost) > loss).all()
+
+
+def test_descending_cross_entropy_leads_the_mean_to_the_cost() -> None:
+    head = HLGauss(BINS)
+    cost = torch.tensor([-4.0, -0.5, 0.07, 3.3])
+    logits = torch.zeros(4, BINS, requires_grad=True)
+    optimizer = torch.optim.Adam([logits], lr=0.2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        head.loss(logits, cost).sum().backward()
+        optimizer.step()
+    torch.testing.assert_close(head.mean(logits.detach()), cost, atol=0.2 * head.width, rtol=0)
+
+
+def test_a_cost_beyond_the_support_gives_a_finite_loss_at_its_end() -> None:
+    head = HLGauss(BINS)
+    logits = torch.zeros(2, BINS, requires_grad=True)
+    loss = head.loss(logits, torch.tensor([1e9, -1e9]))
+    slope = torch.autograd.grad(loss.sum(), logits)[0]
+    assert torch.isfinite(loss).all() and torch.isfinite(slope).all()
+    assert slope[0].argmin() == BINS - 1 and slope[1].argmin() == 0
+
+
+def test_regression_loss_is_half_the_squared_error() -> None:
+    head = Regression()
+    output, target = torch.tensor([[1.0], [-2.0]], requires_grad=True), torch.tensor([0.5, 1.0])
+    loss = head.loss(output, target)
+    assert loss.tolist() == [0.125, 4.5]
+    gradient = torch.autograd.grad(loss.sum(), output)[0]
+    assert gradient.flatten().tolist() == [0.5, -3.0]
+    assert head.mean(output).tolist() == [1.0, -2.0]
+
+
+@pytest.mark.parametrize("head", [HLGauss(BINS), HLGauss(50), Regression()])
+def test_the_initial_bias_means_cost_zero(head: HLGauss | Regression) -> None:
+    assert head.initial_bias().shape == (head.outputs,)
+    assert abs(head.mean(head.initial_bias()).item()) < 1e-6
+
+
+def test_regression_rescales_exactly() -> None:
+    head, draw = Regression(), torch.Generator().manual_seed(0)
+    weight, bias, x = (torch.randn(*shape, generator=draw) for shape in ((8, 1), (1, 1), (20, 8)))
+    ratio = 3.7
+    new_weight, new_bias = head.rescale(weight, bias, ratio)
+    torch.testing.assert_close(head.mean(x @ new_weight + new_bias) * ratio, head.mean(x @ weight + bias))
+
+
+@pytest.mark.parametrize("ratio", [0.2, 0.4, 0.9, 1.25, 1.5, 2.0])
+def test_hl_gauss_rescales_a_smoothed_target_by_less_than_a_tenth_of_a_bin_on_average(ratio: float) -> None:
+    head = HLGauss(BINS)
+    cost = torch.linspace(-1, 1, 301) * LIMIT * 0.8 * min(1.0, ratio)  # inside both supports
+    bias = head.target(cost).clamp(min=math.exp(-12)).log()
+    _, moved = head.rescale(torch.zeros_like(bias), bias, ratio)
+    jump = (head.mean(moved) * ratio - cost).abs() / (head.width * ratio)  # in new bins
+    assert jump.mean() < 0.1 and jump.max() < 0.25
+    stale = (head.mean(bias) * ratio - cost).abs() / (head.width * ratio)  # negative control
+    assert stale.mean() > 1.0
+
+
+def targets(values: list[float]) -> tuple[Tensor, Tensor]:
+    return torch.tensor(values), torch.ones(len(values))
+
+
+@pytest.mark.parametrize("size", [1e-6, 1e-3, 1.0, 1e3, 1e6])
+def test_scale_covers_the_largest_target_without_waste(size: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    target = size * (1 + torch.randn(200, generator=draw))
+    scale = CostScale()
+    ratio = scale.update(target, torch.ones(200))
+    assert ratio == pytest.approx(scale.scale.item())  # from 1
+    needed = target.abs().max().item() / LIMIT
+    assert needed <= scale.scale.item() < 1.5 * needed
+
+
+def test_scale_stands_still_while_it_fits_and_moves_when_it_must() -> None:
+    scale = CostScale()
+    scale.update(*targets([1.0, -1.0]))
+    first = scale.scale.clone()
+    for value in (0.8, 1.1, 0.9):
+        assert scale.update(*targets([value, -value])) == 1
+    assert scale.scale == first
+    ratio = scale.update(*targets([50.0, -50.0]))
+    assert ratio > 1 and scale.scale * LIMIT > 50
+    assert (scale.scale / first).item() == pytest.approx(ratio)
+
+
+def test_scale_shrinks_when_targets_do() -> None:
+    scale = CostScale()
+    scale.update(*targets([1000.0, -1000.0]))
+    for _ in range(3000):
+        scale.update(*targets([1.0, -1.0]))
+    assert scale.scale < 4
+
+
+def test_scale_ignores_rows_of_weight_zero() -> None:
+    scale = CostScale()
+    scale.update(torch.tensor([1.0, -1.0, 1e9, float("nan")]), torch.tensor([0.5, 0.5, 0.0, 0.0]))
+    assert scale.scale < 2

@@ -1,0 +1,130 @@
+"""Running statistics: merging in parts equals the whole, and the forward pass never changes them."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from rl.norm import RunningNorm
+
+
+def data(*shape: int, seed: int = 0, mean: float = 3.0, std: float = 7.0) -> Tensor:
+    return mean + std * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@settings(max_examples=40, deadline=None)
+@given(cuts=st.lists(st.integers(1, 59), max_size=8, unique=True), seed=st.integers(0, 1000))
+def test_any_split_gives_the_statistics_of_the_whole(cuts: list[int], seed: int) -> None:
+    rows = data(60, 3, seed=seed)
+    norm = RunningNorm((3,))
+    for part in rows.tensor_split(sorted(cuts)):
+        norm.update(part)
+    torch.testing.assert_close(norm.mean, rows.double().mean(0))
+    torch.testing.assert_close(norm.var, rows.double().var(0, correction=0))
+    assert norm.count == 60
+
+
+@settings(max_examples=40, deadline=None)
+@given(weights=st.lists(st.integers(0, 1), min_size=20, max_size=20), cut=st.integers(1, 19))
+def test_rows_of_weight_zero_do_not_count(weights: list[int], cut: int) -> None:
+    rows, weight = data(20, 2), torch.tensor(weights, dtype=torch.float32)
+    spoilt = torch.where(weight.bool().unsqueeze(1), rows, 1e6)
+    norm, plain = RunningNorm((2,)), RunningNorm((2,))
+    for part, w in zip(spoilt.tensor_split([cut]), weight.tensor_split([cut]), strict=True):
+        norm.update(part, w)
+    kept = rows[weight.bool()]
+    if len(kept):
+        plain.update(kept)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(norm.state_dict()[name], value, msg=f"{name} differs")
+
+
+def test_normalised_data_has_mean_zero_and_variance_one() -> None:
+    rows = data(500, 4)
+    norm = RunningNorm((4,))
+    norm.update(rows)
+    out = norm(rows)
+    torch.testing.assert_close(out.mean(0), torch.zeros(4), atol=1e-5, rtol=0)
+    torch.testing.assert_close(out.var(0, correction=0), torch.ones(4), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("axis", [-1, 2, 0, -3])
+def test_images_share_statistics_over_rows_and_columns_per_channel(axis: int) -> None:
+    channels = torch.tensor([[10.0, 1.0], [-4.0, 5.0], [0.5, 0.1]])  # mean and spread of red, green, blue
+    pixels = data(16, 6, 5, 3, mean=0.0, std=1.0) * channels[:, 1] + channels[:, 0]
+    first = axis % 3 == 0
+    images = pixels.movedim(-1, 1) if first else pixels
+    norm = RunningNorm(tuple(images.shape[1:]), channel_axis=axis)
+    for part in images.split(5):
+        norm.update(part)
+    assert norm.mean.numel() == 3
+    torch.testing.assert_close(norm.mean.flatten(), pixels.double().mean((0, 1, 2)))
+    torch.testing.assert_close(norm.var.flatten(), pixels.double().var((0, 1, 2), correction=0))
+    out = norm(images)
+    assert out.shape == images.shape
+    of_channel = out.movedim(1, -1) if first else out
+    torch.testing.assert_close(of_channel.mean((0, 1, 2)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(of_channel.std((0, 1, 2), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_forward_changes_nothing_and_before_any_data_it_is_the_identity() -> None:
+    norm = RunningNorm((2,))
+    rows = torch.tensor([[1.5, -2.0]])
+    assert torch.equal(norm(rows), rows)
+    norm.update(data(10, 2))
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    norm.train()
+    norm(data(100, 2, seed=1, mean=50.0))
+    assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
+
+
+def test_an_update_without_a_row_that_counts_leaves_it_as_it_was() -> None:
+    norm = RunningNorm((2,))
+    norm.update(torch.full((3, 2), 7.0), torch.zeros(3))
+    rows = torch.tensor([[0.3, -0.2]])
+    assert torch.equal(norm(rows), rows)
+
+
+def test_values_far_out_are_clipped() -> None:
+    norm = RunningNorm((1,), clip=2.0)
+    norm.update(data(100, 1, mean=0.0, std=1.0))
+    assert norm(torch.tensor([[1e6], [-1e6]])).flatten().tolist() == [2.0, -2.0]
+    assert RunningNorm((1,))(torch.tensor([[1e6]])).item() == 10.0
+
+
+def test_a_constant_entry_stays_finite() -> None:
+    norm = RunningNorm((1,))
+    norm.update(torch.full((50, 1), 123.0))
+    assert norm(torch.full((3, 1), 123.0)).abs().max() < 0.1
+
+
+def test_statistics_do_not_drift_over_many_updates() -> None:
+    # 5000 updates of mean 1e4 and spread 1e-1: sums kept in float32 would lose the spread altogether.
+    rows = 1e4 + 0.1 * torch.randn(64, 1, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    norm = RunningNorm((1,))
+    for _ in range(5_000):
+        norm.update(rows)
+    assert norm.mean.item() == pytest.approx(rows.mean().item(), rel=1e-12)
+    assert norm.var.item() == pytest.approx(rows.var(correction=0).item(), rel=1e-6)
+    in_float32 = ((rows.float() ** 2).mean() - rows.float().mean() ** 2).item()  # negative control
+    assert abs(in_float32 - rows.var(correction=0).item()) > 0.5 * rows.var(correction=0).item()
+
+
+def test_the_gradient_reaches_the_observation() -> None:
+    norm = RunningNorm((2,))
+    norm.update(data(100, 2))
+    x = torch.zeros(1, 2, requires_grad=True)
+    norm(x).sum().backward()
+    torch.testing.assert_close(x.grad, norm.var.rsqrt().float().unsqueeze(0))
+
+
+def test_state_survives_a_round_trip() -> None:
+    norm, other = RunningNorm((3,)), RunningNorm((3,))
+    norm.update(data(30, 3))
+    other.load_state_dict(norm.state_dict())
+    for n in (norm, other):
+        n.update(data(30, 3, seed=1))
+    assert torch.equal(norm(data(5, 3)), other(data(5, 3)))
