@@ -215,8 +215,11 @@ class A2C:
         """Lambda-returns of cost from C as it stands."""
         x = self._features(rollout.obs.flatten(0, 1))
         both = torch.cat((x, self._features(rollout.next_obs.flatten(0, 1))))
-        pi = self.actor(both)
-        expected = expected_cost(self.critic, both, pi, self._samples(pi, len(both)))
+        if self.config.actor_gradient == "score":
+            expected = expected_cost(self.critic, both, None, None)
+        else:
+            pi = self.actor(both)
+            expected = expected_cost(self.critic, both, pi, self._samples(pi, len(both)))
         value, next_value = expected.view(2, *rollout.cost.shape)
         returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.lambda_)
         sample, action = rollout.extra["sample"].flatten(0, 1), rollout.action.flatten(0, 1)
@@ -232,7 +235,6 @@ class A2C:
                 masks = self.critic.net.dropout_masks(len(batch.x), self.generator)
                 loss = self.critic.loss(batch.x, action, batch.returns, batch.weight, masks)
                 norm = descend(self.critic_optimizer, loss)
-        metrics["explained_variance"] = 1 - (row.returns - row.value).var() / row.returns.var()
         return metrics | {"critic_loss": loss.detach(), "critic_grad_norm": norm}
 
     def _minibatches(self, row: Rows) -> Iterator[Rows]:
@@ -248,16 +250,22 @@ class A2C:
 
     def _update_actor(self, row: Rows) -> dict[str, Tensor]:
         """One step of the actor along the chosen gradient."""
-        square = (row.returns - row.value).square() @ row.weight
+        square = _mean_square(row.returns - row.value, row.weight)
+        spread = _mean_square(row.returns - row.returns @ row.weight, row.weight)
         self.advantage_square.lerp_(square, 0.05 if self.updates else 1.0)
         pi = self.actor(row.x)
         fresh = self._samples(pi, len(row.x))
         loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row)
-        entropy = (pi.entropy(fresh) @ row.weight).mean()
+        entropy = pi.entropy(fresh) @ row.weight
         # In units of the advantage's size the entropy bonus means the same whatever the environment counts in.
         total = loss / (self.advantage_square.sqrt() + 1e-8) - self.config.entropy_coef * entropy
         norm = descend(self.actor_optimizer, total)
-        return {"actor_loss": total.detach(), "entropy": entropy.detach(), "actor_grad_norm": norm}
+        return {
+            "actor_loss": total.detach(),
+            "actor_grad_norm": norm,
+            "entropy": entropy.detach(),
+            "explained_variance": 1 - square / spread,  # of the returns, by C before it saw them
+        }
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -324,3 +332,8 @@ class A2C:
     def load(cls, path: str | Path, device: str = "cpu") -> A2C:
         """Reads what `save` wrote. Raises UserError where it cannot."""
         return checkpoint.load_agent(path, cls, A2CConfig, device)
+
+
+def _mean_square(row: Tensor, weight: Tensor) -> Tensor:
+    """The weighted mean of row^2, [B], [B] of sum 1 -> scalar."""
+    return (row * row) @ weight

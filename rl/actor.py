@@ -94,8 +94,8 @@ class SquashedGaussian(NamedTuple):
         return (gaussian - log_slope).sum(-1)
 
     def entropy(self, sample: Tensor) -> Tensor:
-        """-log pi of reparameterised samples [..., B, A] -> [..., B]: its mean is the entropy, its gradient runs."""
-        return -self.log_prob(sample)
+        """The mean of -log pi over M reparameterised samples [M, B, A] -> [B]: unbiased, and its gradient runs."""
+        return -self.log_prob(sample).mean(0)
 
 
 class CategoricalActor(nn.Module):
@@ -121,11 +121,11 @@ class CategoricalActor(nn.Module):
     ) -> None:
         super().__init__()
         self.actions = actions
-        self.net = MLP((features, *hidden, actions), 1, activation, layer_norm, out_gain=0.01, generator=generator)
+        self.net = MLP((features, *hidden, actions), None, activation, layer_norm, out_gain=0.01, generator=generator)
 
     def forward(self, x: Tensor) -> Categorical:
         """Features [B, F] -> distributions over n actions."""
-        return Categorical(self.net(x)[0])
+        return Categorical(self.net(x))
 
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
         """What `Categorical.sample` takes: Gumbel noise [*batch, n]."""
@@ -158,12 +158,12 @@ class GaussianActor(nn.Module):
     ) -> None:
         super().__init__()
         self.actions = actions
-        self.net = MLP((features, *hidden, actions), 1, activation, layer_norm, out_gain=0.01, generator=generator)
+        self.net = MLP((features, *hidden, actions), None, activation, layer_norm, out_gain=0.01, generator=generator)
         self.log_std = nn.Parameter(torch.full((actions,), log_std))
 
     def forward(self, x: Tensor) -> SquashedGaussian:
         """Features [B, F] -> distributions over A numbers in [-1, 1]."""
-        return SquashedGaussian(self.net(x)[0], self.log_std.clamp(-5.0, 2.0))
+        return SquashedGaussian(self.net(x), self.log_std.clamp(-5.0, 2.0))
 
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
         """What `SquashedGaussian.sample` takes: [*batch, A]."""

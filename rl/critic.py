@@ -75,6 +75,7 @@ class Critic(nn.Module):
     def __init__(self, spec: CriticSpec, generator: torch.Generator | None = None) -> None:
         super().__init__()
         self.spec = spec
+        self.discrete = spec.action == "discrete"
         self.obs_norm = RunningNorm(spec.obs_shape)
         self.cost_scale = CostScale()
         self.head: HLGauss | Regression = HLGauss(spec.bins) if spec.head == "hl_gauss" else Regression()
@@ -82,7 +83,7 @@ class Critic(nn.Module):
         features = int(torch.Size(spec.obs_shape).numel()) + (spec.action_size if spec.action == "box" else 0)
         self.net = MLP(
             (features, *spec.hidden, self.heads * self.head.outputs),
-            spec.ensemble,
+            spec.ensemble if spec.ensemble > 1 else None,
             spec.activation,
             spec.layer_norm,
             spec.dropout,
@@ -113,7 +114,7 @@ class Critic(nn.Module):
         if (action is None) != (self.spec.action == "none") and self.spec.action != "discrete":
             wanted = "no action" if self.spec.action == "none" else f"an action of {self.spec.action_size} numbers"
             raise UserError(f"this C takes {wanted}, got {None if action is None else tuple(action.shape)}")
-        x = self.features(obs)
+        x = self.features(obs.to(self.low.dtype))
         if self.spec.action == "box" and action is not None:
             return self.cost(x, to_agent(action.reshape(len(x), -1), self.low, self.high))
         cost = self.cost(x)
@@ -131,13 +132,16 @@ class Critic(nn.Module):
 
     def features(self, obs: Tensor) -> Tensor:
         """Raw observations [B, *obs_shape] -> normalised and flat [B, F]."""
-        obs = obs.to(self.low.dtype)
-        return (self.obs_norm(obs) if self.spec.normalize_obs else obs).flatten(1)
+        if self.spec.normalize_obs:
+            obs = self.obs_norm(obs)
+        return obs if obs.dim() == 2 else obs.flatten(1)
 
     def output(self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None) -> Tensor:
         """The last layer: features [B, F] (and action [B, A] in [-1, 1]) -> [K, B, head] or [K, B, n, head]."""
         out = self.net(x if action is None else torch.cat((x, action), -1), masks)
-        return out.unflatten(-1, (self.heads, self.head.outputs)) if self.spec.action == "discrete" else out
+        if out.dim() == 2:  # a single critic is an ensemble of one
+            out = out.unsqueeze(0)
+        return out.view(*out.shape[:2], self.heads, self.head.outputs) if self.discrete else out
 
     def cost(self, x: Tensor, action: Tensor | None = None) -> Tensor:
         """Features [B, F] (and action [B, A] in [-1, 1]) -> cost [K, B] or [K, B, n] in the environment's units."""

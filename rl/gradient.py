@@ -12,32 +12,39 @@ from rl.actor import Categorical, SquashedGaussian
 from rl.critic import Critic
 
 
-def expected_cost(critic: Critic, x: Tensor, pi: Categorical | SquashedGaussian, sample: Tensor | None) -> Tensor:
+def expected_cost(
+    critic: Critic, x: Tensor, pi: Categorical | SquashedGaussian | None, sample: Tensor | None
+) -> Tensor:
     """b(s) = E_{a ~ pi} C(s, a), the mean over the ensemble, with its graph to pi through C.
 
     Args:
         critic: C.
         x: features [B, F].
-        pi: B distributions.
+        pi: B distributions; not needed by a C of states alone.
         sample: reparameterised samples [M, B, A] of a continuous pi; None for a discrete one, whose expectation is exact.
 
     Returns:
         [B]. A C of states alone gives C(s).
     """
     if critic.spec.action == "none":
-        return critic.cost(x).mean(0)
+        return _members_mean(critic.cost(x))
     if isinstance(pi, Categorical):
-        return (pi.probs * critic.cost(x).mean(0)).sum(-1)
-    assert sample is not None and sample.dim() == 3, "continuous actions: sample is [M, B, A]"
+        return (pi.probs * _members_mean(critic.cost(x))).sum(-1)
+    assert pi is not None and sample is not None and sample.dim() == 3, "continuous actions: sample is [M, B, A]"
     cost = critic.cost(x.repeat(len(sample), 1), pi.action(sample).flatten(0, 1))
-    return cost.mean(0).view(len(sample), -1).mean(0)
+    return _members_mean(cost).view(len(sample), -1).mean(0)
 
 
 def taken_cost(critic: Critic, x: Tensor, action: Tensor) -> Tensor:
     """C(s, a) of actions in the agent's units, the mean over the ensemble: [B, F], [B, A] or [B] -> [B]."""
     if critic.spec.action == "discrete":
-        return critic.cost(x).mean(0).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-    return critic.cost(x, action).mean(0)
+        return _members_mean(critic.cost(x)).gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    return _members_mean(critic.cost(x, action))
+
+
+def _members_mean(cost: Tensor) -> Tensor:
+    """[K, ...] -> [...]; an ensemble of one costs no arithmetic."""
+    return cost[0] if len(cost) == 1 else cost.mean(0)
 
 
 def pathwise(expected: Tensor) -> Tensor:

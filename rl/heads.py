@@ -23,7 +23,8 @@ class Regression(nn.Module):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Half the squared error, [..., 1] and scaled target [...] -> [...]."""
-        return (output.squeeze(-1) - target).square() / 2
+        error = output.squeeze(-1) - target
+        return error * error / 2
 
     def initial_bias(self) -> Tensor:
         """[1]: the scaled cost starts at 0."""

@@ -75,7 +75,7 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     codec, n = agent.codec, env.num_envs
     returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
-    reset_row = np.zeros(n, dtype=bool)  # rows whose action the environment ignores
+    reset_row, any_reset = np.zeros(n, dtype=bool), False  # rows whose action the environment ignores
     everything = torch.ones(n, dtype=torch.bool)
 
     raw, _ = env.reset(seed=seed)
@@ -94,7 +94,7 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
         next_obs = codec.obs(last)
         _check_finite(reward, last, step)
 
-        valid = torch.from_numpy(~reset_row) if reset_row.any() else everything
+        valid = torch.from_numpy(~reset_row) if any_reset else everything
         agent.observe(
             Step(
                 obs=obs,
@@ -109,17 +109,22 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
         )
         metrics = agent.update()
 
-        counted = ~reset_row
-        returns += np.where(counted, reward, 0.0)
-        lengths += counted
-        step += int(counted.sum())
+        if any_reset:
+            returns += np.where(reset_row, 0.0, reward)
+            lengths += ~reset_row
+            step += n - int(reset_row.sum())
+        else:
+            returns += reward
+            lengths += 1
+            step += n
         ended: tuple[list[float], list[int]] = ([], [])
         if any_done:
             ended = (returns[done].tolist(), lengths[done].tolist())
             returns[done], lengths[done] = 0.0, 0
         yield Tick(step, metrics, *ended)
 
-        reset_row = done if mode == AutoresetMode.NEXT_STEP else reset_row
+        if mode == AutoresetMode.NEXT_STEP:
+            reset_row, any_reset = done, any_done
         if any_done and mode == AutoresetMode.DISABLED:
             raw, _ = env.reset(options={"reset_mask": done})
             next_obs = codec.obs(raw)

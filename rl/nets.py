@@ -53,13 +53,13 @@ class Duplicate(nn.Module):
 
 
 class MLP(nn.Module):
-    """K perceptrons of one shape as one batched tensor: one matrix product a layer whatever K is.
+    """A perceptron, or K of one shape as one batched tensor: one matrix product a layer whatever K is.
 
     Weights are orthogonal with gain sqrt(2), the last layer's with `out_gain`, biases 0 (as in PPO, 1707.06347).
 
     Args:
         sizes: widths from input to output, at least two.
-        ensemble: K.
+        ensemble: K; None for a single one without that dimension.
         activation: after every layer but the last.
         layer_norm: normalise each hidden layer before its activation (1607.06450).
         dropout: share of hidden units that a mask of `dropout_masks` turns off.
@@ -70,7 +70,7 @@ class MLP(nn.Module):
     def __init__(
         self,
         sizes: tuple[int, ...],
-        ensemble: int = 1,
+        ensemble: int | None = None,
         activation: Activation = "tanh",
         layer_norm: bool = False,
         dropout: float = 0.0,
@@ -80,37 +80,40 @@ class MLP(nn.Module):
         super().__init__()
         self.sizes, self.ensemble, self.dropout = tuple(sizes), ensemble, dropout
         self.activation = _ACTIVATIONS[activation]
+        lead = (ensemble, 1) if ensemble else ()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
             gain = out_gain if i == len(sizes) - 2 else 2**0.5
             members = [
-                nn.init.orthogonal_(torch.empty(fan_in, fan_out), gain, generator=generator) for _ in range(ensemble)
+                nn.init.orthogonal_(torch.empty(fan_in, fan_out), gain, generator=generator)
+                for _ in range(ensemble or 1)
             ]
-            self.weights.append(nn.Parameter(torch.stack(members)))
-            self.biases.append(nn.Parameter(torch.zeros(ensemble, 1, fan_out)))
+            self.weights.append(nn.Parameter(torch.stack(members) if ensemble else members[0]))
+            self.biases.append(nn.Parameter(torch.zeros(*lead, fan_out)))
         self.gains, self.shifts = nn.ParameterList(), nn.ParameterList()
         for width in sizes[1:-1] if layer_norm else ():
-            self.gains.append(nn.Parameter(torch.ones(ensemble, 1, width)))
-            self.shifts.append(nn.Parameter(torch.zeros(ensemble, 1, width)))
+            self.gains.append(nn.Parameter(torch.ones(*lead, width)))
+            self.shifts.append(nn.Parameter(torch.zeros(*lead, width)))
         # ParameterList looks its entries up by name at every access; a plain list of the same tensors does not.
         self._layers = list(zip(self.weights, self.biases, strict=True))
         self._norms = list(zip(self.gains, self.shifts, strict=True))
 
     def forward(self, x: Tensor, masks: list[Tensor] | None = None) -> Tensor:
-        """Runs all K members.
+        """Runs the net, or all K members.
 
         Args:
-            x: [B, sizes[0]] for all members alike, or [K, B, sizes[0]].
+            x: [B, sizes[0]], for all members alike, or [K, B, sizes[0]].
             masks: from `dropout_masks`; None drops nothing.
 
         Returns:
-            [K, B, sizes[-1]].
+            [B, sizes[-1]], or [K, B, sizes[-1]] of an ensemble.
         """
-        if x.dim() == 2:
-            x = x.unsqueeze(0) if self.ensemble == 1 else x.expand(self.ensemble, *x.shape)
+        product = torch.baddbmm if self.ensemble else torch.addmm
+        if self.ensemble and x.dim() == 2:
+            x = x.expand(self.ensemble, *x.shape)
         last = len(self._layers) - 1
         for i, (weight, bias) in enumerate(self._layers):
-            x = torch.baddbmm(bias, x, weight)
+            x = product(bias, x, weight)
             if i == last:
                 break
             if self._norms:
@@ -122,15 +125,14 @@ class MLP(nn.Module):
         return x
 
     def dropout_masks(self, batch: int, generator: torch.Generator) -> list[Tensor] | None:
-        """Draws one mask [K, batch, width] a hidden layer, 0 or 1 / (1 - dropout), so that the mean stays.
+        """Draws one mask [batch, width] or [K, batch, width] a hidden layer, 0 or 1 / (1 - dropout), so that the mean stays.
 
         Noise enters as an argument: the forward pass stays a pure function, and the agent's generator decides.
         """
         if not self.dropout:
             return None
-        keep = 1 - self.dropout
+        keep, lead = 1 - self.dropout, (self.ensemble,) if self.ensemble else ()
         return [
-            torch.empty(self.ensemble, batch, width, device=self.weights[0].device).bernoulli_(keep, generator=generator)
-            / keep
+            torch.empty(*lead, batch, width, device=self.weights[0].device).bernoulli_(keep, generator=generator) / keep
             for width in self.sizes[1:-1]
         ]
