@@ -65,20 +65,24 @@ def parse(cls: Any, argv: Sequence[str], name: str, description: str, default: A
 
 
 def _first_message(boxed: str) -> str:
-    """The first thing that a box of tyro's says, as one line; behind it what may have been meant."""
-    lines = [line.strip("│╭╮╰╯─ \t") for line in boxed.splitlines()]
-    inside = [(line, not raw.strip("│ ─")) for line, raw in zip(lines, boxed.splitlines(), strict=True)][1:]
-    message: list[str] = []
-    meant = ""
-    for i, (line, rule) in enumerate(inside):
-        if rule and message:
-            rest = [text for text, _ in inside[i + 1 :] if text]
-            hints = [text.split("  ")[0] for text in rest if text.startswith("--")]
-            if hints and message[0].startswith("Unrecognized"):
-                meant = f" (did you mean {hints[0].split(' ')[0].rstrip(',')}?)"
-            break
-        if line:
-            message.append(line)
+    """The first thing that a box of tyro's says, as one line; behind it the flag that may have been meant.
+
+    The box is drawn with lines, its title in the upper one, or where the terminal has none with dashes, under a title.
+    """
+    parts: list[list[str]] = [[]]
+    for raw in boxed.splitlines():
+        line = raw.strip(" │")
+        if line.startswith(("╭", "╰")) or not line:
+            continue
+        if not line.strip("─-"):
+            parts.append([])
+        else:
+            parts[-1].append(line)
+    if "╭" not in boxed:
+        del parts[0]
+    message, *rest = [*parts, [], []]
+    hints = [line.split()[0].rstrip(",") for part in rest for line in part if line.startswith("--")]
+    meant = f" (did you mean {hints[0]}?)" if hints and message and message[0].startswith("Unrecognized") else ""
     return " ".join(message) + meant
 
 

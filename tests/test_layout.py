@@ -70,6 +70,8 @@ def test_rules(path: Path) -> None:
 
 def test_the_rooms_are_there() -> None:
     assert {path.relative_to(ROOT).parts[0] for path in FILES} == set(ROOMS)
+    # Without it a folder is a namespace, which any other `rl` further down the path would replace.
+    assert [room for room in ROOMS if not (ROOT / room / "__init__.py").is_file()] == []
 
 
 def test_an_init_only_hands_names_on() -> None:

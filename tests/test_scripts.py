@@ -1,0 +1,378 @@
+"""The scripts as a person runs them: real input, and every kind of bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from agents import AGENTS, presets
+from rl.run import read_config
+from rl.table import read_table
+from scripts import check_env, cli, evaluate, train
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = ("--no-capture-video", "--eval-episodes", "2")
+ENVIRONMENTS = '''
+import gymnasium, numpy as np
+
+class Line(gymnasium.Env):
+    """Stay near 0."""
+    observation_space = gymnasium.spaces.Box(-9, 9, (1,), np.float32)
+    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+    bad = 0.0
+
+    def __init__(self, render_mode=None, length=20, **other):
+        self.length = length
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.x, self.t = self.np_random.uniform(-1, 1), 0
+        return np.array([self.x], np.float32), {}
+
+    def step(self, action):
+        self.x, self.t = float(np.clip(self.x + 0.1 * action[0], -9, 9)), self.t + 1
+        reward = self.bad if self.bad != 0 and self.t == 15 else -self.x**2
+        return np.array([self.x], np.float32), reward, False, self.t >= self.length, {}
+
+class Nan(Line):
+    bad = float("nan")
+
+class Random(Line):
+    def reset(self, *, seed=None, options=None):
+        obs, info = super().reset(seed=seed)
+        self.x = np.random.default_rng().uniform(-1, 1)
+        return np.array([self.x], np.float32), info
+
+class Tuple(Line):
+    action_space = gymnasium.spaces.Tuple((gymnasium.spaces.Discrete(2),) * 2)
+
+class Unbounded(Line):
+    action_space = gymnasium.spaces.Box(-np.inf, np.inf, (1,), np.float32)
+'''
+
+
+def run(script: str, *flags: Any, cwd: Path, **env: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *map(str, flags)],
+        cwd=cwd,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **env},
+        capture_output=True,
+        text=True,
+    )
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory: Any) -> Path:
+    """A folder with environments and one short run, left as they are by every test."""
+    place = tmp_path_factory.mktemp("place")
+    (place / "mine.py").write_text(ENVIRONMENTS)
+    (place / "broken.py").write_text("class Env(\n")
+    done = run("train", "-n", 800, "--run-dir", "done", "--eval-episodes", 2, "--num-envs", 4, "--seed", 3, cwd=place)
+    assert done.returncode == 0, done.stdout + done.stderr
+    (place / "said").write_text(done.stdout)
+    return place
+
+
+@pytest.fixture
+def here(place: Path, monkeypatch: Any) -> Path:
+    monkeypatch.chdir(place)
+    return place
+
+
+def refused(capsys: Any, main: Any, *flags: Any) -> str:
+    """Calls a script's main in this process (a subprocess costs seconds) and returns its one line."""
+    capsys.readouterr()
+    assert main([str(flag) for flag in flags]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ") and len(error.splitlines()) == 1, error
+    return error.removeprefix("error: ").strip()
+
+
+def test_train_leaves_a_run_and_says_what_next(place: Path) -> None:
+    said, folder = (place / "said").read_text(), place / "done"
+    for name in ("config.json", "evaluations.csv", "learning_curve.png", "video.mp4", "checkpoints/last/meta.json"):
+        assert (folder / name).is_file(), name
+    assert list(folder.glob("events.out.tfevents*"))
+    assert read_config(folder)["env_argument"] == "CartPole-v1" and read_config(folder)["seed"] == 3
+    assert read_table(folder / "evaluations.csv")[-1]["step"] >= 800
+    for text in (
+        "scripts/evaluate.py done",
+        "tensorboard --logdir",
+        "--resume done",
+        "final policy: return",
+        "device cpu",
+    ):
+        assert text in said, text
+    assert "\x1b" not in said and "━" not in said  # plain lines: the output is no terminal
+
+
+def test_evaluate_in_a_process_of_its_own(place: Path) -> None:
+    done = run("evaluate", "done", "--episodes", 3, "--video", "film.gif", cwd=place, DISPLAY="")
+    assert done.returncode == 0, done.stderr
+    assert "over 3 episodes, 95 % interval of the mean [" in done.stdout
+    assert (place / "film.gif").read_bytes()[:3] == b"GIF"
+
+
+def test_evaluate_variants(here: Path, capsys: Any) -> None:
+    for flags in (["--stochastic"], ["--checkpoint", "best"], ["--seed", "5"], ["--device", "cpu"]):
+        assert evaluate.main(["done", "--episodes", "2", *flags]) == 0
+    figures = capsys.readouterr().out.splitlines()
+    assert len(figures) == 4 and all(line.startswith("return ") for line in figures)
+    assert evaluate.main(["done", "--episodes", "10"]) == evaluate.main(["done", "--episodes", "10"]) == 0
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == second
+
+
+def test_an_own_environment_and_a_cost_function(here: Path, tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "cost.py").write_text("def hill(x):\n    return float((x[0] - 0.3) ** 2)\n")
+    flags = ["-n", "300", *SHORT, "--no-progress"]
+    assert (
+        train.main(["--env", "mine.py:Line", "--env-kwargs", '{"length": 7}', "--run-dir", f"{tmp_path}/a", *flags])
+        == 0
+    )
+    assert read_config(tmp_path / "a")["env_kwargs"] == {"length": 7}
+    (last,) = read_table(tmp_path / "a" / "evaluations.csv")[-1:]
+    assert last["mean_length"] == 7
+    assert evaluate.main([f"{tmp_path}/a", "--episodes", "2"]) == 0
+    assert check_env.main(["mine.py:Line"]) == 0
+
+
+def test_resume_goes_on_to_a_new_total(place: Path, tmp_path: Path, capsys: Any) -> None:
+    shutil.copytree(place / "done", tmp_path / "done")
+    resume = ["--resume", f"{tmp_path}/done", *SHORT]
+    assert "has done" in refused(capsys, train.main, *resume)
+    assert "--seed cannot change" in refused(capsys, train.main, *resume, "--seed", 4)
+    assert "--num-envs cannot change" in refused(capsys, train.main, *resume, "--num-envs", 5)
+    assert "--actor-lr cannot change" in refused(capsys, train.main, *resume, "--actor-lr", 0.5)
+    assert train.main([*resume, "-n", "1200"]) == 0
+    steps = [row["step"] for row in read_table(tmp_path / "done" / "evaluations.csv")]
+    assert steps == sorted(set(steps)) and steps[0] < 100 and steps[-1] >= 1200
+    meta = json.loads((tmp_path / "done" / "checkpoints" / "last" / "meta.json").read_text())["meta"]
+    assert meta["run"]["step"] >= 1200
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-n", "100000000", "--run-dir", "run", *SHORT]
+    child = subprocess.Popen(
+        [*command, "--eval-freq", "300", "--save-freq", "100000000"],
+        **{"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+        start_new_session=True,
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "run" / "checkpoints" / "last").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.killpg(child.pid, number)  # as a terminal does: the whole group
+    out, error = child.communicate(timeout=30)
+    assert child.returncode == 130 and "Traceback" not in error, error
+    assert "--resume run" in out and "to go on" in out
+    step = json.loads((tmp_path / "run" / "checkpoints" / "last" / "meta.json").read_text())["meta"]["run"]["step"]
+    assert train.main(["--resume", str(tmp_path / "run"), "-n", str(step + 50), *SHORT, "--no-progress"]) == 0
+
+
+BAD_TRAIN = {
+    "--env Nope-v7": "Nope-v7",
+    "--env nowhere:Thing": "nowhere",
+    "--env nofile.py:Env": "nofile.py",
+    "--env broken.py:Env": "syntax error",
+    "--env mine.py:Absent": "Absent",
+    "--env mine.py:Tuple": "action space Tuple",
+    "--env mine.py:Unbounded": "bound",
+    "--env-kwargs {oops": "not JSON",
+    "--env-kwargs [1]": "JSON object",
+    '--env-kwargs {"colour":1}': "colour",
+    "--agent dqn": "unknown agent 'dqn'",
+    "--total-timesteps -5": "total-timesteps must be at least 1, got -5",
+    "--total-timesteps 0": "total-timesteps must be at least 1, got 0",
+    "--total-timesteps many": "--total-timesteps",
+    "--num-envs 0": "num-envs must be at least 1, got 0",
+    "--seed -1": "seed must be at least 0, got -1",
+    "--eval-freq 0": "eval-freq must be at least 1, got 0",
+    "--threads 0": "threads must be at least 1, got 0",
+    "--no-such-flag 3": "--no-such-flag",
+    "--hiden 3": "did you mean --hidden?",
+    "--actor-gradient up": "invalid choice 'up'",
+    "--actor-lr much": "--actor-lr",
+    "--env": "--env",
+    "--device tpu": "tpu",
+    "stray": "stray",
+    "--run-dir done": "done is not empty",
+    "--run-dir mine.py": "cannot write mine.py",
+    "--run-dir mine.py/run": "cannot write mine.py/run",
+    "--run-dir /proc/run": "cannot write /proc/run",
+    "--resume nothing": "no run at nothing",
+    "--resume .": "no run at .",
+}
+
+
+@pytest.mark.parametrize("flags", BAD_TRAIN)
+def test_bad_flags_of_train_are_one_line(here: Path, capsys: Any, flags: str) -> None:
+    before = sorted(str(path) for path in here.rglob("*"))
+    assert BAD_TRAIN[flags] in refused(capsys, train.main, *flags.split(" "))
+    assert sorted(str(path) for path in here.rglob("*") if "__pycache__" not in str(path)) == [
+        path for path in before if "__pycache__" not in path
+    ]
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_wrong_flags_are_one_line_on_any_terminal(tmp_path: Path, encoding: str) -> None:
+    done = run("check_env", "CartPole-v1", "--step", 3, cwd=tmp_path, PYTHONIOENCODING=encoding)
+    assert done.stderr == "error: Unrecognized options: --step, 3 (did you mean --steps?)\n"
+
+
+def test_bad_input_in_a_process_of_its_own(place: Path) -> None:
+    for script, flags, text in (
+        ("train", ["--total-timesteps", "-5"], "total-timesteps must be at least 1, got -5"),
+        ("evaluate", ["nothing"], "no run at nothing"),
+    ):
+        done = run(script, *flags, cwd=place)
+        assert done.returncode == 2 and done.stdout == "" and len(done.stderr.splitlines()) == 1
+        assert done.stderr.startswith("error: ") and text in done.stderr
+
+
+@pytest.mark.skipif(not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write everywhere")
+def test_no_permission(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "locked").mkdir(mode=0o500)
+    assert "Permission denied" in refused(capsys, train.main, "--run-dir", tmp_path / "locked" / "run")
+
+
+def test_a_gpu_that_is_not_there(here: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "device cuda is not there" in refused(capsys, train.main, "--device", "cuda")
+
+
+def test_nan_is_one_line_and_the_run_is_kept(here: Path, tmp_path: Path, capsys: Any) -> None:
+    flags = ("--env", "mine.py:Nan", "-n", 5000, "--run-dir", tmp_path / "run", "--no-progress", *SHORT)
+    assert "returned reward nan" in refused(capsys, train.main, *flags)
+    assert (tmp_path / "run" / "checkpoints" / "last" / "meta.json").is_file()
+
+
+def refused_check(capsys: Any, *flags: Any) -> str:
+    assert check_env.main([str(flag) for flag in flags]) == 2
+    return str(capsys.readouterr().out)
+
+
+def damaged(place: Path, tmp_path: Path, how: str) -> Path:
+    shutil.copytree(place / "done", tmp_path / "run")
+    last = tmp_path / "run" / "checkpoints" / "last"
+    if how == "missing":
+        shutil.rmtree(last)
+    elif how == "truncated":
+        data = (last / "tensors.safetensors").read_bytes()
+        (last / "tensors.safetensors").write_bytes(data[: len(data) // 2])
+    elif how == "config":
+        (tmp_path / "run" / "config.json").write_text("{")
+    elif how == "agent":
+        config = (tmp_path / "run" / "config.json").read_text()
+        (tmp_path / "run" / "config.json").write_text(config.replace('"agent": "a2c"', '"agent": "dqn"'))
+    return tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    "how, text",
+    [("missing", "no checkpoint"), ("truncated", "damaged"), ("config", "damaged"), ("agent", "unknown agent 'dqn'")],
+)
+def test_a_damaged_run_is_one_line(place: Path, tmp_path: Path, capsys: Any, how: str, text: str) -> None:
+    folder = damaged(place, tmp_path, how)
+    assert text in refused(capsys, evaluate.main, folder)
+    assert text in refused(capsys, train.main, "--resume", folder, "-n", 5000)
+
+
+class Evil:
+    def __init__(self, mark: str) -> None:
+        self.mark = mark
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (self.mark,)
+
+
+def test_a_checkpoint_made_to_run_code_is_refused(place: Path, tmp_path: Path, capsys: Any) -> None:
+    folder, mark = damaged(place, tmp_path, "no"), tmp_path / "evil"
+    for name in ("tensors.safetensors", "meta.json"):
+        (folder / "checkpoints" / "last" / name).write_bytes(pickle.dumps(Evil(str(mark))))
+        assert "damaged" in refused(capsys, evaluate.main, folder)
+    assert not mark.exists()
+
+
+def test_bad_flags_of_evaluate_are_one_line(here: Path, capsys: Any, monkeypatch: Any) -> None:
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    for flags, text in (
+        (["done", "--episodes", "0"], "episodes must be at least 1, got 0"),
+        (["done", "--seed", "-2"], "seed must be at least 0, got -2"),
+        (["done", "--checkpoint", "step_7"], "has no checkpoint 'step_7': it has best, last, step_"),
+        (["done", "--checkpoint", "../.."], "has no checkpoint"),
+        (["done", "--video", "film.avi"], "must end in .mp4 or .gif"),
+        (["done", "--video", "mine.py/film.gif"], "cannot write"),
+        (["done", "--render", "gold"], "invalid choice"),
+        ([], "run"),
+    ):
+        assert text in refused(capsys, evaluate.main, *flags)
+    if sys.platform.startswith("linux"):
+        assert "needs a display" in refused(capsys, evaluate.main, "done", "--render", "human")
+
+
+def test_check_env(here: Path, capsys: Any) -> None:
+    assert check_env.main(["mine.py:Line", "--steps", "300"]) == 0
+    said = capsys.readouterr().out
+    for text in (
+        "ok    gymnasium's checker",
+        "the same seed gives the same",
+        "steps/s",
+        "episodes ended, 20 steps long",
+    ):
+        assert text in said, text
+    assert check_env.main(["mine.py:Random", "--steps", "300"]) in (0, 2)
+    assert "random number" in (said := capsys.readouterr().out) or "FAIL  gymnasium's checker" in said
+    for env in ("mine.py:Tuple", "mine.py:Unbounded", "mine.py:Nan"):
+        assert "FAIL" in refused_check(capsys, env)
+    assert "Nope-v7" in refused(capsys, check_env.main, "Nope-v7")
+    assert "not JSON" in refused(capsys, check_env.main, "CartPole-v1", "--env-kwargs", "{")
+
+
+def test_presets_are_used_unless_overridden_and_said(monkeypatch: Any) -> None:
+    monkeypatch.setitem(presets.PRESETS, ("a2c", "CartPole-v1"), {"num_envs": 3, "gamma": 0.5, "hidden": [7]})
+    args, said = train.read_args(["--gamma", "0.25"])
+    assert args.num_envs == 3 and args.config.hidden == (7,) and args.config.gamma == 0.25
+    assert "num_envs 3 (preset for CartPole-v1)" in said and "gamma 0.25 (command line)" in said
+    assert "hidden (7,) (preset for CartPole-v1)" in said and "all else as by default" in said
+    args, said = train.read_args(["--env", "Pendulum-v1"])
+    assert args.num_envs == 8 and said == "settings: as by default"
+
+
+def test_every_preset_is_known_and_does_not_name_a_seed() -> None:
+    for (agent, _), values in presets.PRESETS.items():
+        known = set(AGENTS[agent][1].__dataclass_fields__) | {"num_envs"}
+        assert set(values) <= known and "seed" not in values
+
+
+@pytest.mark.parametrize("agent", AGENTS)
+def test_every_setting_is_a_flag_with_help(agent: str, capsys: Any) -> None:
+    with pytest.raises(SystemExit) as stop:
+        train.main(["--agent", agent, "--help"])
+    assert stop.value.code == 0
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for name in (*AGENTS[agent][1].__dataclass_fields__, "total_timesteps", "env_backend", "capture_video"):
+        assert f"--{name.strip('_').replace('_', '-')}" in said, name
+
+
+def test_the_device_is_chosen_and_explained(monkeypatch: Any) -> None:
+    from agents.a2c import A2CConfig
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    small, wide = A2CConfig(), A2CConfig(hidden=(1024, 1024))
+    assert cli.choose_device("auto", small)[0] == "cpu" and "64 wide are faster" in cli.choose_device("auto", small)[1]
+    assert cli.choose_device("auto", wide)[0] == "cuda"
+    assert cli.choose_device("cuda", small)[0] == "cuda" and cli.choose_device("cpu", wide)[0] == "cpu"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert cli.choose_device("auto", wide)[0] == "cpu"
