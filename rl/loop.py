@@ -79,6 +79,7 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
     everything = torch.ones(n, dtype=torch.bool)
 
     raw, _ = env.reset(seed=seed)
+    _check_finite(returns, raw, step)
     obs = codec.obs(raw)
     while True:
         action = agent.act(obs)
@@ -125,10 +126,10 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
 
         if mode == AutoresetMode.NEXT_STEP:
             reset_row, any_reset = done, any_done
-        if any_done and mode == AutoresetMode.DISABLED:
-            raw, _ = env.reset(options={"reset_mask": done})
-            next_obs = codec.obs(raw)
-        elif any_done and mode == AutoresetMode.SAME_STEP:
+        elif any_done:
+            if mode == AutoresetMode.DISABLED:
+                raw, _ = env.reset(options={"reset_mask": done})
+            _check_finite(reward, raw, step)
             next_obs = codec.obs(raw)
         obs = next_obs
 
