@@ -150,5 +150,5 @@ def space_from_json(spec: dict[str, Any]) -> Space[Any]:
     if spec["type"] == "Discrete":
         return spaces.Discrete(spec["n"], start=spec["start"])
     if spec["type"] == "MultiBinary":
-        return spaces.MultiBinary(spec["shape"])
+        return spaces.MultiBinary(spec["shape"][0] if len(spec["shape"]) == 1 else spec["shape"])
     raise UserError(f"space type {spec['type']!r} is unknown: it must be Box, Discrete or MultiBinary")
