@@ -1,0 +1,163 @@
+"""The agent's units and the environment's: asymmetric boxes, shifted integers, one-hot observations, JSON."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from gymnasium import spaces
+from torch import Tensor
+
+from rl.errors import UserError
+from rl.spaces import Codec, space_from_json, space_to_json, to_agent, to_env
+
+OBS = spaces.Box(-10, 10, (3,), np.float32)
+BOX = spaces.Box(np.array([0, -3], np.float32), np.array([5, -1], np.float32))
+
+
+def test_corners_and_middle_of_an_asymmetric_box() -> None:
+    codec = Codec(OBS, BOX)
+    agent = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0], [-1.0, 1.0]])
+    env = codec.env_action(agent)
+    assert env.tolist() == [[0.0, -3.0], [5.0, -1.0], [2.5, -2.0], [0.0, -1.0]]
+    assert env.dtype == np.float32
+    assert torch.equal(codec.agent_action(env), agent)
+    assert codec.action_bounds == ([0.0, -3.0], [5.0, -1.0])
+
+
+@pytest.mark.parametrize(
+    "box",
+    [
+        BOX,
+        spaces.Box(-1, 1, (4,), np.float32),
+        spaces.Box(-0.1, 1e4, (2, 3), np.float64),
+        spaces.Box(0.7, 0.9, (), np.float32),
+    ],
+)
+def test_box_actions_survive_the_round_trip_and_stay_in_bounds(box: spaces.Box) -> None:
+    codec = Codec(OBS, box)
+    inner = 2 * torch.rand(200, codec.action_size, generator=torch.Generator().manual_seed(0)) - 1
+    inner[0], inner[1] = -1, 1
+    env = codec.env_action(inner)
+    assert env.shape == (200, *box.shape) and env.dtype == box.dtype
+    assert all(box.contains(np.asarray(a, dtype=box.dtype)) for a in env)
+    torch.testing.assert_close(codec.agent_action(env), inner, atol=1e-5, rtol=0)
+    drawn = np.stack([box.sample() for _ in range(20)])
+    np.testing.assert_allclose(codec.env_action(codec.agent_action(drawn)), drawn, rtol=1e-4, atol=1e-4)
+
+
+def test_to_env_and_to_agent_are_inverse_and_differentiable() -> None:
+    low, high = torch.tensor([0.0, -3.0]), torch.tensor([5.0, -1.0])
+    action = torch.tensor([[0.3, -0.8]], requires_grad=True)
+    env = to_env(action, low, high)
+    torch.testing.assert_close(to_agent(env, low, high), action)
+    assert torch.autograd.grad(env.sum(), action)[0].tolist() == [[2.5, 1.0]]
+
+
+def test_discrete_actions_start_where_the_space_says() -> None:
+    codec = Codec(OBS, spaces.Discrete(3, start=-1))
+    assert codec.discrete and codec.action_size == 3
+    assert codec.env_action(torch.tensor([0, 1, 2])).tolist() == [-1, 0, 1]
+    assert codec.agent_action([-1, 0, 1]).tolist() == [0, 1, 2]
+    assert codec.action_bounds is None
+    assert Codec(OBS, spaces.Discrete(3)).env_action(torch.tensor([2, 0])).tolist() == [2, 0]
+
+
+def test_discrete_observations_become_one_hot() -> None:
+    codec = Codec(spaces.Discrete(4, start=5), BOX)
+    assert codec.obs_shape == (4,)
+    assert codec.obs(np.array([5, 8])).tolist() == [[1, 0, 0, 0], [0, 0, 0, 1]]
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.MultiBinary(4),
+        spaces.MultiBinary((2, 3)),
+        spaces.Box(0, 255, (6, 5, 3), np.uint8),
+        spaces.Box(-np.inf, np.inf, (2,), np.float64),
+        spaces.Box(0, 9, (3,), np.int64),
+    ],
+)
+def test_observations_become_float32_and_share_no_memory(space: Any) -> None:
+    codec = Codec(space, BOX)
+    raw = np.stack([space.sample() for _ in range(3)])
+    obs = codec.obs(raw)
+    assert obs.dtype == torch.float32 and obs.shape == (3, *codec.obs_shape) == raw.shape
+    np.testing.assert_allclose(obs.numpy(), raw.astype(np.float32))
+    before = obs.clone()
+    raw[...] = 0
+    assert torch.equal(obs, before)
+    already = np.ones((2, *codec.obs_shape), np.float32)
+    kept = codec.obs(already)
+    already[...] = 7
+    assert (kept == 1).all()
+
+
+@pytest.mark.parametrize(
+    "space",
+    [
+        spaces.Box(-np.inf, np.inf, (2,), np.float64),
+        spaces.Box(np.array([0, -np.inf], np.float32), np.array([np.inf, 3.5], np.float32)),
+        BOX,
+        spaces.Box(0, 255, (4, 4, 3), np.uint8),
+        spaces.Box(-5, 7, (2, 2), np.int32),
+        spaces.Discrete(4),
+        spaces.Discrete(4, start=-2),
+        spaces.MultiBinary(5),
+        spaces.MultiBinary((2, 3)),
+    ],
+)
+def test_spaces_survive_json(space: Any) -> None:
+    again = space_from_json(json.loads(json.dumps(space_to_json(space))))
+    assert again == space and again.dtype == space.dtype
+
+
+@pytest.mark.parametrize(
+    ("observation", "action", "message"),
+    [
+        (spaces.Dict({"a": OBS}), BOX, "observation space"),
+        (spaces.Tuple((OBS, OBS)), BOX, "observation space"),
+        (spaces.Text(5), BOX, "observation space"),
+        (OBS, spaces.Box(-np.inf, np.inf, (2,)), "every bound of a Box must be finite"),
+        (OBS, spaces.Box(0, 5, (2,), np.int64), "must hold floats"),
+        (OBS, spaces.MultiDiscrete([2, 3]), "bounded Box or Discrete"),
+        (OBS, spaces.Dict({"a": BOX}), "bounded Box or Discrete"),
+    ],
+)
+def test_other_spaces_are_refused_in_one_clear_line(observation: Any, action: Any, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        Codec(observation, action)
+    assert "\n" not in str(caught.value) and "must" in str(caught.value)
+
+
+def test_other_spaces_have_no_json() -> None:
+    with pytest.raises(UserError):
+        space_to_json(spaces.Text(5))
+    with pytest.raises(UserError):
+        space_from_json({"type": "Text"})
+
+
+def middle_for_positive(obs: Tensor) -> Tensor:
+    """A policy of the agent's units: the sign of the observation's first entry, then 0."""
+    return torch.stack((obs.flatten(1)[:, 0].sign(), torch.zeros(len(obs))), 1)
+
+
+def test_predict_takes_one_observation_or_a_batch() -> None:
+    codec = Codec(OBS, BOX)
+    batch = codec.predict(middle_for_positive, np.array([[1, 0, 0], [-1, 0, 0]], np.float32))
+    assert batch.tolist() == [[5.0, -2.0], [0.0, -2.0]]
+    single = codec.predict(middle_for_positive, [1.0, 0.0, 0.0])
+    assert single.shape == (2,) and single.tolist() == [5.0, -2.0]
+    discrete = Codec(spaces.Discrete(3), spaces.Discrete(3, start=4))
+    assert discrete.predict(lambda obs: obs.argmax(1), np.array([2, 0])).tolist() == [6, 4]
+    assert discrete.predict(lambda obs: obs.argmax(1), 2) == 6
+
+
+@pytest.mark.parametrize("shape", [(4,), (2, 4), (2, 2, 3), (), (0, 3)])
+def test_predict_refuses_other_shapes(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UserError, match="obs has shape"):
+        Codec(OBS, BOX).predict(middle_for_positive, np.zeros(shape))
