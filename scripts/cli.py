@@ -80,10 +80,9 @@ def _first_message(boxed: str) -> str:
             parts[-1].append(line)
     if "╭" not in boxed:
         del parts[0]
-    message, *rest = [*parts, [], []]
-    hints = [line.split()[0].rstrip(",") for part in rest for line in part if line.startswith("--")]
-    meant = f" (did you mean {hints[0]}?)" if hints and message and message[0].startswith("Unrecognized") else ""
-    return " ".join(message) + meant
+    message = " ".join(parts[0]) if parts else "the flags are wrong"
+    hints = [line.split()[0].rstrip(",") for part in parts[1:] for line in part if line.startswith("--")]
+    return message + (f" (did you mean {hints[0]}?)" if hints and message.startswith("Unrecognized") else "")
 
 
 def invocation(name: str) -> str:

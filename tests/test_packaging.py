@@ -95,19 +95,20 @@ def test_the_sdist_holds_what_builds_and_tests_it(built: tuple[Path, Path]) -> N
     assert {"tests/test_packaging.py", "tests/fakes.py", "scripts/train.py", "rl/train.py"} <= names
 
 
-@pytest.mark.parametrize("how", ["command", "module"])
-def test_the_installed_command_runs_among_traps(installed: Path, trap: Path, how: str) -> None:
-    command = [installed / "costgrad"] if how == "command" else [installed / "python", "-m", "costgrad"]
-    if how == "module":
-        (trap / "costgrad.py").unlink()  # nothing can help against this one: Python itself would take it
+def test_the_installed_command_runs_among_traps(installed: Path, trap: Path) -> None:
+    command = installed / "costgrad"
     flags = ["--total-timesteps", "600", "--run-dir", "out", "--no-capture-video", "--eval-episodes", "2"]
-    done = run(*command, "train", *flags, cwd=trap)
+    done = run(command, "train", *flags, cwd=trap)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "costgrad evaluate out" in done.stdout and (trap / "out" / "checkpoints" / "last").is_dir()
-    done = run(*command, "evaluate", "out", "--episodes", "2", cwd=trap)
+    done = run(command, "evaluate", "out", "--episodes", "2", cwd=trap)
     assert done.returncode == 0 and done.stdout.startswith("return "), done.stdout + done.stderr
-    done = run(*command, "check-env", "CartPole-v1", "--steps", "50", cwd=trap)
-    assert done.returncode == 0 and "can be trained on" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_installed_module_runs_among_traps(installed: Path, trap: Path) -> None:
+    (trap / "costgrad.py").unlink()  # nothing can help against this one: Python itself would take it
+    done = run(installed / "python", "-m", "costgrad", "check-env", "CartPole-v1", "--steps", "50", cwd=trap)
+    assert done.returncode == 0 and "costgrad train --env CartPole-v1" in done.stdout, done.stdout + done.stderr
 
 
 def test_a_script_of_the_checkout_runs_among_traps(trap: Path) -> None:
