@@ -11,12 +11,14 @@ if not __package__:  # run as a file: our packages come from this checkout, what
 
     __package__ = "scripts"
 
+import contextlib
 import importlib.util
 import json
 import os
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,11 +50,13 @@ SETTINGS: dict[str, dict[str, Any]] = {
     }
 }
 DIFFERENCES = (
-    "The same on both sides: environment id, number of environments, rollout length, networks, optimiser, learning rate, "
-    "gamma, lambda, clipping, episode statistics, TensorBoard at the same intervals, one process each, nothing displayed.",
-    "Ours differs in: actor and C have an optimiser and a clipped gradient each, not one of both; advantages are divided "
-    "by their running size; episodes are counted in the loop, not by a Monitor around each environment; the environments' "
-    "back end, as printed (native: the same dynamics, another random stream; --env-backend sync steps them one by one).",
+    "The same on both sides: environment id, number of environments, rollout length, networks, optimiser, learning "
+    "rate, gamma, lambda, clipping, episode statistics, TensorBoard at the same intervals, one process each, nothing "
+    "displayed.",
+    "Ours differs in: actor and C have an optimiser and a clipped gradient each, not one of both; advantages are "
+    "divided by their running size; episodes are counted in the loop, not by a Monitor around each environment; the "
+    "environments' back end, as printed (native: the same dynamics, another random stream; --env-backend sync steps "
+    "them one by one).",
 )
 
 
@@ -68,18 +72,18 @@ class Args:
     """Environments side by side."""
     num_steps: int = 5
     """Steps of each environment between two updates."""
-    actor_gradient: tuple[Literal["score", "pathwise", "control_variate"], ...] = ("score",)
+    actor_gradient: tuple[Literal["score", "pathwise", "control_variate"], ...] = ("score", "pathwise")
     """One measurement for each of these."""
     normalize_obs: bool = False
     """Normalise observations on our side; the peer does not."""
     env_backend: Literal["auto", "sync", "async", "native"] = "auto"
     """How our environments step."""
-    seconds: float = 5.0
+    seconds: float = 1.0
     """Length of one measurement."""
     warmup: float = 1.0
     """Seconds of training before it."""
-    repeats: int = 3
-    """Rounds; with a peer the sides take turns within each."""
+    repeats: int = 10
+    """Rounds; the sides take turns within each. Short turns and many rounds are least disturbed by others."""
     threads: int = 1
     """Threads of torch, on both sides."""
     seed: int = 0
@@ -111,14 +115,12 @@ def _bench(argv: Sequence[str]) -> int:
     console.print(
         f"{args.agent} on {where}; {args.repeats} x {args.seconds:g} s after {args.warmup:g} s", highlight=False
     )
-    rounds = [_round(args) for _ in range(args.repeats)]
-    alone = _ours(args, mode="env")
-    figures: dict[str, Any] = {"args": asdict(args), "rounds": rounds, "env_alone": alone, "shares": {}}
+    rounds = _rounds(args)
+    figures: dict[str, Any] = {"args": asdict(args), "rounds": rounds, "env_alone": _once(_ours(args, mode="env"))}
     if args.peer:
-        figures["peer_env_alone"] = _peer(args, mode="env")
+        figures["peer_env_alone"] = _once(_peer(args, mode="env"))
     _print_rounds(console, args, rounds)
-    for gradient in args.actor_gradient:
-        figures["shares"][gradient] = _ours(args, gradient, mode="shares")
+    figures["shares"] = {gradient: _once(_ours(args, gradient, mode="shares")) for gradient in args.actor_gradient}
     _print_parts(console, args, figures)
     if args.check_learning:
         figures["learning"] = _learning(args)
@@ -146,21 +148,63 @@ def _check(args: Args) -> None:
         raise UserError("actor-gradient needs at least one of score, pathwise, control_variate")
     if args.peer and args.peer_python == sys.executable and importlib.util.find_spec("stable_baselines3") is None:
         raise UserError(
-            "stable_baselines3 is not installed here: install it in a venv of its own and give --peer-python its interpreter"
+            "stable_baselines3 is not installed here: install it in a venv of its own, "
+            "and give --peer-python that venv's interpreter"
         )
 
 
-def _round(args: Args) -> dict[str, dict[str, float]]:
-    """One measurement of each side, one after the other: what slows the machine down hits all of them."""
-    figures = {}
-    for i, gradient in enumerate(args.actor_gradient):
-        figures[gradient] = _ours(args, gradient)
-        if i == 0 and args.peer:
-            figures["peer"] = _peer(args)
-    return figures
+class Side:
+    """One training run in a process of its own, which stands still but when it is its turn."""
+
+    def __init__(self, python: str, script: str, job: dict[str, Any]) -> None:
+        self.name, self.python = script, python
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
+        environ = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
+        command = [python, str(Path(__file__).with_name(script)), json.dumps(job)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        try:
+            self._process = subprocess.Popen(command, env=environ, text=True, **pipes)
+        except OSError as error:
+            raise UserError(f"cannot run {python}: {error.strerror}") from error
+
+    def __enter__(self) -> Side:
+        """Nothing but itself; leaving ends the process."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def turn(self) -> dict[str, Any]:
+        """Lets it run for one measurement. Raises UserError where it has failed."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """The next figures it prints. Raises UserError where it has failed."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        with contextlib.suppress(ValueError):
+            return json.loads(line)
+        self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().strip().splitlines() or [f"exit code {self._process.returncode}"]
+        raise UserError(f"{self.name} failed in {self.python}: {said[-1].removeprefix('error: ')}")
 
 
-def _ours(args: Args, gradient: str = "score", **changes: Any) -> dict[str, Any]:
+def _ours(args: Args, gradient: str = "score", **changes: Any) -> Side:
     config = {
         **SETTINGS[args.agent],
         "num_steps": args.num_steps,
@@ -169,32 +213,42 @@ def _ours(args: Args, gradient: str = "score", **changes: Any) -> dict[str, Any]
         "normalize_obs": args.normalize_obs,
     }
     more = {"agent": args.agent, "env_backend": args.env_backend, "config": config}
-    return _run(sys.executable, "bench_ours.py", args, {**more, **changes})
+    return Side(sys.executable, "bench_ours.py", _job(args, {**more, **changes}))
 
 
-def _peer(args: Args, **changes: Any) -> dict[str, Any]:
-    return _run(args.peer_python, f"bench_{args.peer}.py", args, changes)
+def _peer(args: Args, **changes: Any) -> Side:
+    return Side(args.peer_python, f"bench_{args.peer}.py", _job(args, changes))
 
 
-def _run(python: str, script: str, args: Args, changes: dict[str, Any]) -> dict[str, Any]:
-    """Runs one side in a process of its own; its figures. Raises UserError where it fails."""
-    # Long enough not to end within a measurement, and logging as often as a run of 800,000 steps would: every 4,000,
-    # which is what Stable-Baselines3's A2C does as it ships.
-    total = max(800_000, int(100_000 * (args.seconds + args.warmup)))
+def _job(args: Args, changes: dict[str, Any]) -> dict[str, Any]:
+    """What a side has to do."""
+    # Long enough not to end before its last turn; at least 800,000 steps, for then ours logs every 4,000 as
+    # Stable-Baselines3's A2C does as it ships. Where it is longer, both log less often.
+    total = max(800_000, int(100_000 * (args.seconds * args.repeats + args.warmup)))
     job = {key: getattr(args, key) for key in ("env", "num_envs", "num_steps", "seconds", "warmup", "threads", "seed")}
     job |= {"mode": "learn", "total": total, "episodes": 20, **changes}
-    job["log_every"] = max(job["total"] // LOG_POINTS, args.num_envs)
-    environ = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
-    command = [python, str(Path(__file__).with_name(script)), json.dumps(job)]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, env=environ, check=False)
-    except OSError as error:
-        raise UserError(f"cannot run {python}: {error.strerror}") from error
-    lines = done.stdout.strip().splitlines()
-    if done.returncode == 0 and lines:
-        return json.loads(lines[-1])
-    said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
-    raise UserError(f"{script} failed in {python}: {said[-1].removeprefix('error: ')}")
+    return job | {"log_every": max(job["total"] // LOG_POINTS, args.num_envs)}
+
+
+def _rounds(args: Args) -> list[dict[str, dict[str, float]]]:
+    """Measures in turns, so that what slows the machine down hits every side alike; the figures of each round."""
+    with contextlib.ExitStack() as stack:
+        sides: dict[str, Side] = {
+            gradient: stack.enter_context(_ours(args, gradient)) for gradient in args.actor_gradient[:1]
+        }
+        if args.peer:
+            sides["peer"] = stack.enter_context(_peer(args))
+        for gradient in args.actor_gradient[1:]:
+            sides[gradient] = stack.enter_context(_ours(args, gradient))
+        for side in sides.values():
+            side.answer()  # it is warm
+        return [{name: side.turn() for name, side in sides.items()} for _ in range(args.repeats)]
+
+
+def _once(side: Side) -> dict[str, Any]:
+    """The figures of a side that measures a single thing."""
+    with side:
+        return side.answer()
 
 
 def _learning(args: Args) -> list[dict[str, float]]:
@@ -202,9 +256,9 @@ def _learning(args: Args) -> list[dict[str, float]]:
     rows = []
     for seed in args.learning_seeds:
         job = {"seconds": 0, "total": args.learning_steps, "seed": seed}
-        row = {g: _ours(args, g, **job)["final_return"] for g in args.actor_gradient}
+        row: dict[str, float] = {g: _once(_ours(args, g, **job))["final_return"] for g in args.actor_gradient}
         if args.peer:
-            row["peer"] = _peer(args, **job)["final_return"]
+            row["peer"] = _once(_peer(args, **job))["final_return"]
         rows.append({"seed": seed, **row})
     return rows
 
@@ -221,16 +275,17 @@ def ratios(rounds: Sequence[dict[str, dict[str, float]]], side: str, key: str = 
 
 
 def _print_rounds(console: Console, args: Args, rounds: list[dict[str, dict[str, float]]]) -> None:
-    names = [*args.actor_gradient, *(["peer"] if args.peer else [])]
-    title = {name: f"{args.agent} {name}" for name in args.actor_gradient} | {"peer": args.peer or ""}
+    title = {str(gradient): f"{args.agent} {gradient}" for gradient in args.actor_gradient}
+    if args.peer:
+        title["peer"] = args.peer
     table = Table(title="steps per second")
     table.add_column("round")
-    for name in names:
-        table.add_column(title[name], justify="right")
+    for name in title.values():
+        table.add_column(name, justify="right")
     if args.peer:
         for gradient in args.actor_gradient:
             table.add_column(f"ratio {gradient}", justify="right")
-    columns = [[figures[name]["steps_per_second"] for figures in rounds] for name in names]
+    columns = [[figures[name]["steps_per_second"] for figures in rounds] for name in title]
     over = [ratios(rounds, gradient) for gradient in args.actor_gradient] if args.peer else []
     for i in range(len(rounds)):
         table.add_row(str(i + 1), *(f"{c[i]:,.0f}" for c in columns), *(f"{c[i]:.2f}" for c in over))

@@ -1,6 +1,6 @@
 """Our side of scripts/bench.py: one measurement in a process of its own.
 
-Settings come as JSON, the only argument; the figures are the last line printed.
+Settings come as JSON, the only argument; figures are lines of JSON printed.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from rl.evaluate import evaluate
 from rl.loop import Tick
 from rl.train import train
 
+from .bench_turns import Turns
 from .cli import guarded
 
 PARTS = ("act", "env.step", "observe", "update")
@@ -47,7 +48,8 @@ def _measure(argv: Sequence[str]) -> int:
         figures = {"learn": _learn, "env": _env_alone, "shares": _shares}[job["mode"]](job, env)
     finally:
         env.close()
-    print(json.dumps({**figures, "backend": env.backend}), flush=True)
+    if figures is not None:
+        print(json.dumps({**figures, "backend": env.backend}), flush=True)
     return 0
 
 
@@ -63,43 +65,15 @@ def _train(job: dict[str, Any], agent: Any, env: MadeEnv, hooks: Sequence[Callab
         train(agent, env, job["total"], f"{folder}/run", seed=job["seed"], eval_episodes=1, progress=False, hooks=hooks)
 
 
-def _learn(job: dict[str, Any], env: MadeEnv) -> dict[str, float]:
-    """Trains: steady steps/s between `warmup` and `warmup` + `seconds`, or the return after `total` steps."""
+def _learn(job: dict[str, Any], env: MadeEnv) -> dict[str, float] | None:
+    """Trains: in turns with the other side, or `total` steps and then an evaluation."""
     agent = _agent(job, env)
     if not job["seconds"]:
         _train(job, agent, env, ())
         return {"final_return": evaluate(agent, env, job["episodes"]).mean}
-    window = Window(job["warmup"], job["seconds"])
-    _train(job, agent, env, (window,))
-    return window.figures()
-
-
-class Window:
-    """A hook that measures from `warmup` seconds on for `seconds`, then ends the run."""
-
-    def __init__(self, warmup: float, seconds: float) -> None:
-        self.warmup, self.seconds = warmup, seconds
-        self.begin = time.perf_counter()
-        self.marks: list[tuple[float, float, int]] = []  # wall, CPU time, steps
-
-    def __call__(self, tick: Tick, agent: Any) -> bool:
-        """Takes in one tick; False ends the run."""
-        now = time.perf_counter()
-        if not self.marks:
-            if now - self.begin >= self.warmup:
-                self.marks.append((now, time.process_time(), tick.step))
-        elif now - self.marks[0][0] >= self.seconds:
-            self.marks.append((now, time.process_time(), tick.step))
-            return False
-        return True
-
-    def figures(self) -> dict[str, float]:
-        """Steps per second of the wall's clock and of CPU time."""
-        (wall, cpu, steps), (wall_end, cpu_end, steps_end) = self.marks
-        return {
-            "steps_per_second": (steps_end - steps) / (wall_end - wall),
-            "steps_per_cpu_second": (steps_end - steps) / (cpu_end - cpu),
-        }
+    turns = Turns(job["warmup"], job["seconds"])
+    _train(job, agent, env, (lambda tick, _: turns(tick.step),))
+    return None
 
 
 def _env_alone(job: dict[str, Any], env: MadeEnv) -> dict[str, float]:
@@ -117,16 +91,14 @@ def _env_alone(job: dict[str, Any], env: MadeEnv) -> dict[str, float]:
 def _shares(job: dict[str, Any], env: MadeEnv) -> dict[str, float]:
     """Microseconds of a vector step that each part takes; the clocks themselves cost about one of them."""
     agent = _agent(job, env)
-    window = Window(job["warmup"], job["seconds"])
     spent = dict.fromkeys(PARTS, 0.0)
-    steps = 0
+    steps, begin, end = 0, 0.0, 0.0  # of the measurement; warming up is not counted
 
     def clocked(part: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def timed(*args: Any, **kwargs: Any) -> Any:
             start = time.perf_counter()
             result = call(*args, **kwargs)
-            if window.marks:
-                spent[part] += time.perf_counter() - start
+            spent[part] += time.perf_counter() - start
             return result
 
         return timed
@@ -135,16 +107,21 @@ def _shares(job: dict[str, Any], env: MadeEnv) -> dict[str, float]:
         owner: Any = env if part == "env.step" else agent
         name = part.removeprefix("env.")
         setattr(owner, name, clocked(part, getattr(owner, name)))
+    started = time.perf_counter()
 
-    def counted(tick: Tick, agent: Any) -> bool:
-        nonlocal steps
-        steps += bool(window.marks)
-        return window(tick, agent)
+    def follow(tick: Tick, agent: Any) -> bool:
+        nonlocal steps, begin, end
+        end = time.perf_counter()
+        if begin:
+            steps += 1
+        elif end - started >= job["warmup"]:
+            begin = end
+            spent.update(dict.fromkeys(PARTS, 0.0))
+        return not begin or end - begin < job["seconds"]
 
-    _train(job, agent, env, (counted,))
-    total = window.marks[1][0] - window.marks[0][0]
+    _train(job, agent, env, (follow,))
     figures = {part: 1e6 * seconds / steps for part, seconds in spent.items()}
-    return {**figures, "rest": 1e6 * (total - sum(spent.values())) / steps}
+    return {**figures, "rest": 1e6 * (end - begin) / steps - sum(figures.values())}
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The peer's side of scripts/bench.py: the same work by Stable-Baselines3's A2C, as its users would write it.
 
-It imports nothing of ours, for it runs in the interpreter that Stable-Baselines3 is installed in, and speaks through one
-line of JSON at each end: settings as the only argument, figures as the last line printed.
+It runs in the interpreter that Stable-Baselines3 is installed in, so it imports nothing of ours but a file of the
+standard library's. Settings come as JSON, the only argument; figures are lines of JSON printed.
 """
 
 from __future__ import annotations
@@ -12,23 +12,24 @@ import tempfile
 import time
 from typing import Any
 
+from bench_turns import Turns
+
 sys.path[0:1] = []  # the folder of this file: its neighbours' names must not hide a library's
 
 
 def main() -> int:
     """Does what the settings say and prints the figures."""
     job = json.loads(sys.argv[1])
-    import stable_baselines3
     import torch
 
     torch.set_num_threads(job["threads"])
-    figures = {"learn": _learn, "env": _env_alone}[job["mode"]](job)
-    print(json.dumps({**figures, "version": f"stable-baselines3 {stable_baselines3.__version__}"}), flush=True)
+    if (figures := {"learn": _learn, "env": _env_alone}[job["mode"]](job)) is not None:
+        print(json.dumps(figures), flush=True)
     return 0
 
 
-def _learn(job: dict[str, Any]) -> dict[str, float]:
-    """Trains: steady steps/s between `warmup` and `warmup` + `seconds`, or the return after `total` steps."""
+def _learn(job: dict[str, Any]) -> dict[str, float] | None:
+    """Trains: in turns with the other side, or `total` steps and then an evaluation."""
     from stable_baselines3 import A2C
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
@@ -52,32 +53,19 @@ def _learn(job: dict[str, Any]) -> dict[str, float]:
         seed=job["seed"],
         device="cpu",
     )
-    marks: list[tuple[float, float, int]] = []
-    begin = time.perf_counter()
-
-    def callback(_locals: Any, _globals: Any) -> bool:
-        now = time.perf_counter()
-        if not marks:
-            if now - begin >= job["warmup"]:
-                marks.append((now, time.process_time(), model.num_timesteps))
-        elif now - marks[0][0] >= job["seconds"]:
-            marks.append((now, time.process_time(), model.num_timesteps))
-            return False
-        return True
-
+    turns = Turns(job["warmup"], job["seconds"]) if job["seconds"] else None
     every = max(1, round(job["log_every"] / (job["num_envs"] * job["num_steps"])))
-    model.learn(job["total"], callback=callback if job["seconds"] else None, log_interval=every)
-    figures: dict[str, float] = {}
-    if job["seconds"]:
-        (wall, cpu, steps), (wall_end, cpu_end, steps_end) = marks[0], marks[-1]
-        figures["steps_per_second"] = (steps_end - steps) / (wall_end - wall)
-        figures["steps_per_cpu_second"] = (steps_end - steps) / (cpu_end - cpu)
-    else:
-        fresh = make_vec_env(job["env"], n_envs=job["num_envs"], seed=job["seed"] + 1_000_000)
-        mean, _ = evaluate_policy(model, fresh, n_eval_episodes=job["episodes"], deterministic=True)
-        figures["final_return"] = float(mean)
+    model.learn(
+        job["total"],
+        callback=None if turns is None else lambda *_: turns(model.num_timesteps),
+        log_interval=every,
+    )
     folder.cleanup()
-    return figures
+    if turns is not None:
+        return None
+    fresh = make_vec_env(job["env"], n_envs=job["num_envs"], seed=job["seed"] + 1_000_000)
+    mean, _ = evaluate_policy(model, fresh, n_eval_episodes=job["episodes"], deterministic=True)
+    return {"final_return": float(mean)}
 
 
 def _tanh() -> Any:
