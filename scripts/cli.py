@@ -95,6 +95,13 @@ def invocation(name: str) -> str:
     return f"{python.relative_to(Path.cwd()) if inside else 'python'} {shlex.quote(script)}"
 
 
+def beside_python(program: str) -> str:
+    """How a person calls a program that is installed with this Python."""
+    path = Path(sys.executable).with_name(program)
+    inside = path.is_file() and path.is_relative_to(Path.cwd())
+    return str(path.relative_to(Path.cwd())) if inside else program
+
+
 def agent_classes(name: str) -> tuple[type[Any], type[Any]]:
     """The agent's class and its config's. Raises UserError for a name that is not known."""
     if name not in AGENTS:

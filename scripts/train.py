@@ -27,7 +27,17 @@ from rl.errors import UserError
 from rl.run import read_config
 from rl.train import TrainResult, train
 
-from .cli import Device, agent_classes, choose_device, guarded, invocation, json_object, parse, use_threads
+from .cli import (
+    Device,
+    agent_classes,
+    beside_python,
+    choose_device,
+    guarded,
+    invocation,
+    json_object,
+    parse,
+    use_threads,
+)
 
 ConfigT = TypeVar("ConfigT")
 MAY_CHANGE = {  # when a run goes on
@@ -212,7 +222,7 @@ def _report(result: TrainResult, run: Path) -> int:
     print(f"checkpoints     {run / 'checkpoints'}/: last, best and steps between")
     print("\nnext:")
     print(f"  {invocation('evaluate')} {folder} --episodes 100")
-    print(f"  tensorboard --logdir {shlex.quote(str(run.parent))}")
+    print(f"  {beside_python('tensorboard')} --logdir {shlex.quote(str(run.parent))}")
     print(f"  {train_again} --total-timesteps {2 * result.step}")
     return 0
 
