@@ -23,6 +23,7 @@ from rl import checkpoint, gradient
 from rl.actor import Categorical, CategoricalActor, GaussianActor, SquashedGaussian
 from rl.critic import Critic, CriticSpec
 from rl.data import Rollout, Step
+from rl.errors import UserError, check_settings
 from rl.gradient import expected_cost, taken_cost
 from rl.nets import Activation
 from rl.optim import Optimizer, descend
@@ -41,7 +42,7 @@ class A2CConfig:
     """Steps of each environment between two updates."""
     gamma: float = 0.99
     """Discount of the cost of each further step."""
-    lambda_: float = 0.95
+    gae_lambda: float = 0.95
     """Of the lambda-return: 0 trusts C after one step, 1 trusts only the costs seen."""
     actor_lr: float = 7e-4
     """Learning rate of the actor."""
@@ -83,6 +84,19 @@ class A2CConfig:
     """Initial log of the spread of continuous actions, before tanh."""
     action_samples: int = 4
     """Fresh actions a state that an expectation over continuous actions is taken from."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        check_settings(
+            self,
+            at_least_one=("num_steps", "critic_passes", "minibatch", "ensemble", "action_samples", "hidden"),
+            not_negative=("actor_lr", "critic_lr", "entropy_coef", "clip_norm", "decay_steps", "l2", "l1"),
+            unit_interval=("gamma", "gae_lambda", "dropout"),
+        )
+        if self.bins < 3:
+            raise UserError(f"bins must be at least 3, got {self.bins}")
+        if self.dropout == 1:
+            raise UserError("dropout must be less than 1, got 1.0: it would drop every unit")
 
 
 class Rows(NamedTuple):
@@ -221,7 +235,7 @@ class A2C:
             pi = self.actor(both)
             expected = expected_cost(self.critic, both, pi, self._samples(pi, len(both)))
         value, next_value = expected.view(2, *rollout.cost.shape)
-        returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.lambda_)
+        returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
         sample, action = rollout.extra["sample"].flatten(0, 1), rollout.action.flatten(0, 1)
         weight = (rollout.valid / rollout.valid.sum()).flatten()
         return Rows(x, action, sample, returns.flatten(), value.flatten(), weight)
@@ -256,9 +270,12 @@ class A2C:
         pi = self.actor(row.x)
         fresh = self._samples(pi, len(row.x))
         loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row)
-        entropy = pi.entropy(fresh) @ row.weight
         # In units of the advantage's size the entropy bonus means the same whatever the environment counts in.
-        total = loss / (self.advantage_square.sqrt() + 1e-8) - self.config.entropy_coef * entropy
+        total = loss / (self.advantage_square.sqrt() + 1e-8)
+        with torch.set_grad_enabled(self.config.entropy_coef > 0):
+            entropy = pi.entropy(fresh) @ row.weight
+        if self.config.entropy_coef > 0:
+            total = total - self.config.entropy_coef * entropy
         norm = descend(self.actor_optimizer, total)
         return {
             "actor_loss": total.detach(),

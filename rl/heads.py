@@ -117,7 +117,8 @@ class CostScale(nn.Module):
             new scale / old scale, 1 where nothing moved.
         """
         old, before = float(self.scale), float(self.largest)
-        largest = max(float(target.masked_fill(weight == 0, 0.0).abs().amax()), 0.995 * before)
+        counted = target.masked_fill(weight == 0, 0.0)
+        largest = max(float(torch.linalg.vector_norm(counted, torch.inf)), 0.995 * before)
         # The margin keeps the largest target out of the outermost bins, whose mean is short of their edge.
         needed = max(largest / (0.9 * LIMIT), 1e-12)
         self.largest.fill_(largest)

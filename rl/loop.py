@@ -100,7 +100,7 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
             Step(
                 obs=obs,
                 action=action,
-                reward=torch.as_tensor(reward, dtype=torch.float32),
+                reward=torch.from_numpy(reward),
                 next_obs=next_obs,
                 terminated=torch.from_numpy(terminated),
                 truncated=torch.from_numpy(truncated),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,17 +12,20 @@ from rl.data import Rollout, Step, cost_of
 class RolloutMemory:
     """Holds `num_steps` vector steps; the arrays are made at the first step, when N and the shapes are known.
 
+    It lives beside the environments, on the host: a row is copied in with NumPy, which costs a fraction of a tensor
+    operation, and a device sees a rollout in one transfer.
+
     Args:
         num_steps: T.
-        discount: gamma, written into every row whose task goes on.
-        device: where it lives.
+        discount: gamma, of every row whose task goes on.
+        device: where `take` puts the rollout.
     """
 
     def __init__(self, num_steps: int, discount: float, device: torch.device) -> None:
         self.num_steps, self.gamma, self.device = num_steps, discount, device
         self.filled = 0
-        self._tensors: dict[str, Tensor] = {}
-        self._rows: list[tuple[Tensor, ...]] = []
+        self._arrays: dict[str, np.ndarray] = {}
+        self._rows: list[tuple[np.ndarray, ...]] = []
 
     @property
     def full(self) -> bool:
@@ -30,17 +34,17 @@ class RolloutMemory:
 
     def add(self, step: Step, extra: dict[str, Tensor]) -> None:
         """Copies one vector step in; `extra` is what the agent knew of its action, [N, ...] each."""
-        row = (*step[:-1], *extra.values())
+        row = [value.cpu().numpy() for value in (*step[:-1], *extra.values())]
         if not self._rows:
             self._allocate(row, (*step._fields[:-1], *(f"extra.{name}" for name in extra)))
         for place, value in zip(self._rows[self.filled], row, strict=True):
-            place.copy_(value)
+            place[...] = value
         self.filled += 1
 
     def take(self) -> Rollout:
-        """The T steps, as views that hold until the next `add`; the memory counts as empty from here on."""
+        """The T steps, valid until the next `add`; the memory counts as empty from here on."""
         self.filled = 0
-        kept = self._tensors
+        kept = {name: torch.from_numpy(array).to(self.device) for name, array in self._arrays.items()}
         return Rollout(
             obs=kept["obs"],
             action=kept["action"],
@@ -52,9 +56,10 @@ class RolloutMemory:
             extra={name.removeprefix("extra."): value for name, value in kept.items() if name.startswith("extra.")},
         )
 
-    def _allocate(self, row: tuple[Tensor, ...], names: tuple[str, ...]) -> None:
+    def _allocate(self, row: list[np.ndarray], names: tuple[str, ...]) -> None:
         for name, value in zip(names, row, strict=True):
-            dtype = torch.float32 if name == "valid" else value.dtype  # a weight: 1 or 0
-            self._tensors[name] = torch.empty((self.num_steps, *value.shape), dtype=dtype, device=self.device)
-        # One view a cell, made once: indexing at every step costs as much as the copy.
-        self._rows = list(zip(*(tensor.unbind(0) for tensor in self._tensors.values()), strict=True))
+            # Rewards come in float64 from most environments; `valid` becomes a weight of 1 or 0.
+            dtype = np.float32 if name in ("reward", "valid") else value.dtype
+            self._arrays[name] = np.empty((self.num_steps, *value.shape), dtype)
+        # One view a cell, made once.
+        self._rows = [tuple(array[t, ...] for array in self._arrays.values()) for t in range(self.num_steps)]

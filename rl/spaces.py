@@ -44,6 +44,7 @@ class Codec:
     def __init__(self, observation_space: Space[Any], action_space: Space[Any], device: str = "cpu") -> None:
         self.observation_space, self.action_space = observation_space, action_space
         self.device = torch.device(device)
+        self._moves = self.device.type != "cpu"
         self.obs_shape = _obs_shape(observation_space)
         self.discrete = isinstance(action_space, spaces.Discrete)
         if isinstance(action_space, spaces.Discrete):
@@ -72,7 +73,8 @@ class Codec:
             one_hot = np.eye(self.obs_shape[0], dtype=np.float32)[np.asarray(obs) - int(self.observation_space.start)]
             return torch.from_numpy(one_hot).to(self.device)
         # A copy even where nothing changes: an environment may overwrite its arrays at the next step.
-        return torch.from_numpy(np.array(obs, dtype=np.float32)).to(self.device)
+        tensor = torch.from_numpy(np.array(obs, dtype=np.float32))
+        return tensor.to(self.device) if self._moves else tensor
 
     def env_action(self, action: Tensor) -> np.ndarray:
         """[N, A] in [-1, 1] or [N] int64 -> [N, *action_space.shape] in the environment's units and dtype."""

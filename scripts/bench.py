@@ -42,7 +42,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "actor_lr": 7e-4,
         "critic_lr": 7e-4,
         "gamma": 0.99,
-        "lambda_": 1.0,
+        "gae_lambda": 1.0,
         "entropy_coef": 0.0,
         "clip_norm": 0.5,
         "critic_passes": 1,

@@ -161,7 +161,7 @@ def test_a_saved_agent_comes_back(tmp_path: Path) -> None:
 @pytest.mark.parametrize("head", ["regression", "hl_gauss"])
 def test_c_predicts_r_over_one_minus_gamma_under_a_clock_and_less_under_an_end(head: Any) -> None:
     """Reward 1 for ever, an ending every 4 steps. A clock leaves the cost at -1 / (1 - gamma) = -5."""
-    config = replace(SMALL, gamma=0.8, head=head, critic_passes=8, minibatch=64, critic_lr=1e-2, lambda_=0.9)
+    config = replace(SMALL, gamma=0.8, head=head, critic_passes=8, minibatch=64, critic_lr=1e-2, gae_lambda=0.9)
     clock, end = (A2C(OBS, SPACES["discrete"], config) for _ in range(2))
     never = {"terminated": lambda t, v: torch.zeros(N, dtype=torch.bool)}
     often = {"truncated": lambda t, v: torch.full((N,), t % 4 == 3)}
@@ -409,7 +409,7 @@ def test_action_samples_draw_as_many_fresh_actions() -> None:
 
 
 def test_gamma_and_lambda_reach_the_targets() -> None:
-    ends = [make(gamma=gamma, lambda_=lambda_) for gamma, lambda_ in ((0.99, 0.95), (0.5, 0.95), (0.99, 0.0))]
+    ends = [make(gamma=gamma, gae_lambda=gae_lambda) for gamma, gae_lambda in ((0.99, 0.95), (0.5, 0.95), (0.99, 0.0))]
     for agent in ends:
         feed(agent, T)
     flats = [agent.critic_optimizer.flat for agent in ends]
