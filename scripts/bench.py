@@ -15,6 +15,7 @@ import contextlib
 import importlib.util
 import json
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -28,6 +29,7 @@ from rich.console import Console
 from rich.table import Table
 from tyro.conf import Positional, arg
 
+from envs.make import make
 from rl.errors import UserError
 from rl.session import LOG_POINTS
 
@@ -116,11 +118,11 @@ def _bench(argv: Sequence[str]) -> int:
         f"{args.agent} on {where}; {args.repeats} x {args.seconds:g} s after {args.warmup:g} s", highlight=False
     )
     rounds = _rounds(args)
-    figures: dict[str, Any] = {"args": asdict(args), "rounds": rounds, "env_alone": _once(_ours(args, mode="env"))}
-    if args.peer:
-        figures["peer_env_alone"] = _once(_peer(args, mode="env"))
     _print_rounds(console, args, rounds)
-    figures["shares"] = {gradient: _once(_ours(args, gradient, mode="shares")) for gradient in args.actor_gradient}
+    parts = _once(_ours(args, mode="parts", actor_gradients=args.actor_gradient))
+    figures: dict[str, Any] = {"args": asdict(args), "rounds": rounds, **parts}
+    if args.peer:
+        figures["peer_env_alone"] = _once(_peer(args, mode="env"))["steps_per_second"]
     _print_parts(console, args, figures)
     if args.check_learning:
         figures["learning"] = _learning(args)
@@ -146,26 +148,28 @@ def _check(args: Args) -> None:
         raise UserError(f"seconds must be above 0 and warmup at least 0, got {args.seconds:g} and {args.warmup:g}")
     if not args.actor_gradient:
         raise UserError("actor-gradient needs at least one of score, pathwise, control_variate")
+    if args.peer and shutil.which(args.peer_python) is None:
+        raise UserError(f"cannot run {args.peer_python}: there is no such interpreter")
     if args.peer and args.peer_python == sys.executable and importlib.util.find_spec("stable_baselines3") is None:
         raise UserError(
             "stable_baselines3 is not installed here: install it in a venv of its own, "
             "and give --peer-python that venv's interpreter"
         )
+    make(args.env, 1, backend=args.env_backend).close()  # raises here, not in a process, if it cannot be made
 
 
 class Side:
     """One training run in a process of its own, which stands still but when it is its turn."""
 
-    def __init__(self, python: str, script: str, job: dict[str, Any]) -> None:
-        self.name, self.python = script, python
+    def __init__(self, command: Sequence[str], job: dict[str, Any]) -> None:
+        self.name, self.python = command[-1], command[0]
         self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
         environ = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
-        command = [python, str(Path(__file__).with_name(script)), json.dumps(job)]
         pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
         try:
-            self._process = subprocess.Popen(command, env=environ, text=True, **pipes)
+            self._process = subprocess.Popen([*command, json.dumps(job)], env=environ, text=True, **pipes)
         except OSError as error:
-            raise UserError(f"cannot run {python}: {error.strerror}") from error
+            raise UserError(f"cannot run {self.python}: {error.strerror}") from error
 
     def __enter__(self) -> Side:
         """Nothing but itself; leaving ends the process."""
@@ -201,7 +205,7 @@ class Side:
         self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().strip().splitlines() or [f"exit code {self._process.returncode}"]
-        raise UserError(f"{self.name} failed in {self.python}: {said[-1].removeprefix('error: ')}")
+        raise UserError(f"{Path(self.name).name} failed in {self.python}: {said[-1].removeprefix('error: ')}")
 
 
 def _ours(args: Args, gradient: str = "score", **changes: Any) -> Side:
@@ -213,11 +217,16 @@ def _ours(args: Args, gradient: str = "score", **changes: Any) -> Side:
         "normalize_obs": args.normalize_obs,
     }
     more = {"agent": args.agent, "env_backend": args.env_backend, "config": config}
-    return Side(sys.executable, "bench_ours.py", _job(args, {**more, **changes}))
+    ours = [str(_beside("bench_ours.py"))] if __package__ == "scripts" else ["-m", f"{__package__}.bench_ours"]
+    return Side([sys.executable, *ours], _job(args, {**more, **changes}))
 
 
 def _peer(args: Args, **changes: Any) -> Side:
-    return Side(args.peer_python, f"bench_{args.peer}.py", _job(args, changes))
+    return Side([args.peer_python, str(_beside(f"bench_{args.peer}.py"))], _job(args, changes))
+
+
+def _beside(name: str) -> Path:
+    return Path(__file__).with_name(name)
 
 
 def _job(args: Args, changes: dict[str, Any]) -> dict[str, Any]:
@@ -233,15 +242,13 @@ def _job(args: Args, changes: dict[str, Any]) -> dict[str, Any]:
 def _rounds(args: Args) -> list[dict[str, dict[str, float]]]:
     """Measures in turns, so that what slows the machine down hits every side alike; the figures of each round."""
     with contextlib.ExitStack() as stack:
-        sides: dict[str, Side] = {
-            gradient: stack.enter_context(_ours(args, gradient)) for gradient in args.actor_gradient[:1]
-        }
+        sides: dict[str, Side] = {}
         if args.peer:
             sides["peer"] = stack.enter_context(_peer(args))
-        for gradient in args.actor_gradient[1:]:
+            sides["peer"].answer()  # it is warm
+        for gradient in args.actor_gradient:
             sides[gradient] = stack.enter_context(_ours(args, gradient))
-        for side in sides.values():
-            side.answer()  # it is warm
+            sides[gradient].answer()
         return [{name: side.turn() for name, side in sides.items()} for _ in range(args.repeats)]
 
 
@@ -303,10 +310,9 @@ def _print_rounds(console: Console, args: Args, rounds: list[dict[str, dict[str,
 
 
 def _print_parts(console: Console, args: Args, figures: dict[str, Any]) -> None:
-    alone = figures["env_alone"]
-    line = f"environment alone, {alone['backend']}: {alone['steps_per_second']:,.0f} steps/s"
+    line = f"environment alone, {figures['backend']}: {figures['env_alone']:,.0f} steps/s"
     if args.peer:
-        line += f"; the peer's: {figures['peer_env_alone']['steps_per_second']:,.0f}"
+        line += f"; the peer's: {figures['peer_env_alone']:,.0f}"
     console.print(line, highlight=False)
     table = Table(title="microseconds of a vector step, measured apart")
     columns = {"act": "acting", "env.step": "environment", "observe": "observing", "update": "updating"}

@@ -45,11 +45,11 @@ def _measure(argv: Sequence[str]) -> int:
     torch.set_num_threads(job["threads"])
     env = make(job["env"], job["num_envs"], job["seed"], backend=job["env_backend"])
     try:
-        figures = {"learn": _learn, "env": _env_alone, "shares": _shares}[job["mode"]](job, env)
+        figures = {"learn": _learn, "parts": _parts}[job["mode"]](job, env)
     finally:
         env.close()
     if figures is not None:
-        print(json.dumps({**figures, "backend": env.backend}), flush=True)
+        print(json.dumps(figures), flush=True)
     return 0
 
 
@@ -76,7 +76,17 @@ def _learn(job: dict[str, Any], env: MadeEnv) -> dict[str, float] | None:
     return None
 
 
-def _env_alone(job: dict[str, Any], env: MadeEnv) -> dict[str, float]:
+def _parts(job: dict[str, Any], env: MadeEnv) -> dict[str, Any]:
+    """The environment alone, and where the time of training goes for each of the actor's gradients."""
+    shares = {}
+    for gradient in job["actor_gradients"]:
+        fresh = env.remake(env.num_envs, job["seed"])
+        shares[gradient] = _shares({**job, "config": {**job["config"], "actor_gradient": gradient}}, fresh)
+        fresh.close()
+    return {"backend": env.backend, "env_alone": _env_alone(job, env), "shares": shares}
+
+
+def _env_alone(job: dict[str, Any], env: MadeEnv) -> float:
     """Steps/s of the same back end under random actions, drawn beforehand."""
     actions = [env.action_space.sample() for _ in range(1000)]
     env.reset(seed=job["seed"])
@@ -84,7 +94,7 @@ def _env_alone(job: dict[str, Any], env: MadeEnv) -> dict[str, float]:
     for i in count(1):
         env.step(actions[i % 1000])
         if (seconds := time.perf_counter() - begin) >= job["seconds"]:
-            return {"steps_per_second": i * env.num_envs / seconds}
+            return i * env.num_envs / seconds
     raise AssertionError
 
 

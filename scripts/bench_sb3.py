@@ -12,7 +12,7 @@ import tempfile
 import time
 from typing import Any
 
-from bench_turns import Turns
+from bench_turns import Turns  # type: ignore[import-not-found] # lies beside this file
 
 sys.path[0:1] = []  # the folder of this file: its neighbours' names must not hide a library's
 

@@ -1,0 +1,110 @@
+"""The benchmark as a person runs it; the peer is a few lines that speak its protocol."""
+
+from __future__ import annotations
+
+import json
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import bench
+from scripts.bench_turns import Turns
+
+ROOT = Path(__file__).resolve().parents[1]
+SHORT = ("--seconds", "0.1", "--warmup", "0.05", "--repeats", "2", "--actor-gradient", "score")
+PEER = """#!{python}
+import json, sys
+job = json.loads(sys.argv[2])
+if job["mode"] == "env":
+    print(json.dumps(dict(steps_per_second=7)))
+else:
+    print(json.dumps(dict(ready=True)), flush=True)
+    for i, _ in enumerate(sys.stdin):
+        print(json.dumps(dict(steps_per_second=10 + 10 * i, steps_per_cpu_second=20)), flush=True)
+"""
+
+
+def run(*flags: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / "bench.py"), *flags]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
+def executable(path: Path, text: str) -> str:
+    path.write_text(text)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return str(path)
+
+
+def test_prints_the_ratio_to_a_peer_round_by_round(tmp_path: Path) -> None:
+    peer = executable(tmp_path / "peer", PEER.format(python=sys.executable))
+    done = run(*SHORT, "--peer", "sb3", "--peer-python", peer, "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0, done.stderr
+    figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text())
+    rounds = figures["rounds"]
+    assert [figures["peer"]["steps_per_second"] for figures in rounds] == [10, 20]  # one turn a round
+    low, high = sorted(
+        ours["score"]["steps_per_second"] / theirs for ours, theirs in zip(rounds, (10, 20), strict=True)
+    )
+    said = f"ratio score / sb3: min {low:.2f}, median {(low + high) / 2:.2f}, max {high:.2f}"
+    assert said in done.stdout.replace("\n", " ")
+    assert figures["peer_env_alone"] == 7
+    assert figures["env_alone"] > rounds[0]["score"]["steps_per_second"]
+    shares = figures["shares"]["score"]
+    assert set(shares) == {"act", "env.step", "observe", "update", "rest"}
+    assert all(shares[part] > 0 for part in ("act", "env.step", "observe", "update", "rest"))
+
+
+def test_a_peer_that_fails_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    peer = executable(tmp_path / "peer", f"#!{sys.executable}\nimport sys\nsys.exit('no such package')\n")
+    assert bench.main([*SHORT, "--peer", "sb3", "--peer-python", peer]) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and "no such package" in error
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--seconds", "0"], "seconds"),
+        (["--repeats", "0"], "repeats"),
+        (["--num-envs", "many"], "num-envs"),
+        (["--actor-gradient", "other"], "actor-gradient"),
+        (["--nonsense"], "nonsense"),
+        (["dqn"], "dqn"),
+        (["--env", "NoSuchEnv-v9"], "NoSuchEnv"),
+        (["--peer", "sb3", "--peer-python", "/no/such/python"], "/no/such/python"),
+    ],
+)
+def test_bad_input_is_one_line(flags: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert bench.main(flags) == 2
+    error = capsys.readouterr().err
+    assert error.count("\n") == 1 and said in error
+
+
+def test_turns_count_only_what_was_done_in_the_turn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = [0.0]
+    monkeypatch.setattr("scripts.bench_turns.time.perf_counter", lambda: now[0])
+    monkeypatch.setattr("scripts.bench_turns.time.process_time", lambda: now[0] / 2)
+
+    class Parent:
+        lines: list[str] = ["go\n", "go\n", ""]  # noqa: RUF012
+
+        def readline(self) -> str:
+            now[0] += 100.0  # the other side's turn
+            return self.lines.pop(0)
+
+    monkeypatch.setattr("scripts.bench_turns.sys.stdin", Parent())
+    turns = Turns(warmup=1.0, seconds=2.0)
+    steps = 0
+    while True:
+        now[0] += 0.5
+        steps += 8
+        if not turns(steps):
+            break
+    said = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert said == [{"ready": True}] + 2 * [{"steps_per_second": 16.0, "steps_per_cpu_second": 32.0}]
