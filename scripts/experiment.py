@@ -1,0 +1,246 @@
+"""Trains an agent on environments x seeds x variants and appends one row a run to results/NAME.csv.
+
+A run that is in the file already is not run again; one that fails gets a row without figures. A run that Ctrl-C cuts
+short leaves none, and runs when the command is called again.
+"""
+
+from __future__ import annotations
+
+if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import scripts  # noqa: F401
+
+    __package__ = "scripts"
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import IO, Annotated, Any, NamedTuple
+
+import torch
+from tyro.conf import UseAppendAction, arg
+
+from agents.presets import PRESETS
+from envs.make import make
+from rl.errors import UserError
+from rl.evaluate import evaluate
+from rl.table import read_table
+from rl.train import train
+
+from .cli import agent_classes, guarded, json_object, parse
+from .results import Measured, Row, append, commit, evaluations_path, machine, read_rows
+
+EPISODES = 20  # of the final evaluation
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags of scripts/experiment.py."""
+
+    name: str
+    """Of the file: results/NAME.csv."""
+    envs: tuple[str, ...]
+    """Environments and their steps, ENV:STEPS each."""
+    agent: str = "a2c"
+    """Algorithm; its presets are used unless a variant says otherwise."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    """A run for each."""
+    variant: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=JSON")] = ()
+    """Settings that differ, such as score='{"actor_gradient": "score"}'; num_envs is one of them. May be repeated."""
+    shipped: bool = True
+    """Also run the agent as it ships."""
+    evaluations: int = 20
+    """Evaluations on the way, of 10 episodes each."""
+    jobs: int = 2
+    """Runs at a time, each on one thread."""
+    results: str = "results"
+    """Folder of the file."""
+
+
+class Run(NamedTuple):
+    """One run to be done."""
+
+    agent: str
+    variant: str
+    env: str
+    seed: int
+    total: int
+    num_envs: int
+    config: dict[str, Any]  # settings that are not the agent's defaults
+    evaluations: int
+
+    @property
+    def key(self) -> tuple[str, str, str, str, str]:
+        """As in its row."""
+        return self.agent, self.variant, self.env, str(self.seed), str(self.total)
+
+    @property
+    def settings(self) -> str:
+        """The config column."""
+        return json.dumps({"num_envs": self.num_envs, **self.config})
+
+    def __str__(self) -> str:
+        """For people."""
+        return f"{self.agent}{' ' + self.variant if self.variant else ''} {self.env} seed {self.seed}"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs what is missing; returns 0, 1 where a run failed, 2 for wrong input."""
+    return guarded(_experiment, argv)
+
+
+def _experiment(argv: Sequence[str]) -> int:
+    if len(argv) == 2 and argv[0] == "--run-one":  # the process of a single run
+        return _one(Run(**json.loads(argv[1])))
+    args = parse(Args, argv, "experiment", __doc__ or "")
+    runs = plan(args)
+    path = Path(args.results) / f"{args.name}.csv"
+    there = {row.key: row for row in read_rows(path)} if path.exists() else {}
+    for run in runs:
+        row = there.get(run.key)
+        if row is not None and json.loads(row.config or "{}") != json.loads(run.settings):
+            print(f"{run}: its row was run with other settings, {row.config}; remove the row to run it again")
+    todo = [run for run in runs if run.key not in there]
+    print(f"{path}: {len(runs) - len(todo)} of {len(runs)} runs are there, {len(todo)} to do", flush=True)
+    return _run_all(todo, path, args.jobs)
+
+
+def plan(args: Args) -> list[Run]:
+    """All runs that the flags ask for, seed by seed so that an unfinished experiment is even. Raises UserError."""
+    _check(args)
+    _, config_cls = agent_classes(args.agent)
+    variants: dict[str, dict[str, Any]] = {"": {}} if args.shipped else {}
+    for text in args.variant:
+        name, equals, value = text.partition("=")
+        if not equals or not re.fullmatch(r"[\w.-]+", name):
+            raise UserError(f'variant {text!r} must be NAME=JSON, such as score=\'{{"actor_gradient": "score"}}\'')
+        variants[name] = json_object(f"variant {name}", value)
+    if not variants:
+        raise UserError("nothing to run: give a variant or leave --no-shipped out")
+    runs = []
+    for seed in args.seeds:
+        for text in args.envs:
+            env, _, steps = text.rpartition(":")
+            if not env or not steps.isdecimal() or int(steps) < 1:
+                raise UserError(f"env {text!r} must be ENV:STEPS, such as CartPole-v1:150000")
+            if seed == args.seeds[0]:
+                make(env, 1).close()  # raises now, and not in every run, if it cannot be made
+            for variant, changes in variants.items():
+                settings = {**PRESETS.get((args.agent, env), {}), **changes}
+                settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+                num_envs = settings.pop("num_envs", 8)
+                if not isinstance(num_envs, int) or num_envs < 1:
+                    raise UserError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
+                default = asdict(config_cls())
+                if unknown := sorted(settings.keys() - default.keys()):
+                    raise UserError(f"a setting of {args.agent} is not known: {', '.join(unknown)}")
+                replace(config_cls(), **settings)  # raises where a value is refused
+                differs = {key: value for key, value in settings.items() if value != default[key]}
+                runs.append(Run(args.agent, variant, env, seed, int(steps), num_envs, differs, args.evaluations))
+    return runs
+
+
+def _check(args: Args) -> None:
+    if not re.fullmatch(r"[\w.-]+", args.name):
+        raise UserError(f"name must be letters, digits, '.', '_' and '-', got {args.name!r}")
+    if args.jobs < 1 or args.evaluations < 1:
+        raise UserError(f"jobs and evaluations must be at least 1, got {args.jobs} and {args.evaluations}")
+    if not args.envs or not args.seeds or min(args.seeds) < 0:
+        raise UserError("envs and seeds need at least one each, and seeds are at least 0")
+
+
+def _run_all(todo: list[Run], path: Path, jobs: int) -> int:
+    """Runs all, `jobs` at a time, and appends rows in the order in which they finish."""
+    waiting, failed, number = list(reversed(todo)), 0, 0
+    running: list[Job] = []
+    try:
+        while waiting or running:
+            while waiting and len(running) < jobs:
+                running.append(Job(waiting.pop()))
+            time.sleep(0.05)
+            for job in [job for job in running if job.process.poll() is not None]:
+                running.remove(job)
+                row, evaluations, said = job.finish()
+                append(evaluations_path(path), Measured._fields, evaluations)
+                append(path, Row._fields, [row])
+                failed += not row.final_return
+                number += 1
+                print(f"[{number}/{len(todo)}] {job.run}: {said}", flush=True)
+    finally:
+        for job in running:
+            job.process.kill()
+            job.process.wait()
+    return 1 if failed else 0
+
+
+class Job:
+    """A run in a process of its own, on one thread."""
+
+    def __init__(self, run: Run) -> None:
+        self.run, self.commit, self.begin = run, commit(), time.perf_counter()
+        self._out: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in finish
+        self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
+        this = [__file__] if __package__ == "scripts" else ["-m", f"{__package__}.experiment"]
+        command = [sys.executable, *this, "--run-one", json.dumps(run._asdict())]
+        environ = {**os.environ, "OMP_NUM_THREADS": "1"}
+        self.process = subprocess.Popen(command, env=environ, stdout=self._out, stderr=self._errors)
+
+    def finish(self) -> tuple[Row, list[Measured], str]:
+        """What the ended process leaves: its row, its evaluations, a line for people."""
+        self._out.seek(0)
+        self._errors.seek(0)
+        lines, errors = self._out.read().splitlines(), self._errors.read().strip().splitlines()
+        self._out.close()
+        self._errors.close()
+        run, tail = self.run, (self.commit, machine(), self.run.settings)
+        if self.process.returncode != 0 or not lines:
+            why = errors[-1] if errors else f"exit code {self.process.returncode}"
+            seconds = f"{time.perf_counter() - self.begin:.1f}"
+            return Row(*run.key, seconds, "", "", *tail), [], f"failed: {why.removeprefix('error: ')}"
+        done = json.loads(lines[-1])
+        figures = (f"{done['seconds']:.1f}", f"{done['final_return']:.6g}", f"{done['steps_per_second']:.0f}")
+        evaluations = [Measured(*run.key[:4], *(f"{value:.10g}" for value in cells)) for cells in done["evaluations"]]
+        said = f"return {done['final_return']:.5g}, {done['steps_per_second']:,.0f} steps/s"
+        return Row(*run.key, *figures, *tail), evaluations, said
+
+
+def _one(run: Run) -> int:
+    """A single run, in its own process: trains, evaluates the final policy, prints JSON."""
+    torch.set_num_threads(1)
+    cls, config_cls = agent_classes(run.agent)
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in run.config.items()}
+    env = make(run.env, run.num_envs, run.seed)
+    try:
+        agent = cls(env.single_observation_space, env.single_action_space, config_cls(**settings), seed=run.seed)
+        with tempfile.TemporaryDirectory() as folder:  # with the log on, as in a user's run
+            every = max(run.total // run.evaluations, 1)
+            result = train(agent, env, run.total, f"{folder}/run", seed=run.seed, eval_every=every, progress=False)
+            table = read_table(Path(folder) / "run" / "evaluations.csv")
+        if result.stopped != "total":
+            raise UserError("interrupted")
+        final = evaluate(agent, env, EPISODES, seed=run.seed)
+    finally:
+        env.close()
+    columns = ("step", "seconds", "mean_return", "std_return")
+    done = {
+        "seconds": result.seconds,
+        "steps_per_second": result.steps_per_second,
+        "final_return": final.mean,
+        "evaluations": [[row[column] for column in columns] for row in table],
+    }
+    print(json.dumps(done))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
