@@ -38,18 +38,20 @@ class A2CConfig:
 
     actor_gradient: Literal["pathwise", "score", "control_variate"] = "control_variate"
     """How the gradient reaches the actor: through C, by the score function, or both."""
-    num_steps: int = 32
+    num_steps: int = 16
     """Steps of each environment between two updates."""
     gamma: float = 0.99
     """Discount of the cost of each further step."""
     gae_lambda: float = 0.95
     """Of the lambda-return: 0 trusts C after one step, 1 trusts only the costs seen."""
-    actor_lr: float = 7e-4
+    actor_lr: float = 1e-3
     """Learning rate of the actor."""
     critic_lr: float = 2e-3
     """Learning rate of C."""
     critic_passes: int = 4
     """How often C sees each rollout."""
+    critic_warmup: int = 2000
+    """Environment steps at the start in which C alone learns: its first gradients are worth nothing."""
     minibatch: int = 128
     """Rows of a minibatch of C; one to two times the number of bins."""
     entropy_coef: float = 0.01
@@ -66,7 +68,7 @@ class A2CConfig:
     """Share of C's hidden units dropped in training."""
     normalize_obs: bool = True
     """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
-    head: Literal["regression", "hl_gauss"] = "hl_gauss"
+    head: Literal["regression", "hl_gauss"] = "regression"
     """C as one number, or as a distribution over cost bins trained with cross-entropy."""
     bins: int = 101
     """Cost bins of hl_gauss."""
@@ -76,7 +78,7 @@ class A2CConfig:
     """Widths of the hidden layers of actor and C."""
     activation: Activation = "tanh"
     """Between the layers of actor and C."""
-    layer_norm: bool = False
+    layer_norm: bool = True
     """Layer normalisation in actor and C."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """Of actor and C."""
@@ -90,7 +92,7 @@ class A2CConfig:
         check_settings(
             self,
             at_least_one=("num_steps", "critic_passes", "minibatch", "ensemble", "action_samples", "hidden"),
-            not_negative=("actor_lr", "critic_lr", "entropy_coef", "clip_norm", "decay_steps", "l2", "l1"),
+            not_negative=("actor_lr", "critic_lr", "critic_warmup", "entropy_coef", "clip_norm", "decay_steps", "l2", "l1"),
             unit_interval=("gamma", "gae_lambda", "dropout"),
         )
         if self.bins < 3:
@@ -215,7 +217,9 @@ class A2C:
         self.critic_optimizer.anneal(self.steps)
         self.actor_optimizer.anneal(self.steps)
         row = self._targets(rollout)
-        if self.config.actor_gradient == "pathwise":  # follows C as it is after this rollout
+        if self.steps <= self.config.critic_warmup:
+            metrics = self._update_critic(row)
+        elif self.config.actor_gradient == "pathwise":  # follows C as it is after this rollout
             metrics = self._update_critic(row) | self._update_actor(row)
         else:  # the residual must come from a C that has not seen these returns
             metrics = self._update_actor(row) | self._update_critic(row)
@@ -266,7 +270,7 @@ class A2C:
         """One step of the actor along the chosen gradient."""
         square = _mean_square(row.returns - row.value, row.weight)
         spread = _mean_square(row.returns - row.returns @ row.weight, row.weight)
-        self.advantage_square.lerp_(square, 0.05 if self.updates else 1.0)
+        self.advantage_square.lerp_(square, torch.where(self.advantage_square > 0, 0.05, 1.0))
         pi = self.actor(row.x)
         fresh = self._samples(pi, len(row.x))
         loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row)
