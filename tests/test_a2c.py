@@ -24,7 +24,17 @@ SPACES: dict[str, Any] = {
     "box": spaces.Box(np.array([0, -3], np.float32), np.array([5, -1], np.float32)),
 }
 KINDS = ["pathwise", "score", "control_variate"]
-SMALL = A2CConfig(num_steps=T, hidden=(16,), minibatch=16, critic_passes=2, bins=21)
+SMALL = A2CConfig(
+    num_steps=T,
+    hidden=(16,),
+    minibatch=16,
+    critic_passes=2,
+    critic_warmup=0,
+    head="hl_gauss",
+    bins=21,
+    layer_norm=False,
+    entropy_coef=0.01,
+)
 
 
 def make(space: str = "discrete", seed: int = 0, config: A2CConfig = SMALL, **settings: Any) -> A2C:
@@ -310,6 +320,18 @@ def test_clip_norm_bounds_the_gradients(optimizer: Any) -> None:
             length, before = o.gradient.norm().item(), metrics[f"{name}_grad_norm"].item()
             assert before > 0.02
             assert length == pytest.approx(clip or before, rel=1e-3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_c_alone_learns_during_the_warmup(kind: Any) -> None:
+    agent = make(actor_gradient=kind, critic_warmup=2 * T * N)
+    before = everything(agent)
+    feed(agent, 2 * T)
+    warm = everything(agent)
+    assert changed(before, warm, "critic.net") and changed(before, warm, "critic.obs_norm")
+    assert not changed(before, warm, "actor.") and not changed(before, warm, "actor_optimizer")
+    feed(agent, T, start=2 * T)
+    assert changed(warm, everything(agent), "actor.")
 
 
 def test_decay_steps_end_learning() -> None:
