@@ -79,9 +79,9 @@ def _learn(job: dict[str, Any], env: MadeEnv) -> dict[str, float] | None:
 def _parts(job: dict[str, Any], env: MadeEnv) -> dict[str, Any]:
     """The environment alone, and where the time of training goes for each of the actor's gradients."""
     shares = {}
-    for gradient in job["actor_gradients"]:
+    for gradient, config in job["configs"].items():
         fresh = env.remake(env.num_envs, job["seed"])
-        shares[gradient] = _shares({**job, "config": {**job["config"], "actor_gradient": gradient}}, fresh)
+        shares[gradient] = _shares({**job, "config": config}, fresh)
         fresh.close()
     return {"backend": env.backend, "env_alone": _env_alone(job, env), "shares": shares}
 
