@@ -209,9 +209,13 @@ class Critic(nn.Module):
         tensors, meta = checkpoint.read(path)
         if meta.get("kind") != "critic":
             raise UserError(f"{path} holds a {meta.get('kind', 'thing of unknown kind')!r}: it must be a critic")
-        spec = {key: tuple(value) if isinstance(value, list) else value for key, value in meta["spec"].items()}
-        critic = Critic(CriticSpec(**spec))
-        critic.load_state_dict(tensors)
+        try:
+            spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["spec"].items()}
+            critic = Critic(CriticSpec(**spec))
+            critic.load_state_dict(tensors)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"critic {path} is damaged: its spec and its tensors do not fit ({reason})") from error
         return critic.to(device)
 
 
