@@ -378,5 +378,6 @@ def test_a_critic_whose_parts_do_not_fit_is_one_clear_line(damage: str, tmp_path
     else:
         meta["spec"]["colour"] = "red"
     checkpoint.write(tmp_path / "c", tensors, meta)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError, match="is damaged") as caught:
         Critic.load(tmp_path / "c")
+    assert "\n" not in str(caught.value)
