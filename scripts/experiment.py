@@ -40,8 +40,6 @@ from rl.train import train
 from .cli import agent_classes, guarded, json_object, parse
 from .results import Measured, Row, append, commit, evaluations_path, machine, read_rows
 
-EPISODES = 20  # of the final evaluation
-
 
 @dataclass(frozen=True)
 class Args:
@@ -61,6 +59,8 @@ class Args:
     """Also run the agent as it ships."""
     evaluations: int = 20
     """Evaluations on the way, of 10 episodes each."""
+    episodes: int = 20
+    """Of the final evaluation; a task whose returns vary by themselves needs more."""
     jobs: int = 2
     """Runs at a time, each on one thread."""
     results: str = "results"
@@ -78,6 +78,7 @@ class Run(NamedTuple):
     num_envs: int
     config: dict[str, Any]  # settings that are not the agent's defaults
     evaluations: int
+    episodes: int
 
     @property
     def key(self) -> tuple[str, str, str, str, str]:
@@ -146,15 +147,17 @@ def plan(args: Args) -> list[Run]:
                     raise UserError(f"a setting of {args.agent} is not known: {', '.join(unknown)}")
                 replace(config_cls(), **settings)  # raises where a value is refused
                 differs = {key: value for key, value in settings.items() if value != default[key]}
-                runs.append(Run(args.agent, variant, env, seed, int(steps), num_envs, differs, args.evaluations))
+                what = (args.agent, variant, env, seed, int(steps))
+                runs.append(Run(*what, num_envs, differs, args.evaluations, args.episodes))
     return runs
 
 
 def _check(args: Args) -> None:
     if not re.fullmatch(r"[\w.-]+", args.name):
         raise UserError(f"name must be letters, digits, '.', '_' and '-', got {args.name!r}")
-    if args.jobs < 1 or args.evaluations < 1:
-        raise UserError(f"jobs and evaluations must be at least 1, got {args.jobs} and {args.evaluations}")
+    for name in ("jobs", "evaluations", "episodes"):
+        if getattr(args, name) < 1:
+            raise UserError(f"{name} must be at least 1, got {getattr(args, name)}")
     if not args.envs or not args.seeds or min(args.seeds) < 0:
         raise UserError("envs and seeds need at least one each, and seeds are at least 0")
 
@@ -228,7 +231,7 @@ def _one(run: Run) -> int:
             table = read_table(Path(folder) / "run" / "evaluations.csv")
         if result.stopped != "total":
             raise UserError("interrupted")
-        final = evaluate(agent, env, EPISODES, seed=run.seed)
+        final = evaluate(agent, env, run.episodes, seed=run.seed)
     finally:
         env.close()
     columns = ("step", "seconds", "mean_return", "std_return")
