@@ -35,8 +35,8 @@ from rl.session import LOG_POINTS
 
 from .cli import guarded, parse
 
-# The work of Stable-Baselines3's A2C as it ships: one pass of C over the whole rollout, plain regression. All that costs
-# time is said here, so that a change of the agent's defaults is no change of the work.
+# The work of Stable-Baselines3's A2C as it ships: one pass of C over the whole rollout, plain regression. All that
+# costs time is said here, so that a change of the agent's defaults is no change of the work.
 SETTINGS: dict[str, dict[str, Any]] = {
     "a2c": {
         "hidden": (64, 64),
@@ -55,6 +55,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "l2": 0.0,
         "l1": 0.0,
         "critic_passes": 1,
+        "critic_warmup": 0,
         "head": "regression",
     }
 }
