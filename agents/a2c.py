@@ -1,15 +1,14 @@
 """A2C: on-policy advantage actor-critic whose actor learns through the critic C.
 
-Mnih et al. 2016 (1602.01783) with one change at its heart: C estimates the cost-to-go of an action, and the gradient that
-reaches the actor comes through C (`pathwise`), by the score function (`score`, the textbook), or through C with the score
-function correcting what C missed (`control_variate`). See rl/gradient.py.
+Mnih et al. 2016 (1602.01783) with one change at its heart: C estimates the cost-to-go of an action, and the gradient
+that reaches the actor comes through C (`pathwise`), by the score function (`score`, the textbook), or through C with
+the score function correcting what C missed (`control_variate`). See rl/gradient.py.
 
 The file reads in the order in which the data flows: act, observe, update of C, update of the actor.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,17 +18,19 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint, gradient
-from rl.actor import Categorical, CategoricalActor, GaussianActor, SquashedGaussian
+from rl import checkpoint
+from rl.actor import Policy, actor_for
 from rl.critic import Critic, CriticSpec
 from rl.data import Rollout, Step
 from rl.errors import UserError, check_settings
-from rl.gradient import expected_cost, taken_cost
+from rl.gradient import control_variate, expected_cost, pathwise, score, taken_cost
 from rl.nets import Activation
 from rl.optim import Optimizer, descend
 from rl.returns import lambda_return
-from rl.rollout import RolloutMemory
+from rl.rollout import RolloutMemory, minibatches
 from rl.spaces import Codec
+
+DIAGNOSE_EVERY = 8  # updates between two that report how well C knew the returns, which costs extra
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,16 @@ class A2CConfig:
         check_settings(
             self,
             at_least_one=("num_steps", "critic_passes", "minibatch", "ensemble", "action_samples", "hidden"),
-            not_negative=("actor_lr", "critic_lr", "critic_warmup", "entropy_coef", "clip_norm", "decay_steps", "l2", "l1"),
+            not_negative=(
+                "actor_lr",
+                "critic_lr",
+                "critic_warmup",
+                "decay_steps",
+                "entropy_coef",
+                "clip_norm",
+                "l2",
+                "l1",
+            ),
             unit_interval=("gamma", "gae_lambda", "dropout"),
         )
         if self.bins < 3:
@@ -112,7 +122,7 @@ class Rows(NamedTuple):
     weight: Tensor  # [B] equal where the row counts, 0 where it is a reset; sum 1
 
 
-def actor_loss(kind: str, critic: Critic, pi: Categorical | SquashedGaussian, fresh: Tensor | None, row: Rows) -> Tensor:
+def actor_loss(kind: str, critic: Critic, pi: Policy, fresh: Tensor | None, row: Rows) -> Tensor:
     """The loss whose gradient is the chosen estimate of d E[cost-to-go] / d theta; see rl/gradient.py.
 
     Args:
@@ -126,22 +136,21 @@ def actor_loss(kind: str, critic: Critic, pi: Categorical | SquashedGaussian, fr
         a scalar, in units of cost.
     """
     if kind == "score":
-        loss = gradient.score(pi.log_prob(row.sample), row.returns, row.value)
-    elif kind == "pathwise":
-        loss = gradient.pathwise(expected_cost(critic, row.x, pi, fresh)) - row.value
-    else:
-        with torch.no_grad():
-            taken = taken_cost(critic, row.x, row.action)
-        expected = expected_cost(critic, row.x, pi, fresh)
-        loss = gradient.control_variate(expected, pi.log_prob(row.sample), row.returns, taken)
-    return loss @ row.weight
+        return score(pi.log_prob(row.sample), row.returns, row.value) @ row.weight
+    expected = expected_cost(critic, row.x, pi, fresh)
+    if kind == "pathwise":
+        return (pathwise(expected) - row.value) @ row.weight
+    with torch.no_grad():
+        taken = taken_cost(critic, row.x, row.action)
+    return (control_variate(expected, pi.log_prob(row.sample), row.returns, taken) - row.value) @ row.weight
 
 
 class A2C:
     """The agent of rl.loop.Agent.
 
     Args:
-        observation_space, action_space: of one environment.
+        observation_space: of one environment.
+        action_space: of one environment.
         config: its settings.
         seed: decides initial weights, actions and minibatches.
         device: where it lives.
@@ -158,33 +167,27 @@ class A2C:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        config = config or A2CConfig()
-        self.config, self.codec = config, Codec(observation_space, action_space, device)
+        self.config = c = config or A2CConfig()
+        self.codec = Codec(observation_space, action_space, device)
         start = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
-        shape = {"hidden": config.hidden, "activation": config.activation, "layer_norm": config.layer_norm}
-        self.critic = Critic(
-            CriticSpec.of(
-                self.codec,
-                state_only=config.actor_gradient == "score",
-                ensemble=config.ensemble,
-                head=config.head,
-                bins=config.bins,
-                dropout=config.dropout,
-                normalize_obs=config.normalize_obs,
-                **shape,
-            ),
-            start,
-        ).to(device)
-        features, actions = int(np.prod(self.codec.obs_shape)), self.codec.action_size
-        self.actor: CategoricalActor | GaussianActor
-        if self.codec.discrete:
-            self.actor = CategoricalActor(features, actions, **shape, generator=start).to(device)
-        else:
-            self.actor = GaussianActor(features, actions, **shape, log_std=config.log_std, generator=start).to(device)
-        penalties = {"clip_norm": config.clip_norm, "l2": config.l2, "l1": config.l1, "decay_steps": config.decay_steps}
-        self.critic_optimizer = Optimizer(self.critic, config.optimizer, config.critic_lr, **penalties)
-        self.actor_optimizer = Optimizer(self.actor, config.optimizer, config.actor_lr, **penalties)
-        self.memory = RolloutMemory(config.num_steps, config.gamma, self.codec.device)
+        spec = CriticSpec.of(
+            self.codec,
+            state_only=c.actor_gradient == "score",
+            hidden=c.hidden,
+            ensemble=c.ensemble,
+            head=c.head,
+            bins=c.bins,
+            activation=c.activation,
+            layer_norm=c.layer_norm,
+            dropout=c.dropout,
+            normalize_obs=c.normalize_obs,
+        )
+        self.critic = Critic(spec, start).to(device)
+        self.actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start).to(device)
+        penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
+        self.critic_optimizer = Optimizer(self.critic, c.optimizer, c.critic_lr, *penalties)
+        self.actor_optimizer = Optimizer(self.actor, c.optimizer, c.actor_lr, *penalties)
+        self.memory = RolloutMemory(c.num_steps, c.gamma, self.codec.device)
         self.generator = torch.Generator(device).manual_seed(seed + 1)
         self.predict_generator = torch.Generator(device).manual_seed(seed + 2)  # people's calls leave training alone
         self.advantage_square = torch.zeros((), device=device)  # running mean
@@ -195,7 +198,7 @@ class A2C:
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
         """[N, *obs_shape] -> [N, A] in [-1, 1] or [N]: a sample of pi, or its mode."""
-        pi = self.actor(self._features(obs))
+        pi = self.actor(self.critic.features(obs))
         if explore:
             if self.memory.filled == 0:  # one draw a rollout
                 self._noise = self.actor.noise(self.config.num_steps, len(obs), generator=self.generator).unbind(0)
@@ -216,6 +219,7 @@ class A2C:
         self.steps += int(rollout.valid.sum())
         self.critic_optimizer.anneal(self.steps)
         self.actor_optimizer.anneal(self.steps)
+
         row = self._targets(rollout)
         if self.steps <= self.config.critic_warmup:
             metrics = self._update_critic(row)
@@ -230,63 +234,61 @@ class A2C:
 
     @torch.no_grad()
     def _targets(self, rollout: Rollout) -> Rows:
-        """Lambda-returns of cost from C as it stands."""
-        x = self._features(rollout.obs.flatten(0, 1))
-        both = torch.cat((x, self._features(rollout.next_obs.flatten(0, 1))))
+        """Lambda-returns of cost, with C as it stands."""
+        x = self.critic.features(rollout.obs.flatten(0, 1))
+        both = torch.cat((x, self.critic.features(rollout.next_obs.flatten(0, 1))))
         if self.config.actor_gradient == "score":
             expected = expected_cost(self.critic, both, None, None)
         else:
             pi = self.actor(both)
-            expected = expected_cost(self.critic, both, pi, self._samples(pi, len(both)))
+            expected = expected_cost(self.critic, both, pi, self._fresh_samples(pi, len(both)))
         value, next_value = expected.view(2, *rollout.cost.shape)
         returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
-        sample, action = rollout.extra["sample"].flatten(0, 1), rollout.action.flatten(0, 1)
-        weight = (rollout.valid / rollout.valid.sum()).flatten()
-        return Rows(x, action, sample, returns.flatten(), value.flatten(), weight)
+        row = Rows(
+            x,
+            rollout.action.flatten(0, 1),
+            rollout.extra["sample"].flatten(0, 1),
+            returns.flatten(),
+            value.flatten(),
+            (rollout.valid / rollout.valid.sum().clamp(min=1)).flatten(),
+        )
+        error = row.returns - row.value
+        self.advantage_square.lerp_((error * error) @ row.weight, 0.05 if self.updates else 1.0)
+        return row
 
     def _update_critic(self, row: Rows) -> dict[str, Tensor]:
         """Trains C on the returns, in shuffled minibatches, several times over."""
         metrics = self.critic.adapt(row.returns, row.weight)
         for _ in range(self.config.critic_passes):
-            for batch in self._minibatches(row):
+            for batch in minibatches(row, self.config.minibatch, self.generator):
                 action = None if self.critic.spec.action == "none" else batch.action
                 masks = self.critic.net.dropout_masks(len(batch.x), self.generator)
                 loss = self.critic.loss(batch.x, action, batch.returns, batch.weight, masks)
                 norm = descend(self.critic_optimizer, loss)
         return metrics | {"critic_loss": loss.detach(), "critic_grad_norm": norm}
 
-    def _minibatches(self, row: Rows) -> Iterator[Rows]:
-        """The rows in shuffled parts, each of weight 1; a rollout that fits in one is not shuffled."""
-        size = len(row.x)
-        if size <= self.config.minibatch:
-            yield row
-            return
-        order = torch.randperm(size, generator=self.generator, device=self.codec.device)
-        for index in order.split(self.config.minibatch):
-            weight = row.weight[index]
-            yield Rows(*(column[index] for column in row[:-1]), weight / weight.sum().clamp(min=1e-12))
-
     def _update_actor(self, row: Rows) -> dict[str, Tensor]:
         """One step of the actor along the chosen gradient."""
-        square = _mean_square(row.returns - row.value, row.weight)
-        spread = _mean_square(row.returns - row.returns @ row.weight, row.weight)
-        self.advantage_square.lerp_(square, torch.where(self.advantage_square > 0, 0.05, 1.0))
         pi = self.actor(row.x)
-        fresh = self._samples(pi, len(row.x))
-        loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row)
+        fresh = self._fresh_samples(pi, len(row.x))
         # In units of the advantage's size the entropy bonus means the same whatever the environment counts in.
-        total = loss / (self.advantage_square.sqrt() + 1e-8)
+        loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row)
+        loss = loss / (self.advantage_square.sqrt() + 1e-8)
         with torch.set_grad_enabled(self.config.entropy_coef > 0):
             entropy = pi.entropy(fresh) @ row.weight
-        if self.config.entropy_coef > 0:
-            total = total - self.config.entropy_coef * entropy
-        norm = descend(self.actor_optimizer, total)
-        return {
-            "actor_loss": total.detach(),
-            "actor_grad_norm": norm,
-            "entropy": entropy.detach(),
-            "explained_variance": 1 - square / spread,  # of the returns, by C before it saw them
-        }
+        loss = loss - self.config.entropy_coef * entropy
+        metrics = {"entropy": entropy.detach()}
+        if self.updates % DIAGNOSE_EVERY == 0:  # how much of the returns C knew before it saw them
+            error, spread = row.returns - row.value, row.returns - row.returns @ row.weight
+            metrics["explained_variance"] = 1 - ((error * error) @ row.weight) / ((spread * spread) @ row.weight)
+        norm = descend(self.actor_optimizer, loss)
+        return metrics | {"actor_loss": loss.detach(), "actor_grad_norm": norm}
+
+    def _fresh_samples(self, pi: Policy, rows: int) -> Tensor | None:
+        """Reparameterised samples [M, rows, A] of a continuous pi; a discrete one needs none."""
+        if self.codec.discrete:
+            return None
+        return pi.sample(self.actor.noise(self.config.action_samples, rows, generator=self.generator))
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -302,27 +304,19 @@ class A2C:
         Returns:
             the action(s), and `state`.
         """
+
         def policy(obs: Tensor) -> Tensor:
-            pi = self.actor(self._features(obs))
-            noise = self.actor.noise(len(obs), generator=self.predict_generator)
-            return pi.action(pi.mode() if deterministic else pi.sample(noise))
+            pi = self.actor(self.critic.features(obs))
+            if deterministic:
+                return pi.action(pi.mode())
+            return pi.action(pi.sample(self.actor.noise(len(obs), generator=self.predict_generator)))
 
         return self.codec.predict(policy, obs), state
-
-    def _features(self, obs: Tensor) -> Tensor:
-        return self.critic.features(obs)
-
-    def _samples(self, pi: Categorical | SquashedGaussian, rows: int) -> Tensor | None:
-        """Fresh reparameterised samples [M, rows, A] of a continuous pi; a discrete one needs none."""
-        if isinstance(pi, Categorical):
-            return None
-        return pi.sample(self.actor.noise(self.config.action_samples, rows, generator=self.generator))
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the future, but for the rollout under way."""
         tensors = {
-            **{f"actor.{name}": value for name, value in self.actor.state_dict().items()},
-            **{f"critic.{name}": value for name, value in self.critic.state_dict().items()},
+            **checkpoint.module_state(actor=self.actor, critic=self.critic),
             **self.actor_optimizer.state("actor_optimizer"),
             **self.critic_optimizer.state("critic_optimizer"),
             "generator": self.generator.get_state(),
@@ -333,10 +327,7 @@ class A2C:
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up what `state` gave; a rollout under way is dropped."""
-        for name, module in (("actor", self.actor), ("critic", self.critic)):
-            module.load_state_dict(
-                {key.removeprefix(f"{name}."): value for key, value in tensors.items() if key.startswith(f"{name}.")}
-            )
+        checkpoint.load_modules(tensors, actor=self.actor, critic=self.critic)
         self.actor_optimizer.load_state("actor_optimizer", tensors)
         self.critic_optimizer.load_state("critic_optimizer", tensors)
         self.generator.set_state(tensors["generator"].cpu())
@@ -353,8 +344,3 @@ class A2C:
     def load(cls, path: str | Path, device: str = "cpu") -> A2C:
         """Reads what `save` wrote. Raises UserError where it cannot."""
         return checkpoint.load_agent(path, cls, A2CConfig, device)
-
-
-def _mean_square(row: Tensor, weight: Tensor) -> Tensor:
-    """The weighted mean of row^2, [B], [B] of sum 1 -> scalar."""
-    return (row * row) @ weight

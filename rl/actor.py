@@ -1,4 +1,4 @@
-"""Actors: networks that give a distribution over actions. Noise is an argument, so a sample is a function of parameters.
+"""Actors: networks that give a distribution over actions. Noise is an argument: a sample is a function of parameters.
 
 A *sample* is what a distribution draws: the index of a discrete action, or the point before tanh of a continuous one.
 `action(sample)` is what the environment gets to see of it.
@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl.nets import MLP, Activation
+from rl.spaces import Codec
 
 
 class Categorical:
@@ -65,7 +66,7 @@ class SquashedGaussian(NamedTuple):
     log_std: Tensor  # broadcasts to it
 
     def sample(self, noise: Tensor) -> Tensor:
-        """mean + std * noise, reparameterised (1312.6114): normal noise [..., B, A] -> [..., B, A] before tanh."""
+        """The point mean + std * noise (1312.6114): normal noise [..., B, A] -> [..., B, A] before tanh."""
         return torch.addcmul(self.mean, self.log_std.exp(), noise)
 
     def mode(self) -> Tensor:
@@ -168,3 +169,22 @@ class GaussianActor(nn.Module):
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
         """What `SquashedGaussian.sample` takes: [*batch, A]."""
         return torch.randn(*batch, self.actions, generator=generator, device=generator.device)
+
+
+Actor = CategoricalActor | GaussianActor
+Policy = Categorical | SquashedGaussian
+
+
+def actor_for(
+    codec: Codec,
+    hidden: tuple[int, ...],
+    activation: Activation,
+    layer_norm: bool,
+    log_std: float,
+    generator: torch.Generator,
+) -> Actor:
+    """The actor that fits an environment's spaces: categorical for discrete actions, else a squashed Gaussian."""
+    features, actions = math.prod(codec.obs_shape), codec.action_size
+    if codec.discrete:
+        return CategoricalActor(features, actions, hidden, activation, layer_norm, generator)
+    return GaussianActor(features, actions, hidden, activation, layer_norm, log_std, generator)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from rl.errors import UserError
 from rl.spaces import space_from_json, space_to_json
@@ -176,6 +176,19 @@ def restore(path: str | Path, agent: Any, tensors: dict[str, Tensor], meta: dict
         agent.load_state(tensors, meta["state"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint {path} does not fit this {type(agent).__name__}: {_line(error)}") from error
+
+
+def module_state(**modules: nn.Module) -> dict[str, Tensor]:
+    """The tensors of several modules under their names, `actor.net.weights.0` for instance."""
+    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+
+
+def load_modules(tensors: Mapping[str, Tensor], **modules: nn.Module) -> None:
+    """Puts what `module_state` gave into modules built alike. Raises RuntimeError where they do not fit."""
+    for name, module in modules.items():
+        prefix = f"{name}."
+        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
+        module.load_state_dict(own)
 
 
 def agent_name(agent: Any) -> str:

@@ -1,7 +1,7 @@
 """C, the differentiable critic: what an action will have cost, as a module of its own.
 
-C estimates the discounted cost-to-go (cost = -reward). It is built from a small spec, saved and loaded alone, and speaks
-the user's units: raw observations, actions as the environment takes them, cost as the environment counts it.
+C estimates the discounted cost-to-go (cost = -reward). It is built from a small spec, saved and loaded alone, and
+speaks the user's units: raw observations, actions as the environment takes them, cost as the environment counts it.
 
     C = Critic.load("runs/first/critic")
     C(obs, action).mean().backward()        # in any PyTorch graph: the gradient reaches action, and what made it
@@ -95,7 +95,7 @@ class Critic(nn.Module):
         self.register_buffer("low", torch.tensor(spec.low))
         self.register_buffer("high", torch.tensor(spec.high))
 
-    # In the user's units -------------------------------------------------------------------------------------------
+    # In the user's units.
 
     def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
         """The discounted cost-to-go in the environment's units.
@@ -128,7 +128,7 @@ class Critic(nn.Module):
             raise UserError(f"expected() is for discrete actions; this C has action={self.spec.action!r}")
         return (self(obs) * probs).sum(-1)
 
-    # In the agent's units: what an update calls many times on features that it normalised once -------------------------
+    # In the agent's units: what an update calls many times, on features that it normalised once.
 
     def features(self, obs: Tensor) -> Tensor:
         """Raw observations [B, *obs_shape] -> normalised and flat [B, F]."""
@@ -185,7 +185,8 @@ class Critic(nn.Module):
         if ratio != 1:
             last = self.net.weights[-1], self.net.biases[-1]
             shape = (self.heads, self.head.outputs)
-            new = self.head.rescale(*(parameter.unflatten(-1, shape) for parameter in last), ratio)
+            weights, bias = (parameter.unflatten(-1, shape) for parameter in last)
+            new = self.head.rescale(weights, bias, ratio)
             for parameter, value in zip(last, new, strict=True):
                 parameter.copy_(value.flatten(-2))
         metrics = {"cost_scale": self.cost_scale.scale.clone()}
@@ -193,7 +194,7 @@ class Critic(nn.Module):
             metrics["clipped_targets"] = (target.abs() > LIMIT * self.cost_scale.scale).float() @ weight
         return metrics
 
-    # As a file ---------------------------------------------------------------------------------------------------------
+    # As a file.
 
     def save(self, path: str | Path) -> None:
         """Writes C alone, normaliser and scale included: safetensors and JSON in the folder `path`."""

@@ -47,7 +47,7 @@ class Rollout(NamedTuple):
 
 
 def cost_of(reward: Tensor) -> Tensor:
-    """cost = -reward. Everything inside `rl` and `agents` is cost from here on.
+    """The cost is -reward. Everything inside `rl` and `agents` is cost from here on.
 
     Args:
         reward: [N].

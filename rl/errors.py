@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any, get_args, get_type_hints
 
 
@@ -29,14 +30,14 @@ def check_settings(
     Raises:
         UserError: the first field out of its range; NaN is in none.
     """
-    for names, holds, allowed in (
-        (at_least_one, lambda value: value >= 1, "at least 1"),
-        (not_negative, lambda value: 0 <= value < float("inf"), "a finite number from 0 up"),
-        (unit_interval, lambda value: 0 <= value <= 1, "from 0 to 1"),
+    for names, least, most, allowed in (
+        (at_least_one, 1, float("inf"), "at least 1"),
+        (not_negative, 0, sys.float_info.max, "a finite number from 0 up"),
+        (unit_interval, 0, 1, "from 0 to 1"),
     ):
         for name in names:
             value = getattr(config, name)
-            if not all(holds(number) for number in (value if isinstance(value, tuple) else (value,))):
+            if not all(least <= number <= most for number in (value if isinstance(value, tuple) else (value,))):
                 raise UserError(f"{name} must be {allowed}, got {value}")
     for name, hint in get_type_hints(type(config)).items():
         choices = get_args(hint) if "Literal" in str(hint) else ()

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from rl.actor import Categorical, SquashedGaussian
+from rl.actor import Categorical, Policy
 from rl.critic import Critic
 
 
-def expected_cost(
-    critic: Critic, x: Tensor, pi: Categorical | SquashedGaussian | None, sample: Tensor | None
-) -> Tensor:
+def expected_cost(critic: Critic, x: Tensor, pi: Policy | None, sample: Tensor | None) -> Tensor:
     """b(s) = E_{a ~ pi} C(s, a), the mean over the ensemble, with its graph to pi through C.
 
     Args:
         critic: C.
         x: features [B, F].
         pi: B distributions; not needed by a C of states alone.
-        sample: reparameterised samples [M, B, A] of a continuous pi; None for a discrete one, whose expectation is exact.
+        sample: reparameterised samples [M, B, A] of a continuous pi; None for a discrete one, which needs none.
 
     Returns:
         [B]. A C of states alone gives C(s).
@@ -61,11 +59,12 @@ def pathwise(expected: Tensor) -> Tensor:
 
 
 def score(log_prob: Tensor, returns: Tensor, baseline: Tensor) -> Tensor:
-    """log pi(a|s) (G - b(s)), the textbook advantage actor-critic: unbiased for full returns, high variance.
+    """The textbook advantage actor-critic, log pi(a|s) (G - b(s)): unbiased for full returns, high variance.
 
     Args:
         log_prob: [B] of the action taken, with its graph.
-        returns, baseline: [B].
+        returns: [B] G.
+        baseline: [B] b(s).
 
     Returns:
         [B].
@@ -76,9 +75,9 @@ def score(log_prob: Tensor, returns: Tensor, baseline: Tensor) -> Tensor:
 def control_variate(expected: Tensor, log_prob: Tensor, returns: Tensor, taken: Tensor) -> Tensor:
     """The pathwise term through C, plus the score of the residual that C missed, G - C(s, a).
 
-    Unbiased for any C that has not seen these returns, with lambda = 1; so both terms must use C as it was before it was
-    trained on this rollout. Discrete: expected policy gradient with control variate (Q-Prop, 1611.02247). Continuous:
-    LAX (1711.00123), Stein control variates (1710.11198).
+    Unbiased for any C that has not seen these returns, with lambda = 1; so both terms must use C as it was before it
+    was trained on this rollout. Discrete: expected policy gradient with control variate (Q-Prop, 1611.02247).
+    Continuous: LAX (1711.00123), Stein control variates (1710.11198).
 
     Args:
         expected: [B] as in `pathwise`, over fresh actions.

@@ -58,7 +58,7 @@ class Tick(NamedTuple):
 
 
 def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator[Tick]:
-    """obs -> action -> transition -> agent, for ever; yields after each vector step.
+    """From obs to action to transition to agent, for ever; yields after each vector step.
 
     Evaluation, checkpoints, progress and users' hooks stand around this generator, never inside it.
 

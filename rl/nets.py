@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Literal, get_args
 
 import torch
@@ -82,7 +83,7 @@ class MLP(nn.Module):
         self.activation = _ACTIVATIONS[activation]
         lead = (ensemble, 1) if ensemble else ()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
-        for i, (fan_in, fan_out) in enumerate(zip(sizes, sizes[1:], strict=False)):
+        for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             gain = out_gain if i == len(sizes) - 2 else 2**0.5
             members = [
                 nn.init.orthogonal_(torch.empty(fan_in, fan_out), gain, generator=generator)
@@ -125,7 +126,7 @@ class MLP(nn.Module):
         return x
 
     def dropout_masks(self, batch: int, generator: torch.Generator) -> list[Tensor] | None:
-        """Draws one mask [batch, width] or [K, batch, width] a hidden layer, 0 or 1 / (1 - dropout), so that the mean stays.
+        """Draws one mask [batch, width] or [K, batch, width] a hidden layer, of 0 and 1 / (1 - dropout): mean 1.
 
         Noise enters as an argument: the forward pass stays a pure function, and the agent's generator decides.
         """

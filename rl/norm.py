@@ -12,7 +12,7 @@ class RunningNorm(nn.Module):
     Vectors are normalised per entry. Images (three dimensions) are normalised per channel: the statistics of a channel
     are pooled over rows and columns, so that the picture keeps its shape.
 
-    Statistics merge as in Chan, Golub & LeVeque 1979 (parallel variance), in float64: float32 sums drift after 1e7 rows.
+    Statistics merge as in Chan, Golub & LeVeque 1979 (parallel variance), in float64: float32 drifts after 1e7 rows.
 
     Args:
         shape: of one observation, without the batch.

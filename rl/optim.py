@@ -18,7 +18,8 @@ class Optimizer:
         kind: "adam" (1412.6980) or "rmsprop".
         lr: learning rate.
         clip_norm: the gradient's length is cut to this; 0 leaves it.
-        l2, l1: factors of the penalties l2/2 |w|^2 and l1 |w| on the weight matrices of its `MLP`s, not on biases or gains.
+        l2: factor of the penalty l2/2 |w|^2 on the weight matrices of its `MLP`s, not on biases or gains.
+        l1: factor of the penalty l1 |w| on the same.
         decay_steps: environment steps over which the learning rate falls linearly to 0; 0 keeps it.
     """
 

@@ -12,15 +12,15 @@ from torch import Tensor
 
 
 def td_target(cost: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
-    """cost + discount * next_value; all three of one shape."""
+    """The sum cost + discount * next_value; all three of one shape."""
     return cost + discount * next_value
 
 
 def lambda_return(cost: Tensor, discount: Tensor, next_value: Tensor, cut: Tensor, lambda_: float) -> Tensor:
     """The lambda-return (Sutton & Barto 2018, eq. 12.20, with endings).
 
-    G_t = cost_t + discount_t * ((1 - l_t) * next_value_t + l_t * G_{t+1}), with l_t = lambda where the episode goes on in
-    row t+1, and 0 where it was cut or the rollout ends.
+    G_t = cost_t + discount_t * ((1 - l_t) * next_value_t + l_t * G_{t+1}), with l_t = lambda where the episode goes on
+    in row t+1, and 0 where it was cut or the rollout ends.
 
     Args:
         cost: [T, N].
@@ -47,8 +47,12 @@ def gae(cost: Tensor, discount: Tensor, value: Tensor, next_value: Tensor, cut: 
     """Generalised advantage estimation (1506.02438) of the cost: the lambda-return less `value`.
 
     Args:
-        cost, discount, next_value, cut, lambda_: as in `lambda_return`.
-        value: [T, N] cost-to-go of the state that row t acted in.
+        cost: [T, N], and so are the others; see `lambda_return`.
+        discount: gamma, 0 where terminated.
+        value: cost-to-go of the state that row t acted in.
+        next_value: cost-to-go of the state that row t led to.
+        cut: terminated or truncated.
+        lambda_: from 0 to 1.
 
     Returns:
         [T, N]; positive where the action cost more than expected.

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from typing import Any, TypeVar
+
 import numpy as np
 import torch
 from torch import Tensor
 
 from rl.data import Rollout, Step, cost_of
+
+RowsT = TypeVar("RowsT", bound=Any)
 
 
 class RolloutMemory:
@@ -63,3 +68,24 @@ class RolloutMemory:
             self._arrays[name] = np.empty((self.num_steps, *value.shape), dtype)
         # One view a cell, made once.
         self._rows = [tuple(array[t, ...] for array in self._arrays.values()) for t in range(self.num_steps)]
+
+
+def minibatches(rows: RowsT, size: int, generator: torch.Generator) -> Iterator[RowsT]:
+    """The rows in shuffled parts; rows that fit in one part are handed on as they are.
+
+    Args:
+        rows: a NamedTuple of tensors [B, ...], among them `weight` [B] of sum 1.
+        size: of a part.
+        generator: decides the order.
+
+    Yields:
+        NamedTuples of the same kind, each with weights of sum 1.
+    """
+    count = len(rows.weight)
+    if count <= size:
+        yield rows
+        return
+    order = torch.randperm(count, generator=generator, device=generator.device)
+    for index in torch.split(order, size):
+        part = rows._make(column[index] for column in rows)
+        yield part._replace(weight=part.weight / part.weight.sum().clamp(min=1e-12))
