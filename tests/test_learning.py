@@ -1,0 +1,73 @@
+"""A2C learns tasks whose optimum is known in closed form, by each of the three gradients, and not when wired wrongly."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+import rl.rollout
+from agents.a2c import A2C, A2CConfig
+from agents.presets import PRESETS
+from envs import make
+from envs.known import LQR, Chain, OneStepQuadratic
+from envs.staircase import staircase
+from rl.evaluate import evaluate
+from rl.train import train
+
+GRADIENTS = ("pathwise", "score", "control_variate")
+ONE_STEP = {
+    "num_envs": 32,
+    "num_steps": 2,
+    "actor_lr": 1e-2,
+    "critic_lr": 3e-3,
+    "critic_warmup": 1_000,
+    "entropy_coef": 0.0,
+    "log_std": -1.0,
+}
+CHAIN = {"num_envs": 8, "num_steps": 8, "actor_lr": 3e-3, "critic_warmup": 500, "entropy_coef": 0.02}
+
+
+def learn(env: Any, steps: int, episodes: int, num_envs: int = 8, seed: int = 100, **settings: Any) -> float:
+    """Mean return of the final, deterministic policy."""
+    torch.set_num_threads(1)
+    made = make(env, num_envs, seed, backend="native")
+    agent = A2C(made.single_observation_space, made.single_action_space, A2CConfig(**settings), seed=seed)
+    train(agent, made, steps, progress=False)
+    mean = evaluate(agent, made, episodes).mean
+    made.close()
+    return mean
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_a_contextual_quadratic_within_two_percent(kind: Any) -> None:
+    optimum = OneStepQuadratic().optimal_return()
+    mean = learn("costgrad/OneStepQuadratic-v0", 25_000, 500, actor_gradient=kind, decay_steps=25_000, **ONE_STEP)
+    assert mean == pytest.approx(optimum, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_a_chain_is_walked_the_shortest_way(kind: Any) -> None:
+    assert learn("costgrad/Chain-v0", 8_000, 1, actor_gradient=kind, **CHAIN) == Chain().optimal_return()
+
+
+@pytest.mark.parametrize("kind", GRADIENTS)
+def test_a_reward_taken_for_a_cost_is_not_learnt(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The negative control of the two above: with the sign wrong the agent runs away from the goal."""
+    monkeypatch.setattr(rl.rollout, "cost_of", lambda reward: reward)
+    chain = Chain()
+    assert learn("costgrad/Chain-v0", 8_000, 1, actor_gradient=kind, **CHAIN) == -float(chain.horizon or 0)
+
+
+def test_the_bottom_step_of_a_staircase_is_found() -> None:
+    """A cost whose gradient is 0 wherever it exists; C's is not."""
+    assert learn(staircase, 20_000, 1, decay_steps=20_000, **ONE_STEP) == -1.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(100, 103))
+def test_lqr_within_two_percent(seed: int) -> None:
+    settings = PRESETS["a2c", "costgrad/LQR-v0"]
+    mean = learn("costgrad/LQR-v0", 150_000, 2_000, seed=seed, **settings)
+    assert mean == pytest.approx(LQR().optimal_return(), rel=0.02)
