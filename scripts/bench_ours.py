@@ -72,7 +72,8 @@ def _learn(job: dict[str, Any], env: MadeEnv) -> dict[str, float] | None:
         _train(job, agent, env, ())
         return {"final_return": evaluate(agent, env, job["episodes"]).mean}
     turns = Turns(job["warmup"], job["seconds"])
-    _train(job, agent, env, (lambda tick, _: turns(tick.step),))
+    alone = job["config"]["critic_warmup"]  # while only C learns, a step is cheaper than it will be
+    _train(job, agent, env, (lambda tick, _: tick.step < alone or turns(tick.step),))
     return None
 
 
@@ -124,7 +125,7 @@ def _shares(job: dict[str, Any], env: MadeEnv) -> dict[str, float]:
         end = time.perf_counter()
         if begin:
             steps += 1
-        elif end - started >= job["warmup"]:
+        elif end - started >= job["warmup"] and tick.step >= job["config"]["critic_warmup"]:
             begin = end
             spent.update(dict.fromkeys(PARTS, 0.0))
         return not begin or end - begin < job["seconds"]
