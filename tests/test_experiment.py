@@ -25,7 +25,10 @@ def cells(line: str) -> list[str]:
     return [cell.strip() for cell in line.strip("|").split("|")]
 
 
-def test_one_row_a_run_and_none_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_row_a_run_and_none_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delitem(presets.PRESETS, ("a2c", QUADRATIC), raising=False)
     flags = ["--name", "tiny", "--results", str(tmp_path), "--envs", f"{QUADRATIC}:512", "--seeds", "0", "1"]
     flags += ["--variant", 'score={"actor_gradient": "score", "num_envs": 4}', "--no-shipped", "--evaluations", "2"]
     assert experiment.main(flags) == 0
