@@ -85,7 +85,7 @@ def table(rows: Sequence[Row]) -> list[str]:
     return [
         *lines,
         "",
-        "Mean return of the final policy over deterministic episodes, a seed at a time. IQM: interquartile mean over seeds; "
+        "Mean return of the final policy, deterministic. IQM: interquartile mean over seeds; "
         '"k of n" where not every seed finished.',
         f"Commits: {commits}. Machines: {machines}.",
     ]
