@@ -1,4 +1,4 @@
-"""A2C learns tasks whose optimum is known in closed form, by each of the three gradients, and not when wired wrongly."""
+"""A2C learns tasks of known optimum by each of the three gradients, and does not learn when it is wired wrongly."""
 
 from __future__ import annotations
 
