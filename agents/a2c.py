@@ -314,7 +314,7 @@ class A2C:
         return self.codec.predict(policy, obs), state
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides the future, but for the rollout under way."""
+        """Everything that decides the future, but for the rollout under way; the tensors are the live ones."""
         tensors = {
             **checkpoint.module_state(actor=self.actor, critic=self.critic),
             **self.actor_optimizer.state("actor_optimizer"),

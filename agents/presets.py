@@ -30,15 +30,14 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("a2c", "costgrad/LQR-v0"): {
         "num_envs": 32,
-        "num_steps": 4,
+        "num_steps": 8,
         "gamma": 0.97,
-        "gae_lambda": 0.9,
+        "gae_lambda": 0.97,
         "actor_lr": 3e-3,
         "critic_lr": 3e-3,
-        "critic_passes": 8,
         "critic_warmup": 3_000,
         "entropy_coef": 0.0,
         "log_std": -2.0,
-        "decay_steps": 150_000,
+        "decay_steps": 300_000,
     },
 }

@@ -7,7 +7,6 @@ A *sample* is what a distribution draws: the index of a discrete action, or the 
 from __future__ import annotations
 
 import math
-from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -27,13 +26,18 @@ class Categorical:
 
     def __init__(self, logits: Tensor) -> None:
         self.logits = logits
+        self._log_probs: Tensor | None = None
 
-    @cached_property
+    @property
     def log_probs(self) -> Tensor:
         """[B, n]."""
-        return F.log_softmax(self.logits, -1)
+        kept = self._log_probs
+        # One that was made under no_grad does not serve a reader who needs the graph.
+        if kept is None or (self.logits.requires_grad and torch.is_grad_enabled() and not kept.requires_grad):
+            kept = self._log_probs = F.log_softmax(self.logits, -1)
+        return kept
 
-    @cached_property
+    @property
     def probs(self) -> Tensor:
         """[B, n]."""
         return self.log_probs.exp()

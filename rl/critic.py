@@ -46,6 +46,8 @@ class CriticSpec:
     activation: Activation = "tanh"
     layer_norm: bool = False
     dropout: float = 0.0
+    channel_axis: int = -1
+    """Of an image observation; -1 is gymnasium's height x width x channel."""
     normalize_obs: bool = True
     """Whether observations are normalised with the statistics that `obs_norm.update` gathers."""
 
@@ -76,7 +78,7 @@ class Critic(nn.Module):
         super().__init__()
         self.spec = spec
         self.discrete = spec.action == "discrete"
-        self.obs_norm = RunningNorm(spec.obs_shape)
+        self.obs_norm = RunningNorm(spec.obs_shape, spec.channel_axis)
         self.cost_scale = CostScale()
         self.head: HLGauss | Regression = HLGauss(spec.bins) if spec.head == "hl_gauss" else Regression()
         self.heads = spec.action_size if spec.action == "discrete" else 1
@@ -182,8 +184,8 @@ class Critic(nn.Module):
             metrics: the scale, and for hl_gauss the share of targets that the support still clips.
         """
         ratio = self.cost_scale.update(target, weight)
-        if ratio != 1:
-            last = self.net.weights[-1], self.net.biases[-1]
+        last = self.net.weights[-1], self.net.biases[-1]
+        if ratio != 1 and last[0].any():  # while its last weights are 0, C says 0 in any unit
             shape = (self.heads, self.head.outputs)
             weights, bias = (parameter.unflatten(-1, shape) for parameter in last)
             new = self.head.rescale(weights, bias, ratio)

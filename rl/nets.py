@@ -95,9 +95,6 @@ class MLP(nn.Module):
         for width in sizes[1:-1] if layer_norm else ():
             self.gains.append(nn.Parameter(torch.ones(*lead, width)))
             self.shifts.append(nn.Parameter(torch.zeros(*lead, width)))
-        # ParameterList looks its entries up by name at every access; a plain list of the same tensors does not.
-        self._layers = list(zip(self.weights, self.biases, strict=True))
-        self._norms = list(zip(self.gains, self.shifts, strict=True))
 
     def forward(self, x: Tensor, masks: list[Tensor] | None = None) -> Tensor:
         """Runs the net, or all K members.
@@ -112,14 +109,15 @@ class MLP(nn.Module):
         product = torch.baddbmm if self.ensemble else torch.addmm
         if self.ensemble and x.dim() == 2:
             x = x.expand(self.ensemble, *x.shape)
-        last = len(self._layers) - 1
-        for i, (weight, bias) in enumerate(self._layers):
+        weights, biases = _entries(self.weights), _entries(self.biases)
+        gains, shifts = _entries(self.gains), _entries(self.shifts)
+        last = len(weights) - 1
+        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             x = product(bias, x, weight)
             if i == last:
                 break
-            if self._norms:
-                gain, shift = self._norms[i]
-                x = torch.addcmul(shift, F.layer_norm(x, x.shape[-1:]), gain)
+            if gains:
+                x = torch.addcmul(shifts[i], F.layer_norm(x, x.shape[-1:]), gains[i])
             x = self.activation(x)
             if masks is not None:
                 x = x * masks[i]
@@ -137,3 +135,11 @@ class MLP(nn.Module):
             torch.empty(*lead, batch, width, device=self.weights[0].device).bernoulli_(keep, generator=generator) / keep
             for width in self.sizes[1:-1]
         ]
+
+
+def _entries(parameters: nn.ParameterList) -> list[Tensor]:
+    """The list's tensors, as torch.func.functional_call may have swapped them.
+
+    Iterating over a ParameterList makes up a name for each entry and looks that up, at ten times the cost.
+    """
+    return [parameter for parameter in parameters._parameters.values() if parameter is not None]
