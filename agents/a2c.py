@@ -83,7 +83,7 @@ class A2CConfig:
     """Layer normalisation in actor and C."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
     """Of actor and C."""
-    log_std: float = 0.0
+    log_std: float = -1.0
     """Initial log of the spread of continuous actions, before tanh."""
     action_samples: int = 4
     """Fresh actions a state that an expectation over continuous actions is taken from."""

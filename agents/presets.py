@@ -17,6 +17,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "gae_lambda": 0.9,
         "actor_lr": 2e-3,
         "entropy_coef": 0.0,
+        "log_std": 0.0,
         "decay_steps": 300_000,
     },
     ("a2c", "costgrad/OneStepQuadratic-v0"): {
@@ -26,6 +27,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "critic_lr": 3e-3,
         "critic_passes": 8,
         "entropy_coef": 0.0,
+        "log_std": 0.0,
         "decay_steps": 60_000,
     },
     ("a2c", "costgrad/LQR-v0"): {
