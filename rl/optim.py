@@ -39,12 +39,14 @@ class Optimizer:
         flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
         self.flat = flat
         self.penalised = torch.cat([torch.full((p.numel(),), float("weights." in name)) for name, p in named]).to(flat)
+        self.current_lr = lr
+        self.gradient = torch.zeros_like(flat)
+        self._slots: list[Tensor] = []  # of each parameter in the flat gradient
         offset = 0
         for p in self.parameters:
             p.data = flat[offset : offset + p.numel()].view_as(p)
+            self._slots.append(self.gradient[offset : offset + p.numel()].view_as(p))
             offset += p.numel()
-        self.current_lr = lr
-        self.gradient = torch.zeros_like(flat)
         names = ("mean", "square") if kind == "adam" else ("square",)
         self.memory = {name: torch.zeros_like(flat) for name in names} | {"step": torch.zeros(())}
 
@@ -56,7 +58,7 @@ class Optimizer:
     def apply(self, gradient: tuple[Tensor, ...]) -> Tensor:
         """Takes one step along -gradient (one tensor a parameter); its length before clipping, a scalar."""
         flat, memory = self.gradient, self.memory
-        torch.cat([g.reshape(-1) for g in gradient], out=flat)
+        torch._foreach_copy_(self._slots, gradient)
         if self.l2:
             flat.addcmul_(self.flat, self.penalised, value=self.l2)
         if self.l1:
