@@ -71,3 +71,23 @@ def test_lqr_within_two_percent(seed: int) -> None:
     settings = PRESETS["a2c", "costgrad/LQR-v0"]
     mean = learn("costgrad/LQR-v0", 600_000, 2_000, seed=seed, **settings)
     assert mean == pytest.approx(LQR().optimal_return(), rel=0.02)
+
+
+@pytest.mark.parametrize("reward", [1e3, -1e-3])
+def test_no_cost_bounds_are_set_by_hand(reward: float) -> None:
+    """C comes near -r / (1 - gamma) whatever the environment counts in, and next to none of its targets is clipped."""
+    torch.set_num_threads(1)
+    made = make("costgrad/ConstantCost-v0", 8, 100, env_kwargs={"reward": reward}, backend="native")
+    config = A2CConfig(head="hl_gauss", gamma=0.95, critic_warmup=0)
+    agent = A2C(made.single_observation_space, made.single_action_space, config, seed=100)
+    clipped: list[float] = []
+
+    def hook(tick: Any, _: Any) -> None:
+        if tick.metrics:
+            clipped.append(float(tick.metrics["clipped_targets"]))
+
+    train(agent, made, 12_000, progress=False, hooks=[hook])
+    with torch.no_grad():
+        cost = agent.critic(2 * torch.rand(64, 2) - 1).mean()
+    assert float(cost) == pytest.approx(-reward / (1 - 0.95), rel=0.1)
+    assert len(clipped) > 50 and sum(clipped) / len(clipped) < 1e-3
