@@ -22,12 +22,12 @@ from rl import checkpoint
 from rl.actor import Policy, actor_for
 from rl.critic import Critic, CriticSpec
 from rl.data import Rollout, Step
-from rl.errors import UserError, check_settings
 from rl.gradient import control_variate, expected_cost, pathwise, score, taken_cost
 from rl.nets import Activation
 from rl.optim import Optimizer, descend
 from rl.returns import lambda_return
 from rl.rollout import RolloutMemory, minibatches
+from rl.settings import check_settings
 from rl.spaces import Codec
 
 DIAGNOSE_EVERY = 8  # updates between two that report how well C knew the returns, which costs extra
@@ -90,25 +90,7 @@ class A2CConfig:
 
     def __post_init__(self) -> None:
         """Raises UserError where a setting is out of its range."""
-        check_settings(
-            self,
-            at_least_one=("num_steps", "critic_passes", "minibatch", "ensemble", "action_samples", "hidden"),
-            not_negative=(
-                "actor_lr",
-                "critic_lr",
-                "critic_warmup",
-                "decay_steps",
-                "entropy_coef",
-                "clip_norm",
-                "l2",
-                "l1",
-            ),
-            unit_interval=("gamma", "gae_lambda", "dropout"),
-        )
-        if self.bins < 3:
-            raise UserError(f"bins must be at least 3, got {self.bins}")
-        if self.dropout == 1:
-            raise UserError("dropout must be less than 1, got 1.0: it would drop every unit")
+        check_settings(self)
 
 
 class Rows(NamedTuple):

@@ -1,0 +1,40 @@
+"""What the fields of an agent's config may be, by name: agents share the names, so they share the ranges."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any, get_args, get_type_hints
+
+from rl.errors import UserError
+
+_LARGEST = sys.float_info.max
+COUNT = (1, _LARGEST, "at least 1")
+NOT_NEGATIVE = (0, _LARGEST, "a finite number from 0 up")
+SHARE = (0, 1, "from 0 to 1")
+FINITE = (-_LARGEST, _LARGEST, "a finite number")
+RANGES: dict[str, tuple[float, float, str]] = {
+    **dict.fromkeys(("num_steps", "minibatch", "critic_passes", "ensemble", "action_samples", "hidden"), COUNT),
+    **dict.fromkeys(("actor_lr", "critic_lr", "entropy_coef", "clip_norm", "l2", "l1"), NOT_NEGATIVE),
+    **dict.fromkeys(("decay_steps", "critic_warmup"), NOT_NEGATIVE),
+    **dict.fromkeys(("gamma", "gae_lambda"), SHARE),
+    "dropout": (0, 0.99, "from 0 to 0.99"),
+    "bins": (3, _LARGEST, "at least 3"),
+    "log_std": FINITE,
+}
+
+
+def check_settings(config: Any) -> None:
+    """Checks every number of a config dataclass against `RANGES`, and every Literal against its choices.
+
+    Raises:
+        UserError: the first field out of its range; NaN is in none.
+    """
+    for name, hint in get_type_hints(type(config)).items():
+        value = getattr(config, name)
+        choices = get_args(hint) if "Literal" in str(hint) else ()
+        if choices and value not in choices:
+            raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
+        if name in RANGES:
+            least, most, allowed = RANGES[name]
+            if not all(least <= number <= most for number in (value if isinstance(value, tuple) else (value,))):
+                raise UserError(f"{name} must be {allowed}, got {value}")

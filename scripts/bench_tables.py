@@ -1,0 +1,78 @@
+"""The tables that scripts/bench.py prints. `args` are its flags."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+
+def ratios(rounds: Sequence[dict[str, dict[str, float]]], side: str, key: str = "steps_per_second") -> list[float]:
+    """Ours over the peer's, round by round.
+
+    Args:
+        rounds: figures of each side, the peer's under "peer".
+        side: which of ours.
+        key: which figure.
+    """
+    return [figures[side][key] / figures["peer"][key] for figures in rounds]
+
+
+def print_rounds(console: Console, args: Any, rounds: list[dict[str, dict[str, float]]]) -> None:
+    """Figures and ratios of every round, their medians and extremes."""
+    title = {str(gradient): f"{args.agent} {gradient}" for gradient in args.actor_gradient}
+    if args.peer:
+        title["peer"] = args.peer
+    table = Table(title="steps per second")
+    table.add_column("round")
+    for name in title.values():
+        table.add_column(name, justify="right")
+    if args.peer:
+        for gradient in args.actor_gradient:
+            table.add_column(f"ratio {gradient}", justify="right")
+    columns = [[figures[name]["steps_per_second"] for figures in rounds] for name in title]
+    over = [ratios(rounds, gradient) for gradient in args.actor_gradient] if args.peer else []
+    for i in range(len(rounds)):
+        table.add_row(str(i + 1), *(f"{c[i]:,.0f}" for c in columns), *(f"{c[i]:.2f}" for c in over))
+    median = statistics.median
+    table.add_section()
+    table.add_row("median", *(f"{median(c):,.0f}" for c in columns), *(f"{median(c):.2f}" for c in over))
+    console.print(table)
+    for gradient, c in zip(args.actor_gradient, over, strict=False):
+        cpu = ratios(rounds, gradient, "steps_per_cpu_second")
+        console.print(
+            f"ratio {gradient} / {args.peer}: min {min(c):.2f}, median {median(c):.2f}, max {max(c):.2f}; "
+            f"by CPU time, which others on the machine disturb less: median {median(cpu):.2f}",
+            highlight=False,
+        )
+
+
+def print_parts(console: Console, args: Any, figures: dict[str, Any]) -> None:
+    """The environment alone, and where the time of a vector step goes."""
+    line = f"environment alone, {figures['backend']}: {figures['env_alone']:,.0f} steps/s"
+    if args.peer:
+        line += f"; the peer's: {figures['peer_env_alone']:,.0f}"
+    console.print(line, highlight=False)
+    table = Table(title="microseconds of a vector step, measured apart")
+    columns = {"act": "acting", "env.step": "environment", "observe": "observing", "update": "updating"}
+    columns["rest"] = "loop and log"
+    table.add_column("")
+    for title in columns.values():
+        table.add_column(title, justify="right")
+    for gradient, parts in figures["shares"].items():
+        total = sum(parts[key] for key in columns)
+        table.add_row(gradient, *(f"{parts[key]:.0f} ({parts[key] / total:.0%})" for key in columns))
+    console.print(table)
+
+
+def print_learning(console: Console, args: Any, rows: list[dict[str, float]]) -> None:
+    """The final returns of both sides, seed by seed."""
+    table = Table(title=f"mean return of the final policy after {args.learning_steps:,} steps, 20 episodes")
+    for name in rows[0] if rows else ():
+        table.add_column(str(args.peer) if name == "peer" else name, justify="right")
+    for row in rows:
+        table.add_row(*(f"{value:.5g}" for value in row.values()))
+    console.print(table)
