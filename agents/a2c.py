@@ -177,6 +177,10 @@ class A2C:
         self._sample = torch.empty(0)  # of the last action, until `observe`
         self._noise: tuple[Tensor, ...] = ()  # of the rollout's actions
 
+    def begin(self) -> None:
+        """Fresh episodes start: a rollout under way is dropped, for its next row would belong to another episode."""
+        self.memory.clear()
+
     @torch.no_grad()
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
         """[N, *obs_shape] -> [N, A] in [-1, 1] or [N]: a sample of pi, or its mode."""
@@ -312,11 +316,11 @@ class A2C:
         checkpoint.load_modules(tensors, actor=self.actor, critic=self.critic)
         self.actor_optimizer.load_state("actor_optimizer", tensors)
         self.critic_optimizer.load_state("critic_optimizer", tensors)
-        self.generator.set_state(tensors["generator"].cpu())
-        self.predict_generator.set_state(tensors["predict_generator"].cpu())
+        for name, generator in (("generator", self.generator), ("predict_generator", self.predict_generator)):
+            checkpoint.restore_generator(generator, tensors[name], meta["steps"])
         self.advantage_square.copy_(tensors["advantage_square"])
         self.steps, self.updates = meta["steps"], meta["updates"]
-        self.memory.filled = 0
+        self.memory.clear()
 
     def save(self, path: str | Path) -> None:
         """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from typing import Any
 
+WHOLE_RUN = "as many as the run has"
+
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
-    ("a2c", "CartPole-v1"): {"num_envs": 8, "decay_steps": 100_000},
-    ("a2c", "Acrobot-v1"): {"num_envs": 16, "decay_steps": 200_000},
+    ("a2c", "CartPole-v1"): {"num_envs": 8, "decay_steps": WHOLE_RUN},
+    ("a2c", "Acrobot-v1"): {"num_envs": 16, "decay_steps": WHOLE_RUN},
     ("a2c", "Pendulum-v1"): {
         "num_envs": 8,
         "gamma": 0.9,
@@ -18,7 +20,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "actor_lr": 2e-3,
         "entropy_coef": 0.0,
         "log_std": 0.0,
-        "decay_steps": 300_000,
+        "decay_steps": WHOLE_RUN,
     },
     ("a2c", "costgrad/OneStepQuadratic-v0"): {
         "num_envs": 64,
@@ -28,7 +30,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "critic_passes": 8,
         "entropy_coef": 0.0,
         "log_std": 0.0,
-        "decay_steps": 60_000,
+        "decay_steps": WHOLE_RUN,
     },
     ("a2c", "costgrad/LQR-v0"): {
         "num_envs": 32,
@@ -39,6 +41,12 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "critic_warmup": 10_000,
         "entropy_coef": 0.0,
         "log_std": -1.5,
-        "decay_steps": 600_000,
+        "decay_steps": WHOLE_RUN,
     },
 }
+
+
+def preset_for(agent: str, env: str, total_timesteps: int) -> dict[str, Any]:
+    """The settings proven for a task, in a run of so many environment steps; {} for a task without any."""
+    found = PRESETS.get((agent, env), {})
+    return {key: total_timesteps if value == WHOLE_RUN else value for key, value in found.items()}

@@ -37,7 +37,7 @@ def choose(builder: Builder, num_envs: int, seed: int) -> tuple[str, str]:
         return "sync", "one environment" if num_envs == 1 else "one core" if cores == 1 else "rendering"
     env = builder()
     try:
-        seconds = guard(find(builder.env).name, _step_seconds, env, seed)
+        seconds = guard(find(builder.env).name, _step_seconds, env, seed, fails="cannot be stepped")
     finally:
         env.close()
     chosen = "async" if async_pays(seconds, num_envs, cores) else "sync"

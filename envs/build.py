@@ -118,7 +118,7 @@ def native(found: Found, env_kwargs: Mapping[str, Any], render_mode: str | None)
     return None, f"{name} makes one environment at a time"
 
 
-def guard(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def guard(name: str, call: Callable[..., Any], *args: Any, fails: str = "cannot be made", **kwargs: Any) -> Any:
     """Calls user code; whatever it raises becomes one line about `name`, with the cause chained.
 
     Raises:
@@ -136,7 +136,7 @@ def guard(name: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any
             f"{name} needs '{missing}', which is not installed: pip install {_PIP_NAMES.get(missing, missing)}"
         ) from error
     except Exception as error:
-        raise EnvError(f"{name} cannot be made: {one_line(error)}") from error
+        raise EnvError(f"{name} {fails}: {one_line(error)}") from error
 
 
 def accepts(target: Callable[..., Any], key: str, by_name: bool = False) -> bool:

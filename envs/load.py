@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -162,6 +163,7 @@ def short_name(target: Callable[..., Any]) -> str:
     target = getattr(target, "func", target)
     name = getattr(target, "__qualname__", type(target).__qualname__).rpartition("<locals>.")[2]
     module = (getattr(target, "__module__", None) or "").rpartition(".")[2]
+    module = re.sub(r"^costgrad_user_(.+)_[0-9a-f]{8}$", r"\1", module)  # a user's file, as `load_file` names it
     return name if module in ("", "__main__", "builtins") else f"{module}.{name}"
 
 

@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Mapping
 from ctypes.util import find_library
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -127,8 +128,14 @@ def make(
             same = "async"
         return make(env, num_envs, seed, render_mode, kwargs, same)
 
-    recipe = (env if isinstance(env, str) else None, kwargs)
+    recipe = (_anywhere(env) if isinstance(env, str) else None, kwargs)
     return MadeEnv(made, found.name, (chosen, f"{chosen}: {reason}"), seed, recipe, again)
+
+
+def _anywhere(env: str) -> str:
+    """The name as it holds in every working folder: with the whole path of a file."""
+    file, colon, name = env.rpartition(".py:")
+    return f"{Path(file + '.py').expanduser().resolve()}:{name}" if colon else env
 
 
 def _vectorize(builder: Builder, num_envs: int, backend: str, name: str) -> VectorEnv:

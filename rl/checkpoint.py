@@ -155,11 +155,14 @@ def load_agent(
     tensors, meta = read(path)
     _check_name(path, meta, cls.__name__.lower())
     known = {field.name for field in fields(config_cls)}
-    saved: dict[str, Any] = meta.get("config", {})
+    try:
+        saved: dict[str, Any] = dict(meta["config"])
+        spaces = [space_from_json(meta[key]) for key in ("observation_space", "action_space")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {META} lacks what an agent needs ({_line(error)})") from error
     if unknown := sorted(saved.keys() - known):
         raise UserError(f"checkpoint {path} has settings this {cls.__name__} does not know: {', '.join(unknown)}")
     config = config_cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()})
-    spaces = [space_from_json(meta[key]) for key in ("observation_space", "action_space")]
     agent = cls(*spaces, config, device=device)  # type: ignore[call-arg]
     restore(path, agent, tensors, meta)
     return agent
@@ -189,6 +192,14 @@ def load_modules(tensors: Mapping[str, Tensor], **modules: nn.Module) -> None:
         prefix = f"{name}."
         own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
         module.load_state_dict(own)
+
+
+def restore_generator(generator: torch.Generator, state: Tensor, steps: int) -> None:
+    """Sets a generator to a saved state; one of another kind of device cannot take it and is seeded from `steps`."""
+    if state.numel() == generator.get_state().numel():
+        generator.set_state(state.cpu())
+    else:
+        generator.manual_seed(2**40 + steps)
 
 
 def agent_name(agent: Any) -> str:

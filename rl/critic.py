@@ -111,8 +111,10 @@ class Critic(nn.Module):
             [K, B], or [K, B, n] for "discrete" without action.
 
         Raises:
-            UserError: action is missing for a box, or given to a C of states only.
+            UserError: obs or action has another shape, or an action is missing or one too many.
         """
+        if obs.shape[1:] != self.spec.obs_shape:
+            raise UserError(f"obs has shape {tuple(obs.shape)}: this C takes [B, *{self.spec.obs_shape}]")
         if (action is None) != (self.spec.action == "none") and self.spec.action != "discrete":
             wanted = "no action" if self.spec.action == "none" else f"an action of {self.spec.action_size} numbers"
             raise UserError(f"this C takes {wanted}, got {None if action is None else tuple(action.shape)}")

@@ -8,3 +8,7 @@ class UserError(ValueError):
 
     Scripts print the line and exit with code 2; every other exception is a defect of ours and keeps its traceback.
     """
+
+
+class Diverged(UserError):
+    """An agent's numbers are no numbers any more: settings are to blame, and nothing of it is worth saving."""

@@ -20,6 +20,10 @@ Factory = Callable[..., VectorEnv]  # make(num_envs=, seed=, render_mode=) -> Ve
 _T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
 
 
+class NeverEnds(UserError):
+    """Episodes that go on for longer than anybody waits."""
+
+
 class Evaluation(NamedTuple):
     """Returns (sums of reward, undiscounted) of whole episodes."""
 
@@ -117,9 +121,9 @@ def run_episodes(
             start, reset_row = reset_row & ~done, done
         elif mode == AutoresetMode.DISABLED and done.any():
             obs, _ = env.reset(options={"reset_mask": done})
-    raise UserError(
+    raise NeverEnds(
         f"{int(quota.sum())} of {episodes} evaluation episodes had not ended after {max_steps} steps: "
-        "give the environment a time limit (gymnasium.wrappers.TimeLimit)"
+        "give the environment a time limit, such as --env-kwargs '{\"max_episode_steps\": 1000}'"
     )
 
 

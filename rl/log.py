@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor
 
 from rl.checkpoint import writing
+from rl.errors import Diverged
 from rl.evaluate import Evaluation
 from rl.table import EVALUATION_COLUMNS, TRAINING_COLUMNS, Table
 
@@ -135,6 +137,9 @@ class Log:
         self._last = (step, seconds)
         fps = (step - before) / max(seconds - then, 1e-9)
         scalars = {f"train/{name}": value for name, value in means(self._metrics).items()}
+        for name, value in scalars.items():
+            if name.endswith("_loss") and not math.isfinite(value):
+                raise Diverged(f"{name} is {value} after {step} steps: learning diverged, lower its learning rates")
         self._metrics = {}
         if (mean := self.mean_return) is not None:
             length = sum(self.lengths) / len(self.lengths)

@@ -21,6 +21,10 @@ class Agent(Protocol):
 
     codec: Codec
 
+    def begin(self) -> None:
+        """Fresh episodes start, perhaps in another number: what the agent holds of unfinished ones ends."""
+        ...
+
     def act(self, obs: Tensor, explore: bool = True) -> Tensor:
         """[N, *obs_shape] -> [N, A] in [-1, 1] or [N] int64. What it knew of the action it keeps until `observe`."""
         ...
@@ -74,6 +78,7 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
     """
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     codec, n = agent.codec, env.num_envs
+    agent.begin()
     returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
     reset_row, any_reset = np.zeros(n, dtype=bool), False  # rows whose action the environment ignores
     everything = torch.ones(n, dtype=torch.bool)

@@ -48,7 +48,9 @@ class Optimizer:
             self._slots.append(self.gradient[offset : offset + p.numel()].view_as(p))
             offset += p.numel()
         names = ("mean", "square") if kind == "adam" else ("square",)
-        self.memory = {name: torch.zeros_like(flat) for name in names} | {"step": torch.zeros(())}
+        # torch's fused Adam wants its count of steps where the parameters are, RMSprop on the CPU.
+        step = torch.zeros((), device=flat.device if kind == "adam" else "cpu")
+        self.memory = {name: torch.zeros_like(flat) for name in names} | {"step": step}
 
     def anneal(self, step: int) -> None:
         """Sets the learning rate that holds at environment step `step`."""
@@ -58,6 +60,8 @@ class Optimizer:
     def apply(self, gradient: tuple[Tensor, ...]) -> Tensor:
         """Takes one step along -gradient (one tensor a parameter); its length before clipping, a scalar."""
         flat, memory = self.gradient, self.memory
+        if self.parameters[0].data_ptr() != self.flat.data_ptr():
+            raise RuntimeError("the module was moved or copied after its optimizer was made: make another optimizer")
         torch._foreach_copy_(self._slots, gradient)
         if self.l2:
             flat.addcmul_(self.flat, self.penalised, value=self.l2)

@@ -37,6 +37,11 @@ class RolloutMemory:
         """Whether T steps are in."""
         return self.filled == self.num_steps
 
+    def clear(self) -> None:
+        """Drops what is in; the next step may come from another number of environments."""
+        self.filled = 0
+        self._rows = []
+
     def add(self, step: Step, extra: dict[str, Tensor]) -> None:
         """Copies one vector step in; `extra` is what the agent knew of its action, [N, ...] each."""
         row = [value.cpu().numpy() for value in (*step[:-1], *extra.values())]

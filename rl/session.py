@@ -9,7 +9,7 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from rl.checkpoint import agent_name
-from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, Factory, run_episodes
+from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, Factory, NeverEnds, run_episodes
 from rl.log import Clock, Log
 from rl.loop import Agent, Tick
 from rl.plot import learning_curve
@@ -56,6 +56,7 @@ class Session:
         self.log = Log(path, self.clock, max(total // LOG_POINTS, env.num_envs), position.step)
         self.display = Display(total, position.step, position.seconds, progress)
         self._eval_env: VectorEnv | None = None
+        self._endless = False
 
     def observe(self, tick: Tick) -> None:
         """Takes in one tick: a few microseconds."""
@@ -77,11 +78,21 @@ class Session:
                 self.display.say(f"no evaluation during training: {reason}")
         return self._eval_env is not None
 
-    def evaluate(self) -> Evaluation:
-        """Evaluates the policy as it is, in the evaluation environment if there is one; saves `best` and `last`."""
+    def evaluate(self) -> Evaluation | None:
+        """Evaluates the policy as it is, in the evaluation environment if there is one; saves `best` and `last`.
+
+        None, once said and not tried again, where the episodes never end.
+        """
+        if self._endless:
+            return None
         with self.clock:
             env = self.env if self._eval_env is None else self._eval_env
-            result = run_episodes(self.agent, env, self.episodes, True, self.seed + SEED_OFFSET)
+            try:
+                result = run_episodes(self.agent, env, self.episodes, True, self.seed + SEED_OFFSET)
+            except NeverEnds as error:
+                self._endless = True
+                self.display.say(f"no evaluation: {error}")
+                return None
             self.evaluations.append((self.step, result))
             self.log.add_evaluation(self.step, result)
             self.display.say(f"{self.step:>10,} steps: evaluation: {result}")

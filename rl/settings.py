@@ -11,7 +11,6 @@ _LARGEST = sys.float_info.max
 COUNT = (1, _LARGEST, "at least 1")
 NOT_NEGATIVE = (0, _LARGEST, "a finite number from 0 up")
 SHARE = (0, 1, "from 0 to 1")
-FINITE = (-_LARGEST, _LARGEST, "a finite number")
 RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("num_steps", "minibatch", "critic_passes", "ensemble", "action_samples", "hidden"), COUNT),
     **dict.fromkeys(("actor_lr", "critic_lr", "entropy_coef", "clip_norm", "l2", "l1"), NOT_NEGATIVE),
@@ -19,7 +18,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("gamma", "gae_lambda"), SHARE),
     "dropout": (0, 0.99, "from 0 to 0.99"),
     "bins": (3, _LARGEST, "at least 3"),
-    "log_std": FINITE,
+    "log_std": (-5, 2, "from -5 to 2, where the actor keeps it"),
 }
 
 

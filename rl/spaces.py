@@ -6,6 +6,7 @@ asymmetric bounds, a `Discrete.start`, integer observations. Nothing else in `rl
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -14,7 +15,7 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor
 
-from rl.errors import UserError
+from rl.errors import Diverged, UserError
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 
@@ -25,8 +26,9 @@ def to_env(action: ArrayOrTensor, low: ArrayOrTensor, high: ArrayOrTensor) -> Ar
 
 
 def to_agent(action: ArrayOrTensor, low: ArrayOrTensor, high: ArrayOrTensor) -> ArrayOrTensor:
-    """[low, high]^A -> [-1, 1]^A, the inverse of `to_env`."""
-    return (action - low) / ((high - low) / 2) - 1
+    """[low, high]^A -> [-1, 1]^A, the inverse of `to_env`; -1 in a dimension whose bounds are equal."""
+    half = (high - low) / 2
+    return (action - low) / (half + (half == 0)) - 1
 
 
 class Codec:
@@ -73,7 +75,7 @@ class Codec:
             one_hot = np.eye(self.obs_shape[0], dtype=np.float32)[np.asarray(obs) - int(self.observation_space.start)]
             return torch.from_numpy(one_hot).to(self.device)
         # A copy even where nothing changes: an environment may overwrite its arrays at the next step.
-        tensor = torch.from_numpy(np.array(obs, dtype=np.float32))
+        tensor = torch.from_numpy(np.array(obs, dtype=np.float32).reshape(-1, *self.obs_shape))
         return tensor.to(self.device) if self._moves else tensor
 
     def env_action(self, action: Tensor) -> np.ndarray:
@@ -81,6 +83,8 @@ class Codec:
         array = action.cpu().numpy()
         if self.discrete:
             return array + self._start if self._start else array
+        if not math.isfinite(array.sum()):
+            raise Diverged("the policy gave an action that is not a number: it diverged, lower its learning rates")
         array = to_env(array.reshape(-1, *self._low.shape), self._low, self._high)
         # Rounding may put a saturated action one ulp outside the bounds, which strict environments refuse.
         return np.clip(array, self._low, self._high).astype(self._low.dtype, copy=False)
@@ -118,7 +122,7 @@ def _obs_shape(space: Space[Any]) -> tuple[int, ...]:
     if isinstance(space, spaces.Discrete):
         return (int(space.n),)
     if isinstance(space, spaces.Box | spaces.MultiBinary) and int(np.prod(space.shape)) > 0:
-        return tuple(int(n) for n in space.shape)
+        return tuple(int(n) for n in space.shape) or (1,)
     raise UserError(
         f"observation space {space} is not supported: it must be a Box, Discrete or MultiBinary "
         "(gymnasium.wrappers.FlattenObservation turns most other spaces into a Box)"

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple
 
 from gymnasium.vector import VectorEnv
 
-from rl.errors import UserError
+from rl.errors import Diverged, UserError
 from rl.evaluate import Evaluation, Factory, factory_of
 from rl.loop import Agent, Tick, interact
 from rl.run import Position, RunFolder, environment_seed
@@ -28,7 +28,7 @@ class TrainResult(NamedTuple):
     seconds: float  # of training, evaluations and checkpoints left out
     steps_per_second: float  # of this call
     stopped: Literal["total", "hook", "signal"]  # why it ended
-    evaluation: Evaluation | None  # of the final policy; None where a signal stopped the run
+    evaluation: Evaluation | None  # of the final policy; None where a signal stopped the run, or episodes never end
     evaluations: list[tuple[int, Evaluation]]  # (step, evaluation) of this call, the final one too
     run_dir: Path | None
     video: Path | None
@@ -111,6 +111,8 @@ def train(
         seconds = session.clock.seconds
         session.draw()
         film = session.film() if video and stopped != "signal" else None
+    except Diverged:  # the checkpoints before it stay
+        raise
     except ValueError:  # the user's to mend (NaN from the environment, say): keep what was learnt before it
         with suppress(UserError):
             session.save("last")
@@ -142,7 +144,7 @@ def _loop(
                     return "signal"
                 raise
             session.observe(tick)
-            if hooks and False in [hook(tick, agent) for hook in hooks]:
+            if hooks and any([hook(tick, agent) is False for hook in hooks]):  # a list: every hook is called
                 return "hook"
             if tick.step >= total:
                 return "total"

@@ -87,6 +87,9 @@ def _check(argv: Sequence[str]) -> int:
             except (UserError, EnvError) as error:
                 print(f"FAIL  {' '.join(str(error).split())}", flush=True)
                 failed += 1
+            except Exception as error:  # the user's code ran: anything may come
+                print(f"FAIL  {args.env}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+                failed += 1
     finally:
         env.close()
     if failed:

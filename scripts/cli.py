@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -92,7 +93,9 @@ def invocation(name: str) -> str:
     python = Path(sys.executable)
     inside = python.is_relative_to(Path.cwd())
     script = os.path.relpath(Path(__file__).with_name(f"{name}.py"))
-    return f"{python.relative_to(Path.cwd()) if inside else 'python'} {shlex.quote(script)}"
+    found = shutil.which("python")
+    same = found is not None and Path(found).parent == python.parent
+    return f"{python.relative_to(Path.cwd()) if inside else 'python' if same else python} {shlex.quote(script)}"
 
 
 def beside_python(program: str) -> str:

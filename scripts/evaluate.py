@@ -16,6 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 from tyro.conf import Positional
@@ -101,8 +102,8 @@ def load(run: str, checkpoint: str, device: Device, started: dict[str, Any]) -> 
     there = sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if checkpoint not in there and checkpoint not in ("last", "best"):
         raise UserError(f"run {run} has no checkpoint {checkpoint!r}: it has {', '.join(there) or 'none'}")
-    cls, config_cls = agent_classes(started["agent"])
-    where, _ = choose_device(device, config_cls())
+    cls, _ = agent_classes(started["agent"])
+    where, _ = choose_device(device, SimpleNamespace(**started.get("config", {})))
     return cls.load(folder / checkpoint, device=where)
 
 

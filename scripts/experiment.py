@@ -30,7 +30,7 @@ from typing import IO, Annotated, Any, NamedTuple
 import torch
 from tyro.conf import UseAppendAction, arg
 
-from agents.presets import PRESETS
+from agents.presets import preset_for
 from envs.make import make
 from rl.errors import UserError
 from rl.evaluate import evaluate
@@ -137,7 +137,7 @@ def plan(args: Args) -> list[Run]:
             if seed == args.seeds[0]:
                 make(env, 1).close()  # raises now, and not in every run, if it cannot be made
             for variant, changes in variants.items():
-                settings = {**PRESETS.get((args.agent, env), {}), **changes}
+                settings = {**preset_for(args.agent, env, int(steps)), **changes}
                 settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
                 num_envs = settings.pop("num_envs", 8)
                 if not isinstance(num_envs, int) or num_envs < 1:

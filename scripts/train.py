@@ -21,7 +21,7 @@ from typing import Annotated, Any, Generic, Literal, TypeVar
 
 from tyro.conf import arg
 
-from agents.presets import PRESETS
+from agents.presets import preset_for
 from envs.make import make
 from rl.errors import UserError
 from rl.run import read_config
@@ -97,7 +97,7 @@ def _train(argv: Sequence[str]) -> int:
     device, why = choose_device(args.device, args.config)
     threads = use_threads(args.threads)
     for name, least in MINIMUM.items():
-        if (value := getattr(args, name)) < least:
+        if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
     kwargs = json_object("--env-kwargs", args.env_kwargs)
     env = make(args.env, args.num_envs, args.seed, env_kwargs=kwargs, backend=args.env_backend)
@@ -113,9 +113,9 @@ def _train(argv: Sequence[str]) -> int:
             args.total_timesteps,
             run_dir,
             seed=args.seed,
-            eval_every=args.eval_freq,
+            eval_every=args.eval_freq or max(args.total_timesteps // 10, 1),
             eval_episodes=args.eval_episodes,
-            save_every=args.save_freq,
+            save_every=args.save_freq or max(args.total_timesteps // 5, 1),
             progress=args.progress,
             video=args.capture_video,
             resume=args.resume is not None,
@@ -123,14 +123,14 @@ def _train(argv: Sequence[str]) -> int:
         )
     finally:
         env.close()
-    return _report(result, Path(run_dir))
+    return _report(result, Path(run_dir), args.total_timesteps)
 
 
 def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
     """Flags over presets (or, when a run goes on, over what it was started with) over defaults.
 
     Returns:
-        the arguments, with the frequencies filled in, and a line that says where the agent's settings come from.
+        the arguments, and a line that says where the agent's settings come from.
 
     Raises:
         UserError: a flag is wrong, or may not change when a run goes on.
@@ -138,7 +138,10 @@ def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
     first = _First(add_help=False, allow_abbrev=False)
     for flag, value in (("--env", Args.env), ("--agent", Args.agent), ("--resume", None)):
         first.add_argument(flag, default=value)
+    first.add_argument("--total-timesteps", "--total_timesteps", "-n", default=None)
     known, _ = first.parse_known_args(list(argv))
+    # What is no number is left to the full parser, which says so.
+    total = int(known.total_timesteps) if str(known.total_timesteps).isdecimal() else None
     started: dict[str, Any] = {}
     if known.resume is not None:
         started = read_config(known.resume)
@@ -147,19 +150,18 @@ def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
         known.env, known.agent = started["args"]["env"], started["agent"]
     _, config_cls = agent_classes(known.agent)
     plain = Args(config_cls())
-    base = _over(plain, PRESETS.get((known.agent, known.env), {}))
+    base = _over(plain, preset_for(known.agent, known.env, total or Args.total_timesteps))
     if started:
-        base = _over(plain, {**started["config"], **started["args"]})
+        settings = {**started["config"], **started["args"]}
+        if total is not None and settings.get("decay_steps") == settings["total_timesteps"]:
+            settings["decay_steps"] = total  # learning rates that fall over the whole run fall over the longer one
+        base = _over(plain, settings)
     args = parse(Args[config_cls], argv, "train", __doc__ or "", base)  # type: ignore[valid-type]
     if started:
         changed = {key for key, value in _flat(args).items() if value != _flat(base)[key]} - MAY_CHANGE
         if changed:
             flag = "--" + sorted(changed)[0].replace("_", "-")
             raise UserError(f"{flag} cannot change when a run goes on: run {known.resume} has its own")
-    if args.eval_freq is None:
-        args = replace(args, eval_freq=max(args.total_timesteps // 10, 1))
-    if args.save_freq is None:
-        args = replace(args, save_freq=max(args.total_timesteps // 5, 1))
     return args, _sources(args, base, f"run {known.resume}" if started else f"preset for {args.env}")
 
 
@@ -206,14 +208,15 @@ def _fresh(stem: str) -> str:
     return name
 
 
-def _report(result: TrainResult, run: Path) -> int:
+def _report(result: TrainResult, run: Path, total: int) -> int:
     """Says what came out and what one may want next."""
-    folder, train_again = shlex.quote(str(run)), f"{invocation('train')} --resume {shlex.quote(str(run))}"
+    folder = shlex.quote(str(run))
+    train_again = f"{invocation('train')} --resume {folder} --total-timesteps"
     if result.stopped == "signal":
-        print(f"saved in {run}/checkpoints/last after {result.step:,} steps; to go on:\n  {train_again}")
+        print(f"saved in {run}/checkpoints/last after {result.step:,} steps; to go on:\n  {train_again} {total}")
         return 130
     print(f"\ntrained {result.step:,} steps in {result.seconds:.1f} s, {result.steps_per_second:,.0f} steps/s")
-    print(f"final policy: {result.evaluation}")
+    print(f"final policy: {result.evaluation or 'not evaluated'}")
     print(f"\nrun folder      {run}/")
     print(f"learning curve  {run / 'learning_curve.png'}")
     if result.video is not None:
@@ -223,7 +226,7 @@ def _report(result: TrainResult, run: Path) -> int:
     print("\nnext:")
     print(f"  {invocation('evaluate')} {folder} --episodes 100")
     print(f"  {beside_python('tensorboard')} --logdir {shlex.quote(str(run.parent))}")
-    print(f"  {train_again} --total-timesteps {2 * result.step}")
+    print(f"  {train_again} {2 * result.step}")
     return 0
 
 

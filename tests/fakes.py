@@ -38,6 +38,9 @@ class Fake:
         self.seen.append(obs.clone())
         return torch.randint(0, 2, (len(obs),), generator=self.generator)
 
+    def begin(self) -> None:
+        pass
+
     def observe(self, step: Step) -> None:
         self.steps += int(step.valid.sum())
 

@@ -15,7 +15,10 @@ from gymnasium import spaces
 from torch import Tensor
 
 from agents.a2c import A2C, A2CConfig
+from envs import make as gym_make
 from rl.data import Step
+from rl.errors import UserError
+from rl.train import train
 
 N, T = 4, 8
 OBS = spaces.Box(-10, 10, (3,), np.float32)
@@ -471,3 +474,57 @@ def test_predict_leaves_training_alone(space: str) -> None:
     ours, theirs = everything(quiet), everything(asked)
     ours.pop("predict_generator"), theirs.pop("predict_generator")
     assert same(ours, theirs)
+
+
+# Used again, copied, diverged -----------------------------------------------------------------------------------------
+
+
+def test_an_agent_is_trained_again_in_another_number_of_environments() -> None:
+    """The first run ends amid a rollout; its rows must not be continued by other episodes."""
+    agent: A2C | None = None
+    rows: list[int] = []
+    for num_envs, steps in ((8, 1_000), (1, 200), (4, 300)):
+        env = gym_make("CartPole-v1", num_envs, backend="native")
+        agent = agent or A2C(env.single_observation_space, env.single_action_space, A2CConfig(critic_warmup=0))
+        del rows[:]
+        train(agent, env, steps, progress=False, hooks=[lambda tick, agent: rows.append(agent.memory.filled)])
+        assert rows[:3] == [1, 2, 3] and agent.memory.filled > 0
+        env.close()
+
+
+def test_a_copied_agent_says_that_its_optimizer_is_not_its_own() -> None:
+    agent = deepcopy(make())
+    with pytest.raises(RuntimeError, match="make another optimizer"):
+        feed(agent, T)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+def test_divergence_is_said_and_not_saved(env_id: str, tmp_path: Path) -> None:
+    env = gym_make(env_id, 2, backend="sync")
+    config = A2CConfig(actor_lr=1e30, critic_lr=1e30, critic_warmup=0, clip_norm=0.0)
+    agent = A2C(env.single_observation_space, env.single_action_space, config)
+    with pytest.raises(UserError, match="diverged"):
+        train(agent, env, 20_000, tmp_path / "run", eval_every=100_000, progress=False)
+    assert not (tmp_path / "run" / "checkpoints" / "last").exists()
+    env.close()
+
+
+def test_the_state_of_a_generator_of_another_device_is_replaced_by_a_seed() -> None:
+    agent, other = make(), make()
+    tensors, meta = agent.state()
+    other.load_state({**tensors, "generator": torch.zeros(16, dtype=torch.uint8)}, meta)
+    a, b = torch.rand(4, generator=other.generator), torch.rand(4, generator=agent.generator)
+    assert not torch.equal(a, b)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+def test_on_a_gpu(tmp_path: Path) -> None:
+    env = gym_make("CartPole-v1", 8, backend="native")
+    agent = A2C(env.single_observation_space, env.single_action_space, A2CConfig(critic_warmup=0), device="cuda")
+    train(agent, env, 1_000, progress=False)
+    assert agent.updates == 7 and agent.actor_optimizer.flat.is_cuda
+    agent.save(tmp_path / "agent")
+    obs = np.zeros((3, 4), dtype=np.float32)
+    there, here = A2C.load(tmp_path / "agent", "cuda"), A2C.load(tmp_path / "agent", "cpu")
+    assert (there.predict(obs, deterministic=True)[0] == here.predict(obs, deterministic=True)[0]).all()
+    env.close()

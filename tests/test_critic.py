@@ -381,3 +381,15 @@ def test_a_critic_whose_parts_do_not_fit_is_one_clear_line(damage: str, tmp_path
     with pytest.raises(UserError, match="is damaged") as caught:
         Critic.load(tmp_path / "c")
     assert "\n" not in str(caught.value)
+
+
+def test_obs_of_another_shape_are_refused_and_not_broadcast() -> None:
+    c = critic(SPECS["box"])
+    for obs in (torch.zeros(3, 1), torch.zeros(3)):
+        with pytest.raises(UserError, match="this C takes"):
+            c(obs, torch.zeros(len(obs), 2))
+
+
+def test_equal_bounds_of_an_action_give_a_cost_and_no_nan() -> None:
+    c = Critic(CriticSpec((3,), "box", 2, 0, (0.0, 1.0), (2.0, 1.0)))
+    assert torch.isfinite(c(normal(4, 3), torch.ones(4, 2))).all()

@@ -70,6 +70,9 @@ class Recorder:
         self.acted_on.append(obs.clone())
         return (obs.sum(1).long() * 3) % 5
 
+    def begin(self) -> None:
+        pass
+
     def observe(self, step: Step) -> None:
         self.steps.append(Step(*(value.clone() for value in step[:-1]), extra={}))
 
@@ -185,6 +188,9 @@ def test_an_environment_that_overwrites_its_arrays_gives_the_same_rollout() -> N
         def __init__(self, env: VectorEnv) -> None:
             super().__init__(env)
             self.memory = RolloutMemory(20, 0.9, torch.device("cpu"))
+
+        def begin(self) -> None:
+            pass
 
         def observe(self, step: Step) -> None:
             self.memory.add(step, {})

@@ -306,7 +306,7 @@ def test_a_cost_function_by_file_and_in_processes(folder: Path) -> None:
 def test_an_error_of_a_cost_function_in_a_worker_process_reaches_the_user(folder: Path) -> None:
     env = make(f"{folder}/rl.py:breaks", 2, backend="async")
     env.reset(seed=0)
-    with pytest.raises(EnvError, match=r"rl_\w*.breaks raised ZeroDivisionError"):
+    with pytest.raises(EnvError, match=r"rl\.breaks raised ZeroDivisionError"):
         env.step(env.action_space.sample())
     env.close(terminate=True)
 

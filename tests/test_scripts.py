@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
-from agents import AGENTS, presets
+from agents import A2C, AGENTS, presets
 from rl.run import read_config
 from rl.table import read_table
 from scripts import check_env, cli, evaluate, train
@@ -346,8 +347,24 @@ def test_presets_are_used_unless_overridden_and_said(monkeypatch: Any) -> None:
     assert args.num_envs == 3 and args.config.hidden == (7,) and args.config.gamma == 0.25
     assert "num_envs 3 (preset for CartPole-v1)" in said and "gamma 0.25 (command line)" in said
     assert "hidden (7,) (preset for CartPole-v1)" in said and "all else as by default" in said
-    args, said = train.read_args(["--env", "Pendulum-v1"])
+    args, said = train.read_args(["--env", "MountainCar-v0"])
     assert args.num_envs == 8 and said == "settings: as by default"
+
+
+def test_learning_rates_of_a_preset_fall_over_the_whole_run_and_over_its_continuation(tmp_path: Path) -> None:
+    whole, _ = train.read_args(["-n", "12345"])
+    assert whole.config.decay_steps == 12345
+    own, _ = train.read_args(["-n", "12345", "--decay-steps", "7"])
+    assert own.config.decay_steps == 7
+    run = str(tmp_path / "run")
+    flags = ["--env", "CartPole-v1", "-n", "600", "--critic-warmup", "0", "--no-capture-video", "--no-progress"]
+    assert train.main([*flags, "--eval-episodes", "1", "--run-dir", run]) == 0
+    before = A2C.load(f"{run}/checkpoints/last")
+    longer, _ = train.read_args(["--resume", run, "-n", "1800"])
+    assert longer.config.decay_steps == 1800 and longer.eval_freq is None
+    assert train.main(["--resume", run, "-n", "1800"]) == 0
+    after = A2C.load(f"{run}/checkpoints/last")
+    assert not torch.equal(before.actor_optimizer.flat, after.actor_optimizer.flat)
 
 
 def test_every_preset_is_known_and_does_not_name_a_seed() -> None:

@@ -23,7 +23,7 @@ from rl.settings import RANGES
         ("dropout", 1.0, "dropout must be from 0 to 0.99, got 1.0"),
         ("bins", 2, "bins must be at least 3, got 2"),
         ("num_steps", 0, "num_steps must be at least 1, got 0"),
-        ("log_std", float("nan"), "log_std must be a finite number, got nan"),
+        ("log_std", -6.0, "log_std must be from -5 to 2, where the actor keeps it, got -6.0"),
         ("actor_gradient", "both", "actor_gradient must be one of pathwise, score, control_variate, got 'both'"),
     ],
 )

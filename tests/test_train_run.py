@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rl.checkpoint import load_agent, read
 from rl.errors import UserError
-from rl.evaluate import SEED_OFFSET
+from rl.evaluate import SEED_OFFSET, run_episodes
 from rl.run import environment_seed, read_config
 from rl.table import read_table
 from rl.train import train
@@ -300,3 +301,26 @@ def test_time_in_evaluation_is_not_training_time() -> None:
     start = time.perf_counter()
     result = train(agent, env, 200, eval_every=100, progress=False)
     assert time.perf_counter() - start > 0.4 > 2 * result.seconds
+
+
+class Endless(Countdown):
+    """Its episodes have no end."""
+
+    def step(self, action: Any) -> Any:
+        obs, reward, _, _, info = super().step(action)
+        return obs, reward, False, False, info
+
+
+def test_a_hook_that_returns_zero_stops_nothing() -> None:
+    env = Remade(2)
+    zero: Any = lambda tick, agent: 0  # noqa: E731
+    assert train(fake(env), env, 40, hooks=(zero,), progress=False).stopped == "total"
+
+
+def test_episodes_that_never_end_are_said_once_and_lose_no_run(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    monkeypatch.setattr("rl.session.run_episodes", partial(run_episodes, max_steps=50))
+    env = Remade(2, cls=Endless)
+    result = train(fake(env), env, 100, tmp_path / "run", eval_every=20)
+    assert result.stopped == "total" and result.evaluation is None
+    assert capsys.readouterr().out.count("no evaluation") == 1
+    assert (tmp_path / "run" / "checkpoints" / "last").is_dir()
