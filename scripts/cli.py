@@ -39,6 +39,9 @@ def guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # whoever read the output, `head` for instance, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
+        return 141
 
 
 def parse(cls: Any, argv: Sequence[str], name: str, description: str, default: Any = None) -> Any:
