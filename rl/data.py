@@ -23,16 +23,6 @@ class Step(NamedTuple):
     extra: dict[str, Tensor]  # what else the environment says, e.g. action_mask [N, A]
 
 
-class Batch(NamedTuple):
-    """What an update of C reads: B independent transitions."""
-
-    obs: Tensor  # [B, *obs_shape]
-    action: Tensor  # [B, A] or [B]
-    cost: Tensor  # [B]
-    discount: Tensor  # [B] gamma^k, 0 only where the task terminated
-    next_obs: Tensor  # [B, *obs_shape]
-
-
 class Rollout(NamedTuple):
     """T consecutive steps of N environments, as an on-policy update reads them."""
 
