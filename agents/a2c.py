@@ -19,14 +19,16 @@ from gymnasium import Space
 from torch import Tensor
 
 from rl import checkpoint
+from rl.acting import Acting
 from rl.actor import Policy, actor_for
 from rl.critic import Critic, CriticSpec
-from rl.data import Rollout, Step
-from rl.gradient import control_variate, expected_cost, pathwise, score, taken_cost
+from rl.data import Rollout, Step, flat, host
+from rl.gradient import control_variate, expected_and_taken, expected_cost, pathwise, score
 from rl.nets import Activation
 from rl.optim import Optimizer, descend
 from rl.returns import lambda_return
 from rl.rollout import RolloutMemory, minibatches
+from rl.seeds import spread
 from rl.settings import check_settings
 from rl.spaces import Codec
 
@@ -85,6 +87,10 @@ class A2CConfig:
     """Of actor and C."""
     log_std: float = -1.0
     """Initial log of the spread of continuous actions, before tanh."""
+    state_std: bool = False
+    """Let the spread of continuous actions depend on the state."""
+    noise_correlation: float = 0.0
+    """How much of a step's noise the next step keeps (continuous actions); long swings find what jitter does not."""
     action_samples: int = 4
     """Fresh actions a state that an expectation over continuous actions is taken from."""
 
@@ -99,13 +105,13 @@ class Rows(NamedTuple):
     x: Tensor  # [B, F] features as the policy saw them
     action: Tensor  # [B, A] or [B]
     sample: Tensor  # [B, A] before tanh, or [B]
-    returns: Tensor  # [B] lambda-returns of cost
-    value: Tensor  # [B] b(s) from C before this rollout
+    returns: Tensor  # [B] G, lambda-returns of cost
+    advantage: Tensor  # [B] G - b(s), with b from C before this rollout
     weight: Tensor  # [B] equal where the row counts, 0 where it is a reset; sum 1
 
 
 def actor_loss(kind: str, critic: Critic, pi: Policy, fresh: Tensor | None, row: Rows) -> Tensor:
-    """The loss whose gradient is the chosen estimate of d E[cost-to-go] / d theta; see rl/gradient.py.
+    """A loss a row whose gradient is the chosen estimate of d E[cost-to-go] / d theta; see rl/gradient.py.
 
     Args:
         kind: "pathwise", "score" or "control_variate".
@@ -115,16 +121,14 @@ def actor_loss(kind: str, critic: Critic, pi: Policy, fresh: Tensor | None, row:
         row: the rollout.
 
     Returns:
-        a scalar, in units of cost.
+        [B], in units of cost.
     """
     if kind == "score":
-        return score(pi.log_prob(row.sample), row.returns, row.value) @ row.weight
-    expected = expected_cost(critic, row.x, pi, fresh)
+        return score(pi.log_prob(row.sample), row.advantage)
     if kind == "pathwise":
-        return (pathwise(expected) - row.value) @ row.weight
-    with torch.no_grad():
-        taken = taken_cost(critic, row.x, row.action)
-    return (control_variate(expected, pi.log_prob(row.sample), row.returns, taken) - row.value) @ row.weight
+        return pathwise(expected_cost(critic, row.x, pi, fresh))
+    expected, taken = expected_and_taken(critic, row.x, pi, fresh, row.action)
+    return control_variate(expected, pi.log_prob(row.sample), row.returns, taken)
 
 
 class A2C:
@@ -151,7 +155,8 @@ class A2C:
     ) -> None:
         self.config = c = config or A2CConfig()
         self.codec = Codec(observation_space, action_space, device)
-        start = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
+        weights, acting = spread(seed, 2)
+        start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
         spec = CriticSpec.of(
             self.codec,
             state_only=c.actor_gradient == "score",
@@ -165,33 +170,27 @@ class A2C:
             normalize_obs=c.normalize_obs,
         )
         self.critic = Critic(spec, start).to(device)
-        self.actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start).to(device)
+        actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
+        self.actor = actor.to(device)
         penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
         self.critic_optimizer = Optimizer(self.critic, c.optimizer, c.critic_lr, *penalties)
         self.actor_optimizer = Optimizer(self.actor, c.optimizer, c.actor_lr, *penalties)
-        self.memory = RolloutMemory(c.num_steps, c.gamma, self.codec.device)
-        self.generator = torch.Generator(device).manual_seed(seed + 1)
-        self.predict_generator = torch.Generator(device).manual_seed(seed + 2)  # people's calls leave training alone
-        self.advantage_square = torch.zeros((), device=device)  # running mean
+        norm = self.critic.obs_norm if c.normalize_obs else None
+        self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
+        self.memory = RolloutMemory(c.num_steps, c.gamma)
+        self.advantage_square = 0.0  # running mean
         self.steps = self.updates = 0
-        self._sample = torch.empty(0)  # of the last action, until `observe`
-        self._noise: tuple[Tensor, ...] = ()  # of the rollout's actions
+        self._sample = np.empty(0)  # of the last action, until `observe`
 
     def begin(self) -> None:
         """Fresh episodes start: a rollout under way is dropped, for its next row would belong to another episode."""
         self.memory.clear()
+        self.acting.begin()
 
-    @torch.no_grad()
-    def act(self, obs: Tensor, explore: bool = True) -> Tensor:
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1] or [N]: a sample of pi, or its mode."""
-        pi = self.actor(self.critic.features(obs))
-        if explore:
-            if self.memory.filled == 0:  # one draw a rollout
-                self._noise = self.actor.noise(self.config.num_steps, len(obs), generator=self.generator).unbind(0)
-            self._sample = pi.sample(self._noise[self.memory.filled])
-        else:
-            self._sample = pi.mode()
-        return pi.action(self._sample)
+        self._sample, action = self.acting.explore(obs, self.memory.filled) if explore else self.acting.best(obs)
+        return action
 
     def observe(self, step: Step) -> None:
         """Puts one vector step into the rollout."""
@@ -214,41 +213,33 @@ class A2C:
         else:  # the residual must come from a C that has not seen these returns
             metrics = self._update_actor(row) | self._update_critic(row)
         if self.config.normalize_obs:  # last, so that this update saw what the policy saw
-            self.critic.obs_norm.update(rollout.obs.flatten(0, 1), rollout.valid.flatten())
+            self.critic.obs_norm.update(flat(rollout.obs), flat(rollout.valid))
         self.updates += 1
         return metrics
 
     @torch.no_grad()
     def _targets(self, rollout: Rollout) -> Rows:
         """Lambda-returns of cost, with C as it stands."""
-        x = self.critic.features(rollout.obs.flatten(0, 1))
-        both = torch.cat((x, self.critic.features(rollout.next_obs.flatten(0, 1))))
-        if self.config.actor_gradient == "score":
-            expected = expected_cost(self.critic, both, None, None)
-        else:
-            pi = self.actor(both)
-            expected = expected_cost(self.critic, both, pi, self._fresh_samples(pi, len(both)))
-        value, next_value = expected.view(2, *rollout.cost.shape)
+        both = np.concatenate((flat(rollout.obs), flat(rollout.next_obs)))
+        x = self.critic.features(self.codec.tensor(both))
+        pi = None if self.config.actor_gradient == "score" else self.actor(x)
+        fresh = None if pi is None else self._fresh_samples(pi, len(x))
+        value, next_value = host(expected_cost(self.critic, x, pi, fresh)).reshape(2, *rollout.cost.shape)
         returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
-        row = Rows(
-            x,
-            rollout.action.flatten(0, 1),
-            rollout.extra["sample"].flatten(0, 1),
-            returns.flatten(),
-            value.flatten(),
-            (rollout.valid / rollout.valid.sum().clamp(min=1)).flatten(),
-        )
-        error = row.returns - row.value
-        self.advantage_square.lerp_((error * error) @ row.weight, 0.05 if self.updates else 1.0)
-        return row
+        weight = rollout.valid / max(rollout.valid.sum(), 1)
+        advantage = returns - value
+        mean_square = float((advantage * advantage * weight).sum())
+        self.advantage_square += (mean_square - self.advantage_square) * (0.05 if self.updates else 1.0)
+        columns = rollout.action, rollout.extra["sample"], returns, advantage, weight
+        return Rows(x[: weight.size], *(self.codec.tensor(flat(column)) for column in columns))
 
     def _update_critic(self, row: Rows) -> dict[str, Tensor]:
         """Trains C on the returns, in shuffled minibatches, several times over."""
         metrics = self.critic.adapt(row.returns, row.weight)
         for _ in range(self.config.critic_passes):
-            for batch in minibatches(row, self.config.minibatch, self.generator):
+            for batch in minibatches(row, self.config.minibatch, self.acting.generator):
                 action = None if self.critic.spec.action == "none" else batch.action
-                masks = self.critic.net.dropout_masks(len(batch.x), self.generator)
+                masks = self.critic.net.dropout_masks(len(batch.x), self.acting.generator)
                 loss = self.critic.loss(batch.x, action, batch.returns, batch.weight, masks)
                 norm = descend(self.critic_optimizer, loss)
         return metrics | {"critic_loss": loss.detach(), "critic_grad_norm": norm}
@@ -258,23 +249,26 @@ class A2C:
         pi = self.actor(row.x)
         fresh = self._fresh_samples(pi, len(row.x))
         # In units of the advantage's size the entropy bonus means the same whatever the environment counts in.
-        loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row)
-        loss = loss / (self.advantage_square.sqrt() + 1e-8)
-        with torch.set_grad_enabled(self.config.entropy_coef > 0):
-            entropy = pi.entropy(fresh) @ row.weight
-        loss = loss - self.config.entropy_coef * entropy
-        metrics = {"entropy": entropy.detach()}
-        if self.updates % DIAGNOSE_EVERY == 0:  # how much of the returns C knew before it saw them
-            error, spread = row.returns - row.value, row.returns - row.returns @ row.weight
-            metrics["explained_variance"] = 1 - ((error * error) @ row.weight) / ((spread * spread) @ row.weight)
+        unit = row.weight / (self.advantage_square**0.5 + 1e-8)
+        loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row) @ unit
+        if self.config.entropy_coef:
+            loss = loss - self.config.entropy_coef * (pi.entropy(fresh) @ row.weight)
+        metrics = self._diagnose(row, pi, fresh) if self.updates % DIAGNOSE_EVERY == 0 else {}
         norm = descend(self.actor_optimizer, loss)
         return metrics | {"actor_loss": loss.detach(), "actor_grad_norm": norm}
+
+    @torch.no_grad()
+    def _diagnose(self, row: Rows, pi: Policy, fresh: Tensor | None) -> dict[str, Tensor]:
+        """How random the policy is, and how much of the returns C knew before it saw them."""
+        error, deviation = row.advantage, row.returns - row.returns @ row.weight
+        unexplained = ((error * error) @ row.weight) / ((deviation * deviation) @ row.weight)
+        return {"entropy": pi.entropy(fresh) @ row.weight, "explained_variance": 1 - unexplained}
 
     def _fresh_samples(self, pi: Policy, rows: int) -> Tensor | None:
         """Reparameterised samples [M, rows, A] of a continuous pi; a discrete one needs none."""
         if self.codec.discrete:
             return None
-        return pi.sample(self.actor.noise(self.config.action_samples, rows, generator=self.generator))
+        return pi.sample(self.actor.noise(self.config.action_samples, rows, generator=self.acting.generator))
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -290,14 +284,7 @@ class A2C:
         Returns:
             the action(s), and `state`.
         """
-
-        def policy(obs: Tensor) -> Tensor:
-            pi = self.actor(self.critic.features(obs))
-            if deterministic:
-                return pi.action(pi.mode())
-            return pi.action(pi.sample(self.actor.noise(len(obs), generator=self.predict_generator)))
-
-        return self.codec.predict(policy, obs), state
+        return self.acting.predict(obs, deterministic), state
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the future, but for the rollout under way; the tensors are the live ones."""
@@ -305,21 +292,17 @@ class A2C:
             **checkpoint.module_state(actor=self.actor, critic=self.critic),
             **self.actor_optimizer.state("actor_optimizer"),
             **self.critic_optimizer.state("critic_optimizer"),
-            "generator": self.generator.get_state(),
-            "predict_generator": self.predict_generator.get_state(),
-            "advantage_square": self.advantage_square,
+            **self.acting.state(),
         }
-        return tensors, {"steps": self.steps, "updates": self.updates}
+        return tensors, {"steps": self.steps, "updates": self.updates, "advantage_square": self.advantage_square}
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up what `state` gave; a rollout under way is dropped."""
         checkpoint.load_modules(tensors, actor=self.actor, critic=self.critic)
         self.actor_optimizer.load_state("actor_optimizer", tensors)
         self.critic_optimizer.load_state("critic_optimizer", tensors)
-        for name, generator in (("generator", self.generator), ("predict_generator", self.predict_generator)):
-            checkpoint.restore_generator(generator, tensors[name], meta["steps"])
-        self.advantage_square.copy_(tensors["advantage_square"])
-        self.steps, self.updates = meta["steps"], meta["updates"]
+        self.acting.load_state(tensors, meta["steps"])
+        self.steps, self.updates, self.advantage_square = meta["steps"], meta["updates"], meta["advantage_square"]
         self.memory.clear()
 
     def save(self, path: str | Path) -> None:

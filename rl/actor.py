@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 from typing import NamedTuple
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rl.data import host
 from rl.nets import MLP, Activation
 from rl.spaces import Codec
 
@@ -56,11 +58,25 @@ class Categorical:
 
     def log_prob(self, sample: Tensor) -> Tensor:
         """[B] int64 -> log pi [B]."""
-        return self.log_probs.gather(-1, sample.unsqueeze(-1)).squeeze(-1)
+        return -F.nll_loss(self.log_probs, sample, reduction="none")
 
     def entropy(self, sample: Tensor | None = None) -> Tensor:
         """-sum_a pi log pi [B] in nats, exact; no sample is needed."""
         return -(self.probs * self.log_probs).sum(-1)
+
+    def kl(self, other: Policy) -> Tensor:
+        """KL(self || other) [B] in nats."""
+        assert isinstance(other, Categorical)
+        return (self.probs * (self.log_probs - other.log_probs)).sum(-1)
+
+    def columns(self) -> Tensor:
+        """All of it in one tensor [B, n], of which `Categorical` makes it again."""
+        return self.logits
+
+    @staticmethod
+    def of(columns: Tensor) -> Categorical:
+        """The inverse of `columns`."""
+        return Categorical(columns)
 
 
 class SquashedGaussian(NamedTuple):
@@ -98,9 +114,26 @@ class SquashedGaussian(NamedTuple):
         log_slope = 2 * (math.log(2) - sample - F.softplus(-2 * sample))
         return (gaussian - log_slope).sum(-1)
 
-    def entropy(self, sample: Tensor) -> Tensor:
+    def entropy(self, sample: Tensor | None) -> Tensor:
         """The mean of -log pi over M reparameterised samples [M, B, A] -> [B]: unbiased, and its gradient runs."""
+        assert sample is not None, "the entropy behind tanh has no closed form: it needs samples"
         return -self.log_prob(sample).mean(0)
+
+    def kl(self, other: Policy) -> Tensor:
+        """KL(self || other) [B] in nats, exact: that of the Gaussians, for tanh is one to one."""
+        assert isinstance(other, SquashedGaussian)
+        log_ratio = other.log_std - self.log_std
+        square = (self.log_std.exp().square() + (self.mean - other.mean).square()) * (-2 * other.log_std).exp()
+        return (log_ratio + square / 2 - 0.5).sum(-1)
+
+    def columns(self) -> Tensor:
+        """All of it in one tensor [B, 2 A], of which `of` makes it again."""
+        return torch.cat((self.mean, self.log_std.expand_as(self.mean)), -1)
+
+    @staticmethod
+    def of(columns: Tensor) -> SquashedGaussian:
+        """The inverse of `columns`."""
+        return SquashedGaussian(*columns.chunk(2, -1))
 
 
 class CategoricalActor(nn.Module):
@@ -137,9 +170,14 @@ class CategoricalActor(nn.Module):
         noise = torch.empty(*batch, self.actions, device=generator.device)
         return noise.exponential_(generator=generator).log_().neg_()
 
+    def act(self, output: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """`Categorical` on the host: logits [N, n] and noise of that shape (None: the mode) -> sample, action [N]."""
+        sample = (output if noise is None else output + noise).argmax(-1)
+        return sample, sample
+
 
 class GaussianActor(nn.Module):
-    """pi(a|s) over [-1, 1]^A, its spread free of the state.
+    """pi(a|s) over [-1, 1]^A, its spread free of the state or an output like the mean.
 
     Args:
         features: width of a state's features.
@@ -149,6 +187,7 @@ class GaussianActor(nn.Module):
         layer_norm: whether they are normalised.
         log_std: initial log of the spread before tanh.
         generator: decides the initial weights.
+        state_std: whether the spread depends on the state.
     """
 
     def __init__(
@@ -160,19 +199,34 @@ class GaussianActor(nn.Module):
         layer_norm: bool = False,
         log_std: float = 0.0,
         generator: torch.Generator | None = None,
+        state_std: bool = False,
     ) -> None:
         super().__init__()
-        self.actions = actions
-        self.net = MLP((features, *hidden, actions), None, activation, layer_norm, out_gain=0.01, generator=generator)
+        self.actions, self.state_std = actions, state_std
+        outputs = 2 * actions if state_std else actions
+        self.net = MLP((features, *hidden, outputs), None, activation, layer_norm, out_gain=0.01, generator=generator)
         self.log_std = nn.Parameter(torch.full((actions,), log_std))
 
     def forward(self, x: Tensor) -> SquashedGaussian:
         """Features [B, F] -> distributions over A numbers in [-1, 1]."""
-        return SquashedGaussian(self.net(x), self.log_std.clamp(-5.0, 2.0))
+        mean, log_std = self.net(x), self.log_std
+        if self.state_std:
+            mean, change = mean.chunk(2, -1)
+            log_std = log_std + change
+        return SquashedGaussian(mean, log_std.clamp(-5.0, 2.0))
 
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
         """What `SquashedGaussian.sample` takes: [*batch, A]."""
         return torch.randn(*batch, self.actions, generator=generator, device=generator.device)
+
+    def act(self, output: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """`SquashedGaussian` on the host: net's outputs, noise [N, A] (None: the mode) -> sample, action [N, A]."""
+        mean = output[:, : self.actions]
+        if noise is None:
+            return mean, np.tanh(mean)
+        log_std = host(self.log_std) + output[:, self.actions :] if self.state_std else host(self.log_std)
+        sample = mean + noise * np.exp(np.minimum(np.maximum(log_std, -5.0), 2.0))
+        return sample, np.tanh(sample)
 
 
 Actor = CategoricalActor | GaussianActor
@@ -186,9 +240,10 @@ def actor_for(
     layer_norm: bool,
     log_std: float,
     generator: torch.Generator,
+    state_std: bool = False,
 ) -> Actor:
     """The actor that fits an environment's spaces: categorical for discrete actions, else a squashed Gaussian."""
     features, actions = math.prod(codec.obs_shape), codec.action_size
     if codec.discrete:
         return CategoricalActor(features, actions, hidden, activation, layer_norm, generator)
-    return GaussianActor(features, actions, hidden, activation, layer_norm, log_std, generator)
+    return GaussianActor(features, actions, hidden, activation, layer_norm, log_std, generator, state_std)

@@ -143,16 +143,22 @@ class Critic(nn.Module):
     def output(self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None) -> Tensor:
         """The last layer: features [B, F] (and action [B, A] in [-1, 1]) -> [K, B, head] or [K, B, n, head]."""
         out = self.net(x if action is None else torch.cat((x, action), -1), masks)
-        if out.dim() == 2:  # a single critic is an ensemble of one
-            out = out.unsqueeze(0)
-        return out.view(*out.shape[:2], self.heads, self.head.outputs) if self.discrete else out
+        actions = (self.heads,) if self.discrete else ()
+        return out.view(self.spec.ensemble, len(x), *actions, self.head.outputs)  # a single critic: an ensemble of one
 
     def cost(self, x: Tensor, action: Tensor | None = None) -> Tensor:
         """Features [B, F] (and action [B, A] in [-1, 1]) -> cost [K, B] or [K, B, n] in the environment's units."""
         return self.head.mean(self.output(x, action)) * self.cost_scale.scale
 
     def loss(
-        self, x: Tensor, action: Tensor | None, target: Tensor, weight: Tensor, masks: list[Tensor] | None = None
+        self,
+        x: Tensor,
+        action: Tensor | None,
+        target: Tensor,
+        weight: Tensor,
+        masks: list[Tensor] | None = None,
+        before: Tensor | None = None,
+        clip: float = 0.0,
     ) -> Tensor:
         """The weighted mean loss of a batch, summed over the ensemble.
 
@@ -162,6 +168,9 @@ class Critic(nn.Module):
             target: cost-to-go [B] in the environment's units, without gradient.
             weight: [B], of sum 1.
             masks: of dropout.
+            before: scaled predictions [B] that C should stay near, for `clip`.
+            clip: as in PPO's code (not its paper), the larger of the losses of the prediction and of the prediction
+                brought back to within `clip` of `before`; 0 does not, and a distribution has no such clip.
 
         Returns:
             a scalar.
@@ -172,9 +181,13 @@ class Critic(nn.Module):
             output = output.gather(2, index).squeeze(2)
         else:
             output = self.output(x, action, masks)
-        return (self.head.loss(output, target / self.cost_scale.scale) @ weight).sum()
+        scaled = target / self.cost_scale.scale
+        loss = self.head.loss(output, scaled)
+        if clip and before is not None and isinstance(self.head, Regression):
+            near = before.unsqueeze(-1)
+            loss = torch.maximum(loss, self.head.loss(near + (output - near).clamp(-clip, clip), scaled))
+        return (loss * weight).sum()
 
-    @torch.no_grad()
     def adapt(self, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Fits the scale to a rollout's targets, and the last layer so that predictions stay where they were.
 
@@ -191,9 +204,10 @@ class Critic(nn.Module):
             shape = (self.heads, self.head.outputs)
             weights, bias = (parameter.unflatten(-1, shape) for parameter in last)
             new = self.head.rescale(weights, bias, ratio)
-            for parameter, value in zip(last, new, strict=True):
-                parameter.copy_(value.flatten(-2))
-        metrics = {"cost_scale": self.cost_scale.scale.clone()}
+            with torch.no_grad():
+                for parameter, value in zip(last, new, strict=True):
+                    parameter.copy_(value.flatten(-2))
+        metrics = {"cost_scale": self.cost_scale.scale}
         if self.spec.head == "hl_gauss":
             metrics["clipped_targets"] = (target.abs() > LIMIT * self.cost_scale.scale).float() @ weight
         return metrics

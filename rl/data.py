@@ -4,39 +4,53 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import numpy as np
 from torch import Tensor
+
+Array = np.ndarray
 
 
 class Step(NamedTuple):
     """What one step of a vector environment of N environments tells an agent.
 
-    The tensors may share memory with the environment's arrays: whoever keeps one copies it.
+    NumPy, as the environments are: what is only copied and counted needs no tensor. The arrays may be the environment's
+    own: whoever keeps one copies it.
     """
 
-    obs: Tensor  # [N, *obs_shape]
-    action: Tensor  # [N, A] float in [-1, 1], or [N] int64
-    reward: Tensor  # [N]
-    next_obs: Tensor  # [N, *obs_shape] what this action led to, also at an episode's end
-    terminated: Tensor  # [N] bool: the task ended and nothing follows; wins where both flags are set
-    truncated: Tensor  # [N] bool: the clock ended, the cost goes on
-    valid: Tensor  # [N] bool: False on the reset row that NEXT_STEP autoreset inserts
-    extra: dict[str, Tensor]  # what else the environment says, e.g. action_mask [N, A]
+    obs: Array  # [N, *obs_shape] float32
+    action: Array  # [N, A] float32 in [-1, 1], or [N] int64
+    reward: Array  # [N]
+    next_obs: Array  # [N, *obs_shape] what this action led to, also at an episode's end
+    terminated: Array  # [N] bool: the task ended and nothing follows; wins where both flags are set
+    truncated: Array  # [N] bool: the clock ended, the cost goes on
+    valid: Array  # [N] bool: False on the reset row that NEXT_STEP autoreset inserts
+    extra: dict[str, Array]  # what else the environment says, e.g. action_mask [N, A]
 
 
 class Rollout(NamedTuple):
     """T consecutive steps of N environments, as an on-policy update reads them."""
 
-    obs: Tensor  # [T, N, *obs_shape] as the environment gave it, not normalised
-    action: Tensor  # [T, N, A] or [T, N]
-    cost: Tensor  # [T, N]
-    discount: Tensor  # [T, N] gamma, 0 where the task terminated
-    next_obs: Tensor  # [T, N, *obs_shape]
-    done: Tensor  # [T, N] bool: terminated or truncated; row t+1 belongs to another episode
-    valid: Tensor  # [T, N] float 1 or 0: the weight of a row in every mean
-    extra: dict[str, Tensor]  # [T, N, ...] what the agent knew when it acted, e.g. its pre-tanh sample
+    obs: Array  # [T, N, *obs_shape] as the environment gave it, not normalised
+    action: Array  # [T, N, A] or [T, N]
+    cost: Array  # [T, N] float32
+    discount: Array  # [T, N] float32 gamma, 0 where the task terminated
+    next_obs: Array  # [T, N, *obs_shape]
+    done: Array  # [T, N] bool: terminated or truncated; row t+1 belongs to another episode
+    valid: Array  # [T, N] float32 1 or 0: the weight of a row in every mean
+    extra: dict[str, Array]  # [T, N, ...] what the agent knew when it acted, e.g. its pre-tanh sample
 
 
-def cost_of(reward: Tensor) -> Tensor:
+def host(tensor: Tensor) -> Array:
+    """The tensor as an array, without its graph: the same memory on the CPU, a copy from another device."""
+    return tensor.detach().cpu().numpy()
+
+
+def flat(array: Array) -> Array:
+    """[T, N, ...] -> [T * N, ...]."""
+    return array.reshape(-1, *array.shape[2:])
+
+
+def cost_of(reward: Array) -> Array:
     """The cost is -reward. Everything inside `rl` and `agents` is cost from here on.
 
     Args:

@@ -6,6 +6,7 @@ units from the action taken, and b(s) = E_{a ~ pi} C(s, a). G, b and the C of a 
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor
 
 from rl.actor import Categorical, Policy
@@ -27,17 +28,42 @@ def expected_cost(critic: Critic, x: Tensor, pi: Policy | None, sample: Tensor |
     if critic.spec.action == "none":
         return _members_mean(critic.cost(x))
     if isinstance(pi, Categorical):
-        return (pi.probs * _members_mean(critic.cost(x))).sum(-1)
+        return (pi.probs * _action_costs(critic, x)).sum(-1)
     assert pi is not None and sample is not None and sample.dim() == 3, "continuous actions: sample is [M, B, A]"
     cost = critic.cost(x.repeat(len(sample), 1), pi.action(sample).flatten(0, 1))
     return _members_mean(cost).view(len(sample), -1).mean(0)
 
 
-def taken_cost(critic: Critic, x: Tensor, action: Tensor) -> Tensor:
-    """C(s, a) of actions in the agent's units, the mean over the ensemble: [B, F], [B, A] or [B] -> [B]."""
-    if critic.spec.action == "discrete":
-        return _members_mean(critic.cost(x)).gather(-1, action.unsqueeze(-1)).squeeze(-1)
-    return _members_mean(critic.cost(x, action))
+def expected_and_taken(
+    critic: Critic, x: Tensor, pi: Policy, sample: Tensor | None, action: Tensor
+) -> tuple[Tensor, Tensor]:
+    """`expected_cost`, and C(s, a) of the action taken, without a graph; one pass of C where actions are discrete.
+
+    Args:
+        critic: C of states and actions.
+        x: features [B, F].
+        pi: B distributions.
+        sample: as in `expected_cost`.
+        action: [B, A] or [B] in the agent's units.
+
+    Returns:
+        [B], [B].
+    """
+    if isinstance(pi, Categorical):
+        cost = _action_costs(critic, x)
+        return (pi.probs * cost).sum(-1), cost.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    with torch.no_grad():
+        taken = _members_mean(critic.cost(x, action))
+    return expected_cost(critic, x, pi, sample), taken
+
+
+@torch.no_grad()
+def _action_costs(critic: Critic, x: Tensor) -> Tensor:
+    """C(s, a) of every discrete action, the mean over the ensemble: [B, F] -> [B, n].
+
+    Without a graph: the gradient of an expectation over discrete actions reaches pi through its probabilities.
+    """
+    return _members_mean(critic.cost(x))
 
 
 def _members_mean(cost: Tensor) -> Tensor:
@@ -58,18 +84,34 @@ def pathwise(expected: Tensor) -> Tensor:
     return expected
 
 
-def score(log_prob: Tensor, returns: Tensor, baseline: Tensor) -> Tensor:
+def score(log_prob: Tensor, advantage: Tensor) -> Tensor:
     """The textbook advantage actor-critic, log pi(a|s) (G - b(s)): unbiased for full returns, high variance.
 
     Args:
         log_prob: [B] of the action taken, with its graph.
-        returns: [B] G.
-        baseline: [B] b(s).
+        advantage: [B] G - b(s), without one.
 
     Returns:
         [B].
     """
-    return log_prob * (returns - baseline).detach()
+    return log_prob * advantage
+
+
+def clipped_score(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+    """PPO's surrogate (1707.06347, eq. 7) for a cost: the worse of r A and clip(r, 1 - clip, 1 + clip) A.
+
+    Its gradient is that of `score` where r = 1, and ends where a step has made the ratio better by more than `clip`.
+
+    Args:
+        log_ratio: [B] log r = log pi(a|s) - log pi_old(a|s), with its graph.
+        advantage: [B] G - b(s).
+        clip: above 0.
+
+    Returns:
+        [B].
+    """
+    ratio = log_ratio.exp()
+    return torch.maximum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
 
 
 def control_variate(expected: Tensor, log_prob: Tensor, returns: Tensor, taken: Tensor) -> Tensor:
@@ -88,4 +130,4 @@ def control_variate(expected: Tensor, log_prob: Tensor, returns: Tensor, taken: 
     Returns:
         [B].
     """
-    return expected + log_prob * (returns - taken).detach()
+    return expected + log_prob * (returns - taken)

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from rl.data import host
 
 LIMIT = 5.0  # scaled costs lie in [-LIMIT, LIMIT]
 FAR = 12.0  # how far a logit's bias may lie below the largest: next to no mass, yet not out of reach of learning
 
 
 class Regression(nn.Module):
-    """One output per cost, trained with squared error."""
+    """One output per cost, trained with its squared error."""
 
     outputs = 1
 
@@ -22,9 +25,9 @@ class Regression(nn.Module):
         return output.squeeze(-1)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
-        """Half the squared error, [..., 1] and scaled target [...] -> [...]."""
-        error = output.squeeze(-1) - target
-        return error * error / 2
+        """The squared error, [..., 1] and scaled target [...] -> [...]."""
+        output = output.squeeze(-1)
+        return F.mse_loss(output, target.expand_as(output), reduction="none")
 
     def initial_bias(self) -> Tensor:
         """[1]: the scaled cost starts at 0."""
@@ -105,9 +108,8 @@ class CostScale(nn.Module):
         self.register_buffer("scale", torch.ones(()))
         self.register_buffer("largest", torch.zeros(()))
 
-    @torch.no_grad()
     def update(self, target: Tensor, weight: Tensor) -> float:
-        """Takes in a rollout's targets; the only place of an update that waits for the device, once a rollout.
+        """Takes in a rollout's targets, once a rollout; waits for the device.
 
         Args:
             target: [B] in units of cost.
@@ -116,13 +118,13 @@ class CostScale(nn.Module):
         Returns:
             new scale / old scale, 1 where nothing moved.
         """
-        old, before = float(self.scale), float(self.largest)
-        counted = target.masked_fill(weight == 0, 0.0)
-        largest = max(float(torch.linalg.vector_norm(counted, torch.inf)), 0.995 * before)
+        old, before = float(host(self.scale)), float(host(self.largest))
+        size = np.abs(host(target))
+        largest = max(float(size.max(where=host(weight) > 0, initial=0.0)), 0.995 * before)
         # The margin keeps the largest target out of the outermost bins, whose mean is short of their edge.
         needed = max(largest / (0.9 * LIMIT), 1e-12)
         self.largest.fill_(largest)
         if old / 3 <= needed <= old and before:
             return 1.0
-        self.scale.fill_(1.25 * needed)
+        self.scale = torch.full_like(self.scale, 1.25 * needed)  # a new one: metrics hold on to the old one
         return 1.25 * needed / old

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
@@ -25,7 +24,7 @@ class Agent(Protocol):
         """Fresh episodes start, perhaps in another number: what the agent holds of unfinished ones ends."""
         ...
 
-    def act(self, obs: Tensor, explore: bool = True) -> Tensor:
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1] or [N] int64. What it knew of the action it keeps until `observe`."""
         ...
 
@@ -81,7 +80,7 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
     agent.begin()
     returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
     reset_row, any_reset = np.zeros(n, dtype=bool), False  # rows whose action the environment ignores
-    everything = torch.ones(n, dtype=torch.bool)
+    everything = np.ones(n, dtype=bool)
 
     raw, _ = env.reset(seed=seed)
     _check_finite(returns, raw, step)
@@ -100,19 +99,8 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
         next_obs = codec.obs(last)
         _check_finite(reward, last, step)
 
-        valid = torch.from_numpy(~reset_row) if any_reset else everything
-        agent.observe(
-            Step(
-                obs=obs,
-                action=action,
-                reward=torch.from_numpy(reward),
-                next_obs=next_obs,
-                terminated=torch.from_numpy(terminated),
-                truncated=torch.from_numpy(truncated),
-                valid=valid,
-                extra={},
-            )
-        )
+        valid = ~reset_row if any_reset else everything
+        agent.observe(Step(obs, action, reward, next_obs, terminated, truncated, valid, extra={}))
         metrics = agent.update()
 
         if any_reset:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Literal["tanh", "relu", "silu"]
-_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "silu": F.silu}
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "silu": F.silu}
 assert set(_ACTIVATIONS) == set(get_args(Activation))
 
 
@@ -79,8 +79,7 @@ class MLP(nn.Module):
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.sizes, self.ensemble, self.dropout = tuple(sizes), ensemble, dropout
-        self.activation = _ACTIVATIONS[activation]
+        self.sizes, self.ensemble, self.dropout, self.activation = tuple(sizes), ensemble, dropout, activation
         lead = (ensemble, 1) if ensemble else ()
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
@@ -109,6 +108,7 @@ class MLP(nn.Module):
         product = torch.baddbmm if self.ensemble else torch.addmm
         if self.ensemble and x.dim() == 2:
             x = x.expand(self.ensemble, *x.shape)
+        activation = _ACTIVATIONS[self.activation]
         weights, biases = _entries(self.weights), _entries(self.biases)
         gains, shifts = _entries(self.gains), _entries(self.shifts)
         last = len(weights) - 1
@@ -116,9 +116,11 @@ class MLP(nn.Module):
             x = product(bias, x, weight)
             if i == last:
                 break
-            if gains:
+            if gains and self.ensemble:
                 x = torch.addcmul(shifts[i], F.layer_norm(x, x.shape[-1:]), gains[i])
-            x = self.activation(x)
+            elif gains:
+                x = F.layer_norm(x, x.shape[-1:], gains[i], shifts[i])
+            x = activation(x)
             if masks is not None:
                 x = x * masks[i]
         return x

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from rl.data import host
 
 
 class RunningNorm(nn.Module):
@@ -44,29 +47,33 @@ class RunningNorm(nn.Module):
         """[B, *shape] -> [B, *shape], differentiable in obs."""
         return torch.addcmul(self.shift, obs, self.scale).clamp(-self.clip, self.clip)
 
-    @torch.no_grad()
-    def update(self, obs: Tensor, weight: Tensor | None = None) -> None:
-        """Takes a batch into the statistics.
+    def update(self, obs: np.ndarray | Tensor, weight: np.ndarray | Tensor | None = None) -> None:
+        """Takes a batch into the statistics; the arithmetic is NumPy's, as observations come from the host.
 
         Args:
             obs: [B, *shape].
             weight: [B] 1 or 0; rows of weight 0 do not count. None counts all.
         """
-        row = obs.to(torch.float64)
-        per_row = row[0].numel() // self.mean.numel()
-        if weight is None:
-            count = torch.tensor(float(len(row) * per_row), dtype=torch.float64, device=row.device)
-            var, mean = torch.var_mean(row, self.pooled, correction=0, keepdim=True)
-        else:
-            w = weight.to(torch.float64).reshape(-1, *[1] * len(self.shape))
-            count = w.sum() * per_row
-            mean = (row * w).sum(self.pooled, keepdim=True) / count.clamp(min=1.0)
-            var = ((row - mean).square() * w).sum(self.pooled, keepdim=True) / count.clamp(min=1.0)
-        total = (self.count + count).clamp(min=1.0)
-        share = count / total
-        delta = mean[0] - self.mean
-        self.var.copy_(self.var * (1 - share) + var[0] * share + delta**2 * share * (1 - share))
-        self.mean.add_(delta * share)
-        self.count.copy_(self.count + count)
-        self.scale.copy_((self.var + 1e-8).rsqrt())
-        self.shift.copy_(-self.mean * self.scale)
+        row = _array(obs)
+        if weight is not None and not (counted := _array(weight) > 0).all():
+            row = row[counted]
+        if not len(row):
+            return
+        row = row.astype(np.float64)
+        old_mean, old_var, old_count = (host(value) for value in (self.mean, self.var, self.count))
+        mean = row.mean(self.pooled, keepdims=True)
+        deviation = row - mean
+        var = np.multiply(deviation, deviation, out=deviation).mean(self.pooled, keepdims=True)[0]
+        count = row.size // mean.size
+        total = old_count + count
+        share, delta = count / total, mean[0] - old_mean
+        new = {"mean": old_mean + delta * share, "count": total}
+        new["var"] = old_var * (1 - share) + var * share + delta**2 * share * (1 - share)
+        new["scale"] = 1 / np.sqrt(new["var"] + 1e-8)
+        new["shift"] = -new["mean"] * new["scale"]
+        for name, value in new.items():
+            getattr(self, name).copy_(torch.as_tensor(value))
+
+
+def _array(value: np.ndarray | Tensor) -> np.ndarray:
+    return host(value) if isinstance(value, Tensor) else value

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim.adam import adam
-from torch.optim.rmsprop import rmsprop
+
+EPSILON = 1e-5  # added to the root of the mean square
 
 
 class Optimizer:
@@ -41,16 +42,16 @@ class Optimizer:
         self.penalised = torch.cat([torch.full((p.numel(),), float("weights." in name)) for name, p in named]).to(flat)
         self.current_lr = lr
         self.gradient = torch.zeros_like(flat)
+        self._longest = torch.tensor(clip_norm).to(flat)
         self._slots: list[Tensor] = []  # of each parameter in the flat gradient
         offset = 0
         for p in self.parameters:
             p.data = flat[offset : offset + p.numel()].view_as(p)
             self._slots.append(self.gradient[offset : offset + p.numel()].view_as(p))
             offset += p.numel()
-        names = ("mean", "square") if kind == "adam" else ("square",)
-        # torch's fused Adam wants its count of steps where the parameters are, RMSprop on the CPU.
-        step = torch.zeros((), device=flat.device if kind == "adam" else "cpu")
-        self.memory = {name: torch.zeros_like(flat) for name in names} | {"step": step}
+        self.memory = {"square": torch.zeros_like(flat)}
+        if kind == "adam":
+            self.memory |= {"mean": torch.zeros_like(flat), "step": torch.zeros((), device=flat.device)}
 
     def anneal(self, step: int) -> None:
         """Sets the learning rate that holds at environment step `step`."""
@@ -69,27 +70,22 @@ class Optimizer:
             flat.addcmul_(self.flat.sign(), self.penalised, value=self.l1)
         norm = torch.linalg.vector_norm(flat)
         if self.clip_norm:
-            flat.mul_((self.clip_norm / (norm + 1e-6)).clamp_(max=1.0))
-        # torch's own step functions: their classes spend several times as long on bookkeeping as on one flat tensor.
-        common: dict[str, Any] = {"lr": self.current_lr, "eps": 1e-5, "weight_decay": 0.0, "maximize": False}
-        if "mean" in memory:
+            flat.mul_(self._longest / torch.maximum(norm, self._longest))
+        if "mean" in memory:  # torch's own step: its class spends several times as long on bookkeeping
             adam(
                 *([self.flat], [flat], [memory["mean"]], [memory["square"]], [], [memory["step"]]),
-                **common,
                 fused=True,
                 amsgrad=False,
+                maximize=False,
+                weight_decay=0.0,
+                lr=self.current_lr,
                 beta1=0.9,
                 beta2=0.999,
+                eps=EPSILON,
             )
         else:
-            rmsprop(
-                *([self.flat], [flat], [memory["square"]], [], [], [memory["step"]]),
-                **common,
-                foreach=False,
-                alpha=0.99,
-                momentum=0.0,
-                centered=False,
-            )
+            square = memory["square"].mul_(0.99).addcmul_(flat, flat, value=0.01)
+            self.flat.addcdiv_(flat, square.sqrt().add_(EPSILON), value=-self.current_lr)
         return norm
 
     def state(self, name: str) -> dict[str, Tensor]:

@@ -1,4 +1,4 @@
-"""Returns in cost units: tensors in, tensors out, no networks.
+"""Returns in cost units: arrays in, arrays out, or tensors in, tensors out; no networks, no gradients.
 
 `discount` is gamma per transition and 0 where the task terminated; `cut` marks where a trace may not go on because the
 next row belongs to another episode. Truncation is a cut with the discount left alone, so the cost beyond the clock is
@@ -7,16 +7,20 @@ still counted through `next_value`.
 
 from __future__ import annotations
 
-import torch
+from typing import TypeVar
+
+import numpy as np
 from torch import Tensor
 
+ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)  # only what both understand is used, so that both give the same numbers
 
-def td_target(cost: Tensor, discount: Tensor, next_value: Tensor) -> Tensor:
+
+def td_target(cost: ArrayT, discount: ArrayT, next_value: ArrayT) -> ArrayT:
     """The sum cost + discount * next_value; all three of one shape."""
     return cost + discount * next_value
 
 
-def lambda_return(cost: Tensor, discount: Tensor, next_value: Tensor, cut: Tensor, lambda_: float) -> Tensor:
+def lambda_return(cost: ArrayT, discount: ArrayT, next_value: ArrayT, cut: ArrayT, lambda_: float) -> ArrayT:
     """The lambda-return (Sutton & Barto 2018, eq. 12.20, with endings).
 
     G_t = cost_t + discount_t * ((1 - l_t) * next_value_t + l_t * G_{t+1}), with l_t = lambda where the episode goes on
@@ -32,18 +36,17 @@ def lambda_return(cost: Tensor, discount: Tensor, next_value: Tensor, cut: Tenso
     Returns:
         [T, N].
     """
-    assert cost.dim() == 2, f"cost is [T, N], got {tuple(cost.shape)}"
+    assert cost.ndim == 2, f"cost is [T, N], got {tuple(cost.shape)}"
     assert cost.shape == discount.shape == next_value.shape == cut.shape, "cost, discount, next_value, cut: one shape"
-    carry = discount.masked_fill(cut, 0.0).mul_(lambda_)  # discount_t * l_t
+    carry = discount * ~cut * lambda_  # discount_t * l_t
     carry[-1] = 0.0
-    returns = torch.addcmul(cost, discount - carry, next_value)
-    rows = returns.unbind(0)
-    for return_t, carry_t, following in zip(rows[-2::-1], carry.unbind(0)[-2::-1], rows[:0:-1], strict=True):
-        return_t.addcmul_(carry_t, following)
+    returns = cost + (discount - carry) * next_value
+    for t in range(len(returns) - 2, -1, -1):
+        returns[t] += carry[t] * returns[t + 1]
     return returns
 
 
-def gae(cost: Tensor, discount: Tensor, value: Tensor, next_value: Tensor, cut: Tensor, lambda_: float) -> Tensor:
+def gae(cost: ArrayT, discount: ArrayT, value: ArrayT, next_value: ArrayT, cut: ArrayT, lambda_: float) -> ArrayT:
     """Generalised advantage estimation (1506.02438) of the cost: the lambda-return less `value`.
 
     Args:

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from rl.data import Rollout, Step, cost_of
 
@@ -17,17 +16,13 @@ RowsT = TypeVar("RowsT", bound=Any)
 class RolloutMemory:
     """Holds `num_steps` vector steps; the arrays are made at the first step, when N and the shapes are known.
 
-    It lives beside the environments, on the host: a row is copied in with NumPy, which costs a fraction of a tensor
-    operation, and a device sees a rollout in one transfer.
-
     Args:
         num_steps: T.
         discount: gamma, of every row whose task goes on.
-        device: where `take` puts the rollout.
     """
 
-    def __init__(self, num_steps: int, discount: float, device: torch.device) -> None:
-        self.num_steps, self.gamma, self.device = num_steps, discount, device
+    def __init__(self, num_steps: int, discount: float) -> None:
+        self.num_steps, self.gamma = num_steps, np.float32(discount)
         self.filled = 0
         self._arrays: dict[str, np.ndarray] = {}
         self._rows: list[tuple[np.ndarray, ...]] = []
@@ -42,9 +37,9 @@ class RolloutMemory:
         self.filled = 0
         self._rows = []
 
-    def add(self, step: Step, extra: dict[str, Tensor]) -> None:
+    def add(self, step: Step, extra: dict[str, np.ndarray]) -> None:
         """Copies one vector step in; `extra` is what the agent knew of its action, [N, ...] each."""
-        row = [value.cpu().numpy() for value in (*step[:-1], *extra.values())]
+        row = (*step[:-1], *extra.values())
         if not self._rows:
             self._allocate(row, (*step._fields[:-1], *(f"extra.{name}" for name in extra)))
         for place, value in zip(self._rows[self.filled], row, strict=True):
@@ -54,19 +49,19 @@ class RolloutMemory:
     def take(self) -> Rollout:
         """The T steps, valid until the next `add`; the memory counts as empty from here on."""
         self.filled = 0
-        kept = {name: torch.from_numpy(array).to(self.device) for name, array in self._arrays.items()}
+        kept = self._arrays
         return Rollout(
             obs=kept["obs"],
             action=kept["action"],
             cost=cost_of(kept["reward"]),
-            discount=self.gamma * (~kept["terminated"]),
+            discount=self.gamma * ~kept["terminated"],
             next_obs=kept["next_obs"],
             done=kept["terminated"] | kept["truncated"],
             valid=kept["valid"],
             extra={name.removeprefix("extra."): value for name, value in kept.items() if name.startswith("extra.")},
         )
 
-    def _allocate(self, row: list[np.ndarray], names: tuple[str, ...]) -> None:
+    def _allocate(self, row: tuple[np.ndarray, ...], names: tuple[str, ...]) -> None:
         for name, value in zip(names, row, strict=True):
             # Rewards come in float64 from most environments; `valid` becomes a weight of 1 or 0.
             dtype = np.float32 if name in ("reward", "valid") else value.dtype
@@ -91,6 +86,6 @@ def minibatches(rows: RowsT, size: int, generator: torch.Generator) -> Iterator[
         yield rows
         return
     order = torch.randperm(count, generator=generator, device=generator.device)
-    for index in torch.split(order, size):
-        part = rows._make(column[index] for column in rows)
+    for columns in zip(*(column[order].split(size) for column in rows), strict=True):
+        part = rows._make(columns)
         yield part._replace(weight=part.weight / part.weight.sum().clamp(min=1e-12))

@@ -13,8 +13,15 @@ NOT_NEGATIVE = (0, _LARGEST, "a finite number from 0 up")
 SHARE = (0, 1, "from 0 to 1")
 RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("num_steps", "minibatch", "critic_passes", "ensemble", "action_samples", "hidden"), COUNT),
+    "epochs": COUNT,
     **dict.fromkeys(("actor_lr", "critic_lr", "entropy_coef", "clip_norm", "l2", "l1"), NOT_NEGATIVE),
-    **dict.fromkeys(("decay_steps", "critic_warmup"), NOT_NEGATIVE),
+    **dict.fromkeys(
+        ("decay_steps", "critic_warmup", "lr", "multiplier_lr", "value_clip", "value_coef", "target_kl"), NOT_NEGATIVE
+    ),
+    **dict.fromkeys(("kl_bound", "alpha", "beta"), (1e-9, _LARGEST, "above 0")),
+    "entropy_target": (-_LARGEST, _LARGEST, "a finite number"),
+    "clip": (1e-6, 1, "above 0 and at most 1"),
+    "noise_correlation": (0, 0.9999, "from 0 to 0.9999"),
     **dict.fromkeys(("gamma", "gae_lambda"), SHARE),
     "dropout": (0, 0.99, "from 0 to 0.99"),
     "bins": (3, _LARGEST, "at least 3"),

@@ -69,34 +69,36 @@ class Codec:
         """Flat low and high in the environment's units; None for discrete actions."""
         return None if self.discrete else (self._low.ravel().tolist(), self._high.ravel().tolist())
 
-    def obs(self, obs: Any) -> Tensor:
-        """A batch from the environment [N, ...] -> float32 [N, *obs_shape] that shares no memory with it."""
-        if isinstance(self.observation_space, spaces.Discrete):
-            one_hot = np.eye(self.obs_shape[0], dtype=np.float32)[np.asarray(obs) - int(self.observation_space.start)]
-            return torch.from_numpy(one_hot).to(self.device)
-        # A copy even where nothing changes: an environment may overwrite its arrays at the next step.
-        tensor = torch.from_numpy(np.array(obs, dtype=np.float32).reshape(-1, *self.obs_shape))
+    def tensor(self, array: np.ndarray) -> Tensor:
+        """An array on the agent's device; on the CPU it shares the array's memory."""
+        tensor = torch.from_numpy(array)
         return tensor.to(self.device) if self._moves else tensor
 
-    def env_action(self, action: Tensor) -> np.ndarray:
+    def obs(self, obs: Any) -> np.ndarray:
+        """A batch from the environment [N, ...] -> float32 [N, *obs_shape] that shares no memory with it."""
+        if isinstance(self.observation_space, spaces.Discrete):
+            return np.eye(self.obs_shape[0], dtype=np.float32)[np.asarray(obs) - int(self.observation_space.start)]
+        # A copy even where nothing changes: an environment may overwrite its arrays at the next step.
+        return np.array(obs, dtype=np.float32).reshape(-1, *self.obs_shape)
+
+    def env_action(self, action: np.ndarray) -> np.ndarray:
         """[N, A] in [-1, 1] or [N] int64 -> [N, *action_space.shape] in the environment's units and dtype."""
-        array = action.cpu().numpy()
         if self.discrete:
-            return array + self._start if self._start else array
-        if not math.isfinite(array.sum()):
+            return action + self._start if self._start else action
+        if not math.isfinite(action.sum()):
             raise Diverged("the policy gave an action that is not a number: it diverged, lower its learning rates")
-        array = to_env(array.reshape(-1, *self._low.shape), self._low, self._high)
+        array = to_env(action.reshape(-1, *self._low.shape), self._low, self._high)
         # Rounding may put a saturated action one ulp outside the bounds, which strict environments refuse.
         return np.clip(array, self._low, self._high).astype(self._low.dtype, copy=False)
 
-    def agent_action(self, action: Any) -> Tensor:
+    def agent_action(self, action: Any) -> np.ndarray:
         """The inverse of `env_action`: [N, *action_space.shape] -> [N, A] float32 or [N] int64."""
         if self.discrete:
-            return torch.as_tensor(np.asarray(action) - self._start, dtype=torch.int64, device=self.device)
-        array = to_agent(np.asarray(action, dtype=np.float64), self._low, self._high).reshape(-1, self.action_size)
-        return torch.as_tensor(array, dtype=torch.float32, device=self.device)
+            return np.asarray(action, dtype=np.int64) - self._start
+        array = to_agent(np.asarray(action, dtype=np.float64), self._low, self._high)
+        return array.reshape(-1, self.action_size).astype(np.float32)
 
-    def predict(self, policy: Callable[[Tensor], Tensor], obs: Any) -> np.ndarray:
+    def predict(self, policy: Callable[[np.ndarray], np.ndarray], obs: Any) -> np.ndarray:
         """Applies a policy of the agent's units to one observation or a batch of the environment's.
 
         Args:
@@ -113,8 +115,7 @@ class Codec:
         if array.shape not in (shape, (*array.shape[:1], *shape)) or array.size == 0:
             raise UserError(f"obs has shape {array.shape}: it must be {shape} or [N, *{shape}]")
         single = array.shape == shape
-        with torch.no_grad():
-            action = self.env_action(policy(self.obs(array[None] if single else array)))
+        action = self.env_action(policy(self.obs(array[None] if single else array)))
         return action[0] if single else action
 
 

@@ -32,11 +32,11 @@ class Fake:
         self.weights = torch.zeros(config.size)
         self.generator = torch.Generator().manual_seed(seed)
         self.steps = self.updates = 0
-        self.seen: list[Tensor] = []  # observations, for the tests
+        self.seen: list[np.ndarray] = []  # observations, for the tests
 
-    def act(self, obs: Tensor, explore: bool = True) -> Tensor:
-        self.seen.append(obs.clone())
-        return torch.randint(0, 2, (len(obs),), generator=self.generator)
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
+        self.seen.append(obs.copy())
+        return torch.randint(0, 2, (len(obs),), generator=self.generator).numpy()
 
     def begin(self) -> None:
         pass
@@ -52,7 +52,7 @@ class Fake:
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
-        return self.codec.predict(lambda o: torch.zeros(len(o), dtype=torch.int64), obs), state
+        return self.codec.predict(lambda o: np.zeros(len(o), dtype=np.int64), obs), state
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         tensors = {"weights": self.weights, "generator": self.generator.get_state()}

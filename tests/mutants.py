@@ -38,20 +38,21 @@ class Mutant(NamedTuple):
     tests: str  # files of tests/, without test_ and .py, likeliest first
 
 
+SEQUENCE = "[int(state) for state in np.random.SeedSequence(seed).generate_state(count, np.uint64)]"
 MUTANTS = [
     # What the environment says
     Mutant("cost is reward", "rl/data.py", "return -reward", "return reward", "rollout"),
     Mutant(
         "truncation taken for termination",
         "rl/rollout.py",
-        'self.gamma * (~kept["terminated"])',
-        'self.gamma * (~(kept["terminated"] | kept["truncated"]))',
+        'self.gamma * ~kept["terminated"]',
+        'self.gamma * ~(kept["terminated"] | kept["truncated"])',
         "rollout",
     ),
     Mutant(
         "termination leaves the discount",
         "rl/rollout.py",
-        'self.gamma * (~kept["terminated"])',
+        'self.gamma * ~kept["terminated"]',
         'self.gamma * (kept["terminated"] | True)',
         "rollout",
     ),
@@ -66,13 +67,13 @@ MUTANTS = [
         "reset rows weigh in the rollout",
         "rl/rollout.py",
         'valid=kept["valid"]',
-        'valid=kept["valid"].fill_(1)',
+        'valid=np.ones_like(kept["valid"])',
         "rollout",
     ),
     Mutant(
         "reset rows not masked by the loop",
         "rl/loop.py",
-        "torch.from_numpy(~reset_row) if any_reset else everything",
+        "~reset_row if any_reset else everything",
         "everything",
         "loop",
     ),
@@ -115,15 +116,38 @@ MUTANTS = [
     Mutant(
         "trace not cut",
         "rl/returns.py",
-        "discount.masked_fill(cut, 0.0).mul_(lambda_)",
-        "discount.clone().mul_(lambda_)",
+        "discount * ~cut * lambda_",
+        "discount * lambda_",
         "returns",
     ),
-    Mutant(
-        "gamma twice", "rl/returns.py", "(cost, discount - carry,", "(cost, discount * discount - carry,", "returns"
-    ),
+    Mutant("gamma twice", "rl/returns.py", "(discount - carry) *", "(discount * discount - carry) *", "returns"),
     Mutant("end of the rollout forgotten", "rl/returns.py", "carry[-1] = 0.0", "carry[-1] *= 1.0", "returns"),
     Mutant("advantage without its value", "rl/returns.py", "cut, lambda_) - value", "cut, lambda_)", "returns"),
+    Mutant(
+        "returns written over the costs",
+        "rl/returns.py",
+        "returns = cost + (",
+        "returns = cost; returns += (",
+        "returns",
+    ),
+    Mutant("advantage's sign", "agents/a2c.py", "advantage = returns - value", "advantage = value - returns", "a2c"),
+    Mutant("before and after swapped", "agents/a2c.py", "value, next_value = host", "next_value, value = host", "a2c"),
+    Mutant(
+        "reset rows weigh in the advantage's size",
+        "agents/a2c.py",
+        "(advantage * advantage * weight).sum()",
+        "(advantage * advantage).mean()",
+        "a2c",
+    ),
+    Mutant("the advantage's size forgets", "agents/a2c.py", "(0.05 if self.updates else 1.0)", "1.0", "a2c"),
+    Mutant(
+        "reset rows weigh in the actor's loss",
+        "agents/a2c.py",
+        "unit = row.weight / (",
+        "unit = torch.full_like(row.weight, 1 / len(row.weight)) / (",
+        "a2c",
+    ),
+    Mutant("reset rows weigh in C's loss", "rl/critic.py", "(loss * weight).sum()", "(loss / len(x)).sum()", "critic"),
     # Gradients
     Mutant(
         "C detached in the pathwise loss",
@@ -139,12 +163,46 @@ MUTANTS = [
         "return expected.detach() + log_prob",
         "gradient",
     ),
-    Mutant("residual's sign", "rl/gradient.py", "(returns - taken).detach()", "(taken - returns).detach()", "gradient"),
-    Mutant("residual keeps its graph", "rl/gradient.py", "(returns - taken).detach()", "(returns - taken)", "gradient"),
     Mutant(
-        "score's sign", "rl/gradient.py", "(returns - baseline).detach()", "(baseline - returns).detach()", "gradient"
+        "residual's sign", "rl/gradient.py", "log_prob * (returns - taken)", "log_prob * (taken - returns)", "gradient"
     ),
-    Mutant("expectation without a slope", "rl/gradient.py", "(pi.probs * ", "(pi.probs.detach() * ", "gradient"),
+    Mutant(
+        "residual keeps its graph",
+        "rl/gradient.py",
+        "with torch.no_grad():\n        taken",
+        "with torch.enable_grad():\n        taken",
+        "gradient",
+    ),
+    Mutant("score's sign", "rl/gradient.py", "return log_prob * advantage", "return -log_prob * advantage", "gradient"),
+    Mutant(
+        "expectation without a slope",
+        "rl/gradient.py",
+        "(pi.probs * _action_costs",
+        "(pi.probs.detach() * _action_costs",
+        "gradient",
+    ),
+    Mutant(
+        "control variate's expectation without a slope",
+        "rl/gradient.py",
+        "(pi.probs * cost)",
+        "(pi.probs.detach() * cost)",
+        "gradient",
+    ),
+    Mutant(
+        "discrete actions carry C's graph",
+        "rl/gradient.py",
+        "@torch.no_grad()\ndef _action_costs",
+        "def _action_costs",
+        "gradient",
+    ),
+    Mutant(
+        "the likeliest action for the one taken",
+        "rl/gradient.py",
+        "cost.gather(-1, action.",
+        "cost.gather(-1, pi.mode().",
+        "gradient",
+    ),
+    Mutant("log-probability's sign", "rl/actor.py", "-F.nll_loss(", "F.nll_loss(", "actor"),
     Mutant(
         "control variate after C has seen the returns",
         "agents/a2c.py",
@@ -155,15 +213,15 @@ MUTANTS = [
     Mutant(
         "entropy counted twice",
         "agents/a2c.py",
-        "- self.config.entropy_coef * entropy",
-        "- 2 * self.config.entropy_coef * entropy",
+        "- self.config.entropy_coef * (pi",
+        "- 2 * self.config.entropy_coef * (pi",
         "a2c",
     ),
     Mutant(
         "entropy's sign",
         "agents/a2c.py",
-        "- self.config.entropy_coef * entropy",
-        "+ self.config.entropy_coef * entropy",
+        "- self.config.entropy_coef * (pi",
+        "+ self.config.entropy_coef * (pi",
         "a2c",
     ),
     # Actors
@@ -185,16 +243,100 @@ MUTANTS = [
     ),
     Mutant(
         "predict draws from training's generator",
-        "agents/a2c.py",
+        "rl/acting.py",
         "generator=self.predict_generator)",
         "generator=self.generator)",
         "a2c",
     ),
+    Mutant("one seed and the next share streams", "rl/seeds.py", SEQUENCE, "[seed + i for i in range(count)]", "seeds"),
+    Mutant("every stream is the same", "rl/seeds.py", SEQUENCE, "[seed * 10**6] * count", "seeds"),
+    Mutant("playing goes on with training's stream", "rl/acting.py", "spread(seed, 2)", "(seed, seed)", "seeds"),
+    Mutant("noise grows by its past", "rl/acting.py", "fresh * noise[t]", "noise[t]", "acting"),
+    Mutant(
+        "noise of a rollout begins anew", "rl/acting.py", "self._last if t == 0 else", "None if t == 0 else", "acting"
+    ),
+    Mutant(
+        "noise of other episodes goes on",
+        "rl/acting.py",
+        "None\n\n    def explore",
+        "self._last\n\n    def explore",
+        "acting",
+    ),
+    Mutant(
+        "Gumbel noise made correlated",
+        "rl/acting.py",
+        "0.0 if codec.discrete else correlation",
+        "correlation",
+        "acting",
+    ),
+    Mutant("one noise for the whole rollout", "rl/acting.py", "self._noise[t])", "self._noise[0])", "acting host"),
+    # Acting on the host
+    Mutant("no layer norm on the host", "rl/host.py", "x = _normalized(x) * gain", "x = x * gain", "host"),
+    Mutant("no gain on the host", "rl/host.py", "_normalized(x) * gain + shift", "_normalized(x) + shift", "host"),
+    Mutant(
+        "no clip on the host",
+        "rl/host.py",
+        "np.minimum(np.maximum(obs * scale + shift, -clip), clip)",
+        "obs * scale + shift",
+        "host",
+    ),
+    Mutant("no normaliser on the host", "rl/host.py", "if self._norm is not None:", "if False:", "host"),
+    Mutant(
+        "activation after the last layer",
+        "rl/host.py",
+        "return x @ weight + bias",
+        "return np.tanh(x @ weight + bias)",
+        "host",
+    ),
+    Mutant("silu is a sigmoid on the host", "rl/host.py", "x / (1 + np.exp(-x))", "1 / (1 + np.exp(-x))", "host"),
+    Mutant(
+        "variance round zero on the host", "rl/host.py", "x = x - np.add.reduce", "x = x - 0 * np.add.reduce", "host"
+    ),
+    Mutant("the host keeps old weights", "rl/host.py", "(host(w), host(b))", "(host(w).copy(), host(b))", "host"),
+    Mutant("the host keeps old statistics", "rl/host.py", "(host(norm.scale), ", "(host(norm.scale).copy(), ", "host"),
+    Mutant("a copy's weights are nobody's", "rl/host.py", "def __reduce__", "def _reduce", "host"),
+    Mutant(
+        "NumPy warns of a net that diverged", "rl/host.py", '@np.errstate(over="ignore", invalid="ignore")', "", "host"
+    ),
+    Mutant("no noise on the host", "rl/actor.py", "(output if noise is None else output + noise)", "output", "host"),
+    Mutant(
+        "spread not bounded on the host",
+        "rl/actor.py",
+        "np.minimum(np.maximum(log_std, -5.0), 2.0)",
+        "log_std",
+        "host",
+    ),
+    Mutant(
+        "action not squashed on the host",
+        "rl/actor.py",
+        "return sample, np.tanh(sample)",
+        "return sample, sample",
+        "host",
+    ),
+    Mutant(
+        "spread free of the state on the host",
+        "rl/actor.py",
+        "host(self.log_std) + output[",
+        "host(self.log_std) + 0 * output[",
+        "host",
+    ),
     # C
     Mutant("HL-Gauss sigma", "rl/heads.py", "0.75 * self.width * math.sqrt(2)", "0.75 * self.width", "heads"),
     Mutant(
-        "scale too small", "rl/heads.py", "self.scale.fill_(1.25 * needed)", "self.scale.fill_(needed / 4)", "heads"
+        "scale too small",
+        "rl/heads.py",
+        "full_like(self.scale, 1.25 * needed)",
+        "full_like(self.scale, needed / 4)",
+        "heads",
     ),
+    Mutant(
+        "the scale moves under those who were told it",
+        "rl/heads.py",
+        "self.scale = torch.full_like(self.scale, 1.25 * needed)",
+        "self.scale.fill_(1.25 * needed)",
+        "heads",
+    ),
+    Mutant("reset rows set the scale", "rl/heads.py", "host(weight) > 0", "host(weight) > -1", "heads"),
     Mutant(
         "last layer not rescaled",
         "rl/critic.py",
@@ -215,19 +357,28 @@ MUTANTS = [
         "normaliser updated before its use",
         "agents/a2c.py",
         "row = self._targets(rollout)",
-        "self.critic.obs_norm.update(rollout.obs.flatten(0, 1)); row = self._targets(rollout)",
+        "self.critic.obs_norm.update(flat(rollout.obs)); row = self._targets(rollout)",
         "a2c",
     ),
     Mutant(
         "normaliser counts reset rows",
         "agents/a2c.py",
-        "update(rollout.obs.flatten(0, 1), rollout.valid.flatten())",
-        "update(rollout.obs.flatten(0, 1))",
+        "update(flat(rollout.obs), flat(rollout.valid))",
+        "update(flat(rollout.obs))",
         "a2c",
     ),
     Mutant("images pooled over channels", "rl/norm.py", "i != channel_axis", "i == channel_axis", "norm"),
     Mutant("variance forgets how means differ", "rl/norm.py", "+ delta**2 *", "+ 0 * delta**2 *", "norm"),
+    Mutant("weights of rows ignored", "rl/norm.py", "row = row[counted]", "pass", "norm"),
+    Mutant(
+        "the normaliser's memory is replaced",
+        "rl/norm.py",
+        "getattr(self, name).copy_(torch.as_tensor(value))",
+        "setattr(self, name, torch.as_tensor(value).to(getattr(self, name)))",
+        "norm host",
+    ),
     Mutant("clip ignored", "rl/optim.py", "if self.clip_norm:", "if False:", "optim"),
+    Mutant("short gradients stretched", "rl/optim.py", "torch.maximum(norm, self._longest)", "norm", "optim"),
     Mutant("penalties on biases", "rl/optim.py", 'float("weights." in name)', "1.0", "optim"),
     Mutant("decay ignored", "rl/optim.py", "max(0.0, 1 - step / self.decay_steps)", "1.0", "optim"),
     Mutant("optimiser's memory not loaded", "rl/optim.py", 'value.copy_(tensors[f"{name}.{key}"])', "pass", "optim"),

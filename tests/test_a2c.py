@@ -14,10 +14,14 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents.a2c import A2C, A2CConfig
+from agents import a2c
+from agents.a2c import A2C, DIAGNOSE_EVERY, A2CConfig
 from envs import make as gym_make
 from rl.data import Step
 from rl.errors import UserError
+from rl.host import HostPass
+from rl.nets import MLP
+from rl.returns import lambda_return
 from rl.train import train
 
 N, T = 4, 8
@@ -44,8 +48,13 @@ def make(space: str = "discrete", seed: int = 0, config: A2CConfig = SMALL, **se
     return A2C(OBS, SPACES[space], replace(config, **settings), seed)
 
 
-def observation(t: int, rows: int = N) -> Tensor:
-    return 2 + 3 * torch.randn(rows, 3, generator=torch.Generator().manual_seed(1000 + t))
+def observation(t: int, rows: int = N) -> np.ndarray:
+    return (2 + 3 * torch.randn(rows, 3, generator=torch.Generator().manual_seed(1000 + t))).numpy()
+
+
+def observations(steps: int) -> Tensor:
+    """What the first steps of `feed` show, [steps * N, 3]."""
+    return torch.from_numpy(np.concatenate([observation(t) for t in range(steps)]))
 
 
 def feed(agent: A2C, steps: int = T, start: int = 0, **override: Any) -> list[dict[str, Tensor]]:
@@ -54,15 +63,15 @@ def feed(agent: A2C, steps: int = T, start: int = 0, **override: Any) -> list[di
     for t in range(start, start + steps):
         obs = observation(t)
         action = agent.act(obs)
-        value = action.float() if agent.codec.discrete else action.sum(1)
+        value = action.astype(np.float32) if agent.codec.discrete else action.sum(1)
         step = Step(
             obs=obs,
             action=action,
-            reward=obs[:, 0] * value - value.square(),
+            reward=obs[:, 0] * value - value**2,
             next_obs=observation(t + 1),
-            terminated=torch.tensor([t % 5 == 4, False, False, False]),
-            truncated=torch.tensor([False, t % 7 == 6, False, False]),
-            valid=torch.ones(N, dtype=torch.bool),
+            terminated=np.array([t % 5 == 4, False, False, False]),
+            truncated=np.array([False, t % 7 == 6, False, False]),
+            valid=np.ones(N, dtype=bool),
             extra={},
         )
         parts = {name: part(t, getattr(step, name)) for name, part in override.items()}
@@ -72,7 +81,10 @@ def feed(agent: A2C, steps: int = T, start: int = 0, **override: Any) -> list[di
 
 
 def everything(agent: A2C) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in agent.state()[0].items()}
+    """Its state, the numbers that JSON holds among the tensors."""
+    tensors, meta = agent.state()
+    numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in meta.items()}
+    return {name: value.clone() for name, value in (tensors | numbers).items()}
 
 
 def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
@@ -94,9 +106,10 @@ def test_every_combination_learns_something_finite(space: str, kind: Any, head: 
     assert len(metrics) == 3 and all(torch.isfinite(value).all() for m in metrics for value in m.values())
     after = everything(agent)
     assert all(torch.isfinite(value).all() for value in after.values() if value.is_floating_point())
-    for part in ("actor.", "critic.net", "critic.obs_norm", "critic.cost_scale", "actor_optimizer", "critic_optimizer"):
+    parts = ("actor.", "critic.net", "critic.obs_norm", "critic.cost_scale", "actor_optimizer", "critic_optimizer")
+    for part in (*parts, "advantage_square"):
         assert changed(before, after, part), part
-    env_action, _ = agent.predict(observation(0).numpy())
+    env_action, _ = agent.predict(observation(0))
     assert all(SPACES[space].contains(a) for a in env_action)
 
 
@@ -119,7 +132,7 @@ def test_state_taken_up_by_a_fresh_agent_goes_on_bit_for_bit(space: str, kind: A
     settings = {"actor_gradient": kind, "optimizer": optimizer, "dropout": 0.1, "decay_steps": 1000}
     agent, fresh = make(space, 1, **settings), make(space, 99, **settings)
     feed(agent, 2 * T)
-    agent.predict(observation(5).numpy())
+    agent.predict(observation(5))
     tensors, meta = agent.state()
     fresh.load_state({name: value.clone() for name, value in tensors.items()}, deepcopy(meta))
     torch.manual_seed(1)
@@ -128,7 +141,7 @@ def test_state_taken_up_by_a_fresh_agent_goes_on_bit_for_bit(space: str, kind: A
     theirs = feed(fresh, 2 * T, start=2 * T)
     assert same(everything(agent), everything(fresh)) and agent.state()[1] == fresh.state()[1]
     assert all(same(a, b) for a, b in zip(ours, theirs, strict=True))
-    np.testing.assert_array_equal(agent.predict(observation(7).numpy())[0], fresh.predict(observation(7).numpy())[0])
+    np.testing.assert_array_equal(agent.predict(observation(7))[0], fresh.predict(observation(7))[0])
 
 
 def test_a_rollout_under_way_is_dropped_when_state_is_taken_up() -> None:
@@ -153,7 +166,7 @@ def test_global_random_state_is_neither_used_nor_touched(space: str) -> None:
     before = states()
     agent = make(space, dropout=0.2)
     feed(agent, 2 * T)
-    agent.predict(observation(0).numpy())
+    agent.predict(observation(0))
     assert states() == before
 
 
@@ -176,17 +189,17 @@ def test_c_predicts_r_over_one_minus_gamma_under_a_clock_and_less_under_an_end(h
     """Reward 1 for ever, an ending every 4 steps. A clock leaves the cost at -1 / (1 - gamma) = -5."""
     config = replace(SMALL, gamma=0.8, head=head, critic_passes=8, minibatch=64, critic_lr=1e-2, gae_lambda=0.9)
     clock, end = (A2C(OBS, SPACES["discrete"], config) for _ in range(2))
-    never = {"terminated": lambda t, v: torch.zeros(N, dtype=torch.bool)}
-    often = {"truncated": lambda t, v: torch.full((N,), t % 4 == 3)}
-    ones = {"reward": lambda t, v: torch.ones(N)}
+    never = {"terminated": lambda t, v: np.zeros(N, dtype=bool)}
+    often = {"truncated": lambda t, v: np.full(N, t % 4 == 3)}
+    ones = {"reward": lambda t, v: np.ones(N)}
     metrics = feed(clock, 40 * T, **never, **often, **ones)
-    cost = clock.critic(torch.cat([observation(t) for t in range(40)]))
+    cost = clock.critic(observations(40))
     assert (cost + 5).abs().mean() < 0.15
     if head == "hl_gauss":
         assert torch.stack([m["clipped_targets"] for m in metrics]).mean() < 1e-3
     # Negative control: the same flags as terminations.
     feed(end, 40 * T, **{"truncated": never["terminated"], "terminated": often["truncated"]}, **ones)
-    mean = end.critic(torch.cat([observation(t) for t in range(40)])).mean().item()
+    mean = end.critic(observations(40)).mean().item()
     worth = [(1 - 0.8**k) / 0.2 for k in (1, 2, 3, 4)]  # with k steps to go; C cannot see how many
     assert mean == pytest.approx(-sum(worth) / 4, abs=0.3)
 
@@ -194,12 +207,12 @@ def test_c_predicts_r_over_one_minus_gamma_under_a_clock_and_less_under_an_end(h
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("space", SPACES)
 def test_what_stands_in_a_reset_row_does_not_matter(space: str, kind: Any) -> None:
-    def valid(t: int, plain: Tensor) -> Tensor:
-        return torch.tensor([True, t % 7 != 0, True, True])  # environment 1 is reset after its clock ran out
+    def valid(t: int, plain: np.ndarray) -> np.ndarray:
+        return np.array([True, t % 7 != 0, True, True])  # environment 1 is reset after its clock ran out
 
     def junk(size: float) -> Any:
-        def part(t: int, plain: Tensor) -> Tensor:
-            row = plain.clone()
+        def part(t: int, plain: np.ndarray) -> np.ndarray:
+            row = plain.copy()
             if t % 7 == 0:
                 row[1] = size
             return row
@@ -220,7 +233,7 @@ def test_what_stands_in_a_reset_row_does_not_matter(space: str, kind: Any) -> No
 def test_a_rollout_of_reset_rows_alone_changes_nothing_for_the_worse(space: str) -> None:
     agent = make(space, num_steps=1)
     feed(agent, 3)
-    feed(agent, 1, valid=lambda t, v: torch.zeros(N, dtype=torch.bool))
+    feed(agent, 1, valid=lambda t, v: np.zeros(N, dtype=bool))
     after = everything(agent)
     assert all(torch.isfinite(value).all() for value in after.values() if value.is_floating_point())
     assert agent.steps == 3 * N
@@ -250,15 +263,35 @@ def test_only_pathwise_follows_c_as_it_is_after_this_rollout(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_update_sees_the_features_that_the_policy_saw(kind: Any) -> None:
-    agent, seen = make(actor_gradient=kind), []
-    agent.actor.register_forward_hook(lambda module, inputs, output: seen.append(inputs[0].clone()))
+def test_an_update_sees_the_features_that_the_policy_saw(kind: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    agent = spread_out(make(actor_gradient=kind))
     feed(agent, 2 * T)  # from the second rollout on there are statistics
-    seen.clear()
+    identity = MLP((3, 3))
+    with torch.no_grad():
+        identity.weights[0].copy_(torch.eye(3))
+    features = HostPass(agent.critic.obs_norm, identity)  # what a policy's own pass makes of the normaliser
+    acting: list[tuple[np.ndarray, np.ndarray]] = []
+    updating: list[tuple[np.ndarray, np.ndarray]] = []
+    call = HostPass.__call__
+
+    def act(policy: HostPass, obs: np.ndarray) -> np.ndarray:
+        acting.append((call(features, obs), call(policy, obs)))
+        return acting[-1][1]
+
+    def update(module: Any, inputs: tuple[Tensor], pi: Any) -> None:
+        updating.append((inputs[0].numpy().copy(), pi.logits.detach().numpy().copy()))
+
+    monkeypatch.setattr(HostPass, "__call__", act)
+    agent.actor.register_forward_hook(update)
     feed(agent, T, start=2 * T)
-    acted_on, in_update = torch.cat(seen[:T]), seen[T:]
-    assert in_update and all(torch.equal(x[: T * N], acted_on) for x in in_update)
-    assert not torch.equal(agent.critic.features(observation(2 * T)), acted_on[:N])  # and then the statistics moved
+    assert len(acting) == T and updating
+    x, logits = (np.concatenate(parts) for parts in zip(*acting, strict=True))
+    for seen, given in updating:
+        np.testing.assert_allclose(seen[: T * N], x, rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(given[: T * N], logits, rtol=1e-5, atol=1e-5)
+    # Negative control: and then the statistics moved.
+    later = agent.critic.features(torch.from_numpy(observation(2 * T)))
+    assert np.abs(later.numpy() - x[:N]).max() > 1e-2
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -268,8 +301,64 @@ def test_the_sample_that_is_learnt_from_is_the_one_that_was_acted_on(space: str)
     agent.memory.take = lambda: rollouts.append(take()) or rollouts[-1]  # type: ignore[method-assign,func-returns-value]
     feed(agent, T)
     rollout = rollouts[0]
-    acted = rollout.action if space == "discrete" else torch.atanh(rollout.action.double()).float()
-    torch.testing.assert_close(rollout.extra["sample"], acted, rtol=1e-3, atol=1e-3)
+    acted = rollout.action if space == "discrete" else np.arctanh(rollout.action.astype(np.float64))
+    np.testing.assert_allclose(rollout.extra["sample"], acted, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("space", "kind"), [*(("discrete", kind) for kind in KINDS), ("box", "score")])
+def test_an_update_learns_from_what_happened_by_c_as_it_was(
+    space: str, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Row t N + i is step t of environment i; G and b(s) come from C before this rollout; nothing has a graph."""
+    agent, steps, rows = make(space, actor_gradient=kind, gae_lambda=0.7), [], []
+    observe, loss = agent.observe, a2c.actor_loss
+    agent.observe = lambda step: steps.append(step) or observe(step)  # type: ignore[method-assign,func-returns-value]
+    monkeypatch.setattr(a2c, "actor_loss", lambda *args: rows.append(args[-1]) or loss(*args))
+
+    def valid(t: int, plain: np.ndarray) -> np.ndarray:
+        return np.array([True, t % 7 != 0, True, True])
+
+    squares = []
+    for start in (0, T):
+        del steps[:], rows[:]
+        c, actor = deepcopy(agent.critic), deepcopy(agent.actor)
+        metrics = feed(agent, T, start, valid=valid)[0]
+        row, parts = rows[0], {name: np.stack([getattr(s, name) for s in steps]) for name in Step._fields[:-1]}
+        assert not any(column.requires_grad for column in row)
+
+        def cost_to_go(obs: np.ndarray, c: Any = c, actor: Any = actor) -> Tensor:
+            x = c.features(torch.from_numpy(obs.reshape(-1, 3)))
+            return c.cost(x)[0] if kind == "score" else (actor(x).log_probs.exp() * c.cost(x)[0]).sum(-1)
+
+        with torch.no_grad():
+            b, next_b = cost_to_go(parts["obs"]), cost_to_go(parts["next_obs"])
+            expected_x = c.features(torch.from_numpy(parts["obs"].reshape(-1, 3)))
+        cost, ended = torch.from_numpy(-parts["reward"]), torch.from_numpy(parts["terminated"])
+        cut = ended | torch.from_numpy(parts["truncated"])
+        returns = lambda_return(cost, agent.config.gamma * ~ended, next_b.view(T, N), cut, 0.7).flatten()
+        weight = torch.from_numpy(parts["valid"]).flatten() / parts["valid"].sum()
+        torch.testing.assert_close(row.x, expected_x)
+        torch.testing.assert_close(row.action, torch.from_numpy(parts["action"]).flatten(0, 1))
+        torch.testing.assert_close(row.returns, returns, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(row.advantage, returns - b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(row.weight, weight)
+        squares.append((weight @ (returns - b).square()).item())
+        if start == 0:
+            spread = weight @ (returns - weight @ returns).square()
+            assert metrics["explained_variance"].item() == pytest.approx(1 - squares[0] / spread.item(), rel=1e-3)
+    assert b.abs().max() > 1e-3 and not torch.allclose(b, next_b)  # there was something to mix up
+    running = squares[0] + 0.05 * (squares[1] - squares[0])
+    assert agent.state()[1]["advantage_square"] == pytest.approx(running, rel=1e-4)
+    assert abs(running - squares[1]) > 1e-2 * running
+
+
+def test_what_costs_extra_is_reported_now_and_then() -> None:
+    for coefficient in (0.0, 0.1):
+        metrics = feed(make(entropy_coef=coefficient), (2 * DIAGNOSE_EVERY + 1) * T)
+        for name in ("entropy", "explained_variance"):
+            reported = [i for i, m in enumerate(metrics) if name in m]
+            assert reported == [0, DIAGNOSE_EVERY, 2 * DIAGNOSE_EVERY]
+        assert all("actor_loss" in m for m in metrics)
 
 
 # Settings -------------------------------------------------------------------------------------------------------------
@@ -282,15 +371,15 @@ def spread_out(agent: A2C) -> A2C:
     return agent
 
 
-def no_reward(t: int, reward: Tensor) -> Tensor:
-    return torch.zeros(N)
+def no_reward(t: int, reward: np.ndarray) -> np.ndarray:
+    return np.zeros(N)
 
 
 def test_the_entropy_bonus_is_its_coefficient_times_the_entropys_gradient_once() -> None:
     norms, slope = {}, torch.zeros(())
     for coefficient in (0.0, 0.25, 0.5):
         agent = spread_out(make(actor_gradient="pathwise", head="regression", entropy_coef=coefficient, clip_norm=0.0))
-        x = agent.critic.features(torch.cat([observation(t) for t in range(T)]))
+        x = agent.critic.features(observations(T))
         pi = torch.distributions.Categorical(logits=agent.actor(x).log_probs)  # type: ignore[union-attr]
         slopes = torch.autograd.grad(pi.entropy().mean(), list(agent.actor.parameters()))
         slope = torch.cat([s.flatten() for s in slopes]).norm()
@@ -311,7 +400,7 @@ def test_more_entropy_bonus_leaves_more_entropy(space: str) -> None:
     for coefficient in (0.0, 2.0):
         agent = spread_out(make(space, entropy_coef=coefficient, actor_lr=0.01, log_std=-1.5))
         feed(agent, 10 * T)
-        pi = agent.actor(agent.critic.features(observation(0)))
+        pi = agent.actor(agent.critic.features(observations(1)))
         noise = agent.actor.noise(50, N, generator=torch.Generator().manual_seed(1))
         ends.append(pi.entropy(pi.sample(noise) if space == "box" else None).mean().item())
     assert ends[1] > ends[0] + 0.05
@@ -347,7 +436,7 @@ def test_decay_steps_end_learning() -> None:
         assert o.current_lr == pytest.approx(lr / 2)
     feed(agent, T, start=T)
     frozen = agent.actor_optimizer.flat.clone(), agent.critic_optimizer.flat.clone()
-    feed(agent, T, start=2 * T, reward=lambda t, r: r.clamp(-1, 1))
+    feed(agent, T, start=2 * T, reward=lambda t, r: r.clip(-1, 1))
     assert torch.equal(agent.actor_optimizer.flat, frozen[0])
     assert torch.equal(agent.critic_optimizer.flat, frozen[1])
     steady = make()
@@ -397,14 +486,14 @@ def test_penalties_shrink_the_weights_of_actor_and_c(name: str) -> None:
 def test_dropout_changes_the_training_of_c_and_nothing_else() -> None:
     plain, dropped, again = make(), make(dropout=0.5), make(dropout=0.5)
     obs = observation(0)
-    assert torch.equal(plain.act(obs), dropped.act(obs))  # the same weights, the same draws
+    assert np.array_equal(plain.act(obs), dropped.act(obs))  # the same weights, the same draws
     again.act(obs)
     for agent in (plain, dropped, again):
         feed(agent, T)
     assert changed(everything(plain), everything(dropped), "critic.net")
     assert same(everything(dropped), everything(again))
-    assert torch.equal(dropped.critic(obs), dropped.critic(obs))
-    assert torch.equal(dropped.act(obs, explore=False), dropped.act(obs, explore=False))
+    assert torch.equal(dropped.critic(observations(1)), dropped.critic(observations(1)))
+    assert np.array_equal(dropped.act(obs, explore=False), dropped.act(obs, explore=False))
 
 
 def test_without_normalisation_the_statistics_are_left_alone() -> None:
@@ -412,8 +501,8 @@ def test_without_normalisation_the_statistics_are_left_alone() -> None:
     for a in (agent, usual):
         feed(a, 2 * T)
     assert agent.critic.obs_norm.count == 0 and usual.critic.obs_norm.count == 2 * T * N
-    assert torch.equal(agent.critic.features(observation(0)), observation(0))
-    seen = torch.cat([observation(t) for t in range(2 * T)]).double()
+    assert torch.equal(agent.critic.features(observations(1)), observations(1))
+    seen = observations(2 * T).double()
     torch.testing.assert_close(usual.critic.obs_norm.mean, seen.mean(0))
     torch.testing.assert_close(usual.critic.obs_norm.var, seen.var(0, correction=0))
 
@@ -426,6 +515,38 @@ def test_shapes_follow_the_settings() -> None:
     assert agent.actor.log_std.tolist() == [-0.5, -0.5]  # type: ignore[union-attr]
     assert make(actor_gradient="score").critic.spec.action == "none"
     assert make().critic.spec.action == "discrete" and make("box").critic.spec.action == "box"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_spread_of_the_state_is_learnt(kind: Any) -> None:
+    agent, again, plain = (make("box", actor_gradient=kind, state_std=on) for on in (True, True, False))
+    before = everything(agent)
+    for a in (agent, again, plain):
+        feed(a, 3 * T)
+    assert same(everything(agent), everything(again))
+    assert all(torch.isfinite(value).all() for value in everything(agent).values() if value.is_floating_point())
+    stds = [a.actor(a.critic.features(observations(1))).log_std for a in (agent, plain)]  # type: ignore[union-attr]
+    assert stds[0].shape == (N, 2) and stds[0].std(0).min() > 1e-4 and stds[1].shape == (2,)
+    width = before["actor.net.biases.1"].numel() // 2
+    moved = everything(agent)["actor.net.biases.1"] - before["actor.net.biases.1"]
+    assert (moved[width:] != 0).all()
+
+
+def test_noise_correlation_ties_one_action_to_the_next() -> None:
+    ties = {}
+    for correlation in (0.0, 0.95):
+        agent = make("box", noise_correlation=correlation, num_steps=200, log_std=-1.0)
+        agent.begin()
+        obs, samples = observation(0, rows=64), []
+        for _ in range(199):
+            action = agent.act(obs)
+            samples.append(np.arctanh(action.astype(np.float64)))
+            flags = np.zeros(64, dtype=bool)
+            agent.observe(Step(obs, action, np.zeros(64), obs, flags, flags, ~flags, {}))
+        noise = (np.stack(samples) - np.arctanh(agent.act(obs, explore=False).astype(np.float64))) * np.exp(1)
+        ties[correlation] = (noise[1:] * noise[:-1]).mean()
+        assert noise.var() == pytest.approx(1, abs=0.2)
+    assert ties == pytest.approx({0.0: 0.0, 0.95: 0.95}, abs=0.2)
 
 
 def test_action_samples_draw_as_many_fresh_actions() -> None:
@@ -451,14 +572,14 @@ def test_gamma_and_lambda_reach_the_targets() -> None:
 def test_predict_takes_one_or_many_and_speaks_the_environments_units(space: str) -> None:
     agent = make(space)
     feed(agent, T)
-    batch, state = agent.predict(observation(0).numpy(), state="mine", deterministic=True)
-    single, _ = agent.predict(observation(0)[1].numpy(), deterministic=True)
+    batch, state = agent.predict(observation(0), state="mine", deterministic=True)
+    single, _ = agent.predict(observation(0)[1], deterministic=True)
     assert state == "mine" and isinstance(batch, np.ndarray)
     assert batch.shape == (N, *SPACES[space].shape) and np.shape(single) == SPACES[space].shape
     np.testing.assert_allclose(single, batch[1], rtol=1e-5)
     mode = agent.act(observation(0), explore=False)
     np.testing.assert_allclose(batch, agent.codec.env_action(mode), rtol=1e-5)
-    draws = {tuple(np.ravel(agent.predict(observation(0).numpy())[0]).tolist()) for _ in range(20)}
+    draws = {tuple(np.ravel(agent.predict(observation(0))[0]).tolist()) for _ in range(20)}
     assert len(draws) > 1 and all(SPACES[space].contains(a) for a in batch)
 
 
@@ -469,8 +590,8 @@ def test_predict_leaves_training_alone(space: str) -> None:
         for start in (0, 3):
             feed(agent, T if start else 3, start=start)
             if agent is asked:
-                agent.predict(observation(50).numpy())
-                agent.predict(observation(51).numpy(), deterministic=True)
+                agent.predict(observation(50))
+                agent.predict(observation(51), deterministic=True)
     ours, theirs = everything(quiet), everything(asked)
     ours.pop("predict_generator"), theirs.pop("predict_generator")
     assert same(ours, theirs)
@@ -483,13 +604,19 @@ def test_an_agent_is_trained_again_in_another_number_of_environments() -> None:
     """The first run ends amid a rollout; its rows must not be continued by other episodes."""
     agent: A2C | None = None
     rows: list[int] = []
-    for num_envs, steps in ((8, 1_000), (1, 200), (4, 300)):
+
+    def amid_the_third(tick: Any, agent: A2C) -> bool:
+        rows.append(agent.memory.filled)
+        return len(rows) < 2 * agent.config.num_steps + 5
+
+    for num_envs in (8, 1, 4):
         env = gym_make("CartPole-v1", num_envs, backend="native")
         agent = agent or A2C(env.single_observation_space, env.single_action_space, A2CConfig(critic_warmup=0))
         del rows[:]
-        train(agent, env, steps, progress=False, hooks=[lambda tick, agent: rows.append(agent.memory.filled)])
-        assert rows[:3] == [1, 2, 3] and agent.memory.filled > 0
+        train(agent, env, 100_000, progress=False, hooks=[amid_the_third])
+        assert rows[:3] == [1, 2, 3] and agent.memory.filled == 5
         env.close()
+    assert agent is not None and agent.updates == 3 * 2
 
 
 def test_a_copied_agent_says_that_its_optimizer_is_not_its_own() -> None:
@@ -513,7 +640,7 @@ def test_the_state_of_a_generator_of_another_device_is_replaced_by_a_seed() -> N
     agent, other = make(), make()
     tensors, meta = agent.state()
     other.load_state({**tensors, "generator": torch.zeros(16, dtype=torch.uint8)}, meta)
-    a, b = torch.rand(4, generator=other.generator), torch.rand(4, generator=agent.generator)
+    a, b = torch.rand(4, generator=other.acting.generator), torch.rand(4, generator=agent.acting.generator)
     assert not torch.equal(a, b)
 
 

@@ -137,6 +137,18 @@ def test_categorical_log_prob_mode_and_entropy() -> None:
     torch.testing.assert_close(pi.entropy(), torch.distributions.Categorical(probs=probs).entropy())
 
 
+def test_a_log_prob_and_its_gradient_are_those_of_the_index_taken() -> None:
+    logits = torch.randn(6, 4, generator=generator(), dtype=torch.float64).requires_grad_()
+    sample = torch.tensor([0, 1, 2, 3, 3, 0])
+    log_prob = Categorical(logits).log_prob(sample)
+    reference = torch.distributions.Categorical(logits=logits)
+    torch.testing.assert_close(log_prob, reference.log_prob(sample))
+    weight = torch.randn(6, generator=generator(1), dtype=torch.float64)
+    slope = torch.autograd.grad(log_prob @ weight, logits)[0]
+    one_hot = torch.nn.functional.one_hot(sample, 4)
+    torch.testing.assert_close(slope, weight.unsqueeze(1) * (one_hot - reference.probs))
+
+
 def test_actors_start_near_uniform_and_near_the_middle() -> None:
     x = torch.randn(10, 4, generator=generator())
     discrete = CategoricalActor(4, 3, generator=generator())(x)
@@ -151,6 +163,26 @@ def test_the_spread_stays_within_reason() -> None:
     with torch.no_grad():
         actor.log_std.copy_(torch.tensor([-100.0, 100.0]))
     assert actor(torch.zeros(1, 4)).log_std.tolist() == [-5.0, 2.0]
+
+
+def test_a_spread_of_the_state_is_an_output_of_its_own() -> None:
+    plain, own = (GaussianActor(4, 2, log_std=-0.5, state_std=on, generator=generator()) for on in (False, True))
+    x = torch.randn(6, 4, generator=generator(1))
+    assert plain(x).log_std.shape == (2,) and own(x).mean.shape == own(x).log_std.shape == (6, 2)
+    torch.testing.assert_close(own(x).log_std, torch.full((6, 2), -0.5), atol=0.1, rtol=0)  # it starts near the same
+    with torch.no_grad():
+        own.net.weights[-1].mul_(100)
+    pi, output = own(x), own.net(x)
+    assert torch.equal(pi.mean, output[:, :2])
+    torch.testing.assert_close(pi.log_std, (output[:, 2:] - 0.5).clamp(-5, 2))
+    assert (pi.log_std - pi.log_std[0]).abs().max() > 0.1
+    sample = pi.sample(torch.randn(50, 6, 2, generator=generator(2)))
+    reference = TransformedDistribution(Normal(pi.mean, pi.log_std.exp()), TanhTransform(cache_size=1))
+    sample = sample.clamp(-3, 3)
+    expected = reference.log_prob(reference.transforms[0](sample)).sum(-1)
+    torch.testing.assert_close(pi.log_prob(sample), expected, rtol=1e-3, atol=1e-3)
+    slope = torch.autograd.grad(pi.entropy(sample).sum(), own.net.biases[-1])[0]
+    assert (slope[2:] != 0).all()
 
 
 def test_noise_comes_from_the_generator_alone() -> None:

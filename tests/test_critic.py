@@ -169,7 +169,7 @@ def test_training_leads_every_kind_of_c_to_its_targets(kind: str, head: Any) -> 
     spec = replace(SPECS[kind], head=head, ensemble=2)
     codec = Codec(OBS, spaces.Discrete(4, start=2) if kind == "discrete" else BOX)
     c, obs, action = Critic(spec, generator()), normal(128, 3), actions(spec, 128)
-    inner = None if action is None else codec.agent_action(action.numpy())
+    inner = None if action is None else codec.tensor(codec.agent_action(action.numpy()))
     target = 30 * obs[:, 0] + 100
     if action is not None:
         target = target + (10 * action if kind == "discrete" else 10 * action.sum(1))

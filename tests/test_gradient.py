@@ -13,7 +13,7 @@ from torch import Tensor
 from agents.a2c import Rows, actor_loss
 from rl.actor import Categorical, CategoricalActor, GaussianActor, SquashedGaussian
 from rl.critic import Critic, CriticSpec
-from rl.gradient import control_variate, expected_cost, pathwise, score, taken_cost
+from rl.gradient import control_variate, expected_and_taken, expected_cost, pathwise, score
 from rl.optim import Optimizer, descend
 
 DISCRETE = CriticSpec((3,), "discrete", 4, hidden=(16,))
@@ -54,7 +54,14 @@ def rows(actor: Actor, critic: Critic, n: int = 9) -> Rows:
         sample = pi.sample(actor.noise(n, generator=generator(4)).double())
     weight = torch.ones(n, dtype=torch.float64)
     weight[3] = 0
-    return Rows(x, pi.action(sample), sample, 5 * normal(n, seed=5), normal(n, seed=6), weight / weight.sum())
+    return Rows(x, pi.action(sample), sample, 5 * normal(n, seed=5), 5 * normal(n, seed=6), weight / weight.sum())
+
+
+def taken_cost(critic: Critic, x: Tensor, action: Tensor) -> Tensor:
+    """C(s, a) by its definition: the column of the action taken or the action put in, the mean over the ensemble."""
+    if critic.spec.action == "box":
+        return critic.cost(x, action).mean(0)
+    return critic.cost(x).mean(0)[torch.arange(len(x)), action]
 
 
 def finite_differences(loss: Callable[[], Tensor], parameter: Tensor, entries: range) -> list[float]:
@@ -80,16 +87,65 @@ def test_the_actors_gradient_through_c_equals_finite_differences(spec: CriticSpe
 
     def loss() -> Tensor:
         pi = actor(row.x)
-        return actor_loss("pathwise", critic, pi, None if noise is None else pi.sample(noise), row)
+        return actor_loss("pathwise", critic, pi, None if noise is None else pi.sample(noise), row) @ row.weight
 
-    gradient = torch.autograd.grad(loss(), list(actor.parameters()))
+    agrees_with_finite_differences(loss, actor, torch.autograd.grad(loss(), list(actor.parameters())))
+
+
+def agrees_with_finite_differences(
+    loss: Callable[[], Tensor], actor: Actor, gradient: tuple[Tensor, ...], sign: int = 1
+) -> None:
     largest = 0.0
     for parameter, slope in zip(actor.parameters(), gradient, strict=True):
         entries = range(0, parameter.numel(), 3)
         for got, expected in zip(slope.view(-1)[::3], finite_differences(loss, parameter, entries), strict=True):
-            assert got.item() == pytest.approx(expected, rel=1e-5, abs=1e-8)
+            assert sign * got.item() == pytest.approx(expected, rel=1e-5, abs=1e-8)
             largest = max(largest, abs(expected))
     assert largest > 1e-3  # there was a gradient to get wrong
+
+
+@pytest.mark.parametrize("ensemble", [1, 3])
+@pytest.mark.parametrize("kind", ["pathwise", "control_variate"])
+def test_with_discrete_actions_the_gradient_is_right_without_a_graph_through_c(kind: str, ensemble: int) -> None:
+    critic, actor = pair(DISCRETE, ensemble=ensemble)
+    row, costs = rows(actor, critic), watched(critic)
+
+    def loss() -> Tensor:
+        return actor_loss(kind, critic, actor(row.x), None, row) @ row.weight
+
+    once = loss()
+    assert len(costs) == 1 and not costs[0].requires_grad
+    assert all(g is None for g in torch.autograd.grad(once, list(critic.parameters()), allow_unused=True))
+    gradient = torch.autograd.grad(loss(), list(actor.parameters()))
+    agrees_with_finite_differences(loss, actor, gradient)
+    with pytest.raises(AssertionError):  # a wrong sign is noticed
+        agrees_with_finite_differences(loss, actor, gradient, sign=-1)
+    # And it is the gradient that the graph through C would give, for C is no function of theta.
+    pi = actor(row.x)
+    expected = (pi.log_probs.exp() * critic.cost(row.x).mean(0)).sum(-1)
+    if kind == "control_variate":
+        expected = expected + pi.log_prob(row.sample) * (row.returns - taken_cost(critic, row.x, row.action)).detach()
+    through_c = torch.autograd.grad(expected @ row.weight, list(actor.parameters()))
+    for ours, theirs in zip(gradient, through_c, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_with_continuous_actions_the_graph_runs_through_c_for_fresh_actions_alone() -> None:
+    """The negative control of the above: here the gradient has no other way to the actor."""
+    critic, actor = pair(BOX)
+    row, costs = rows(actor, critic), watched(critic)
+    pi = actor(row.x)
+    loss = actor_loss("control_variate", critic, pi, pi.sample(normal(4, 9, 2, seed=7)), row) @ row.weight
+    assert sorted((cost.shape[-1], cost.requires_grad) for cost in costs) == [(9, False), (4 * 9, True)]
+    assert any(g is not None and g.any() for g in torch.autograd.grad(loss, list(critic.net.parameters())))
+
+
+def watched(critic: Critic) -> list[Tensor]:
+    """Every cost that C gives from now on."""
+    given: list[Tensor] = []
+    cost = critic.cost
+    critic.cost = lambda x, action=None: given.append(cost(x, action)) or given[-1]  # type: ignore[method-assign,func-returns-value]
+    return given
 
 
 @pytest.mark.parametrize("kind", ["pathwise", "score", "control_variate"])
@@ -98,13 +154,15 @@ def test_rows_that_do_not_count_have_no_part_in_the_loss(kind: str) -> None:
         critic, actor = pair(spec)
         row = rows(actor, critic)
         noise = None if spec.action == "discrete" else normal(4, 9, 2, seed=7)
-        changed = row._replace(returns=row.returns.clone(), x=row.x.clone(), value=row.value.clone())
-        changed.returns[3], changed.x[3], changed.value[3] = 1e5, 2.0, -1e5
+        changed = row._replace(returns=row.returns.clone(), x=row.x.clone(), advantage=row.advantage.clone())
+        changed.returns[3], changed.x[3], changed.advantage[3] = 1e5, 2.0, -1e5
         losses = []
         for r in (row, changed):
             pi = actor(r.x)
             losses.append(actor_loss(kind, critic, pi, None if noise is None else pi.sample(noise), r))
-        torch.testing.assert_close(losses[0], losses[1])
+        assert losses[0].shape == (9,)
+        assert not torch.isclose(losses[0][3], losses[1][3])  # a row's loss is its own affair, and none of the others'
+        torch.testing.assert_close(losses[0] @ row.weight, losses[1] @ row.weight)
 
 
 @pytest.mark.parametrize("kind", ["pathwise", "score", "control_variate"])
@@ -117,7 +175,7 @@ def test_an_actor_step_leaves_no_trace_in_c_nor_c_in_the_actor(spec: CriticSpec,
     start = {name: value.clone() for name, value in actor.state_dict().items()}
     pi = actor(row.x)
     fresh = None if spec.action == "discrete" else pi.sample(normal(4, 9, 2, seed=7))
-    descend(actor_optimizer, actor_loss(kind, critic, pi, fresh, row))
+    descend(actor_optimizer, actor_loss(kind, critic, pi, fresh, row) @ row.weight)
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in critic.parameters())
     assert all(torch.equal(before[name], value) for name, value in critic.state_dict().items())
     moved = {name: value.clone() for name, value in actor.state_dict().items()}
@@ -148,18 +206,50 @@ def test_expected_cost_is_the_enumeration_and_the_mean_over_samples() -> None:
     torch.testing.assert_close(expected_cost(critic, x, box, None), critic.cost(x)[0])
 
 
-def test_returns_baseline_and_residual_carry_no_gradient() -> None:
-    log_prob, returns, baseline = (normal(4, seed=i).requires_grad_() for i in range(3))
-    expected = normal(4, seed=3).requires_grad_()
-    assert torch.autograd.grad(score(log_prob, returns, baseline).sum(), (returns, baseline), allow_unused=True) == (
-        None,
-        None,
-    )
-    loss = control_variate(expected, log_prob, returns, baseline).sum()
-    slopes = torch.autograd.grad(loss, (returns, baseline, expected, log_prob), allow_unused=True)
-    assert slopes[:2] == (None, None)
-    torch.testing.assert_close(slopes[2], torch.ones(4, dtype=torch.float64))
+@pytest.mark.parametrize("ensemble", [1, 2])
+@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["discrete", "box"])
+def test_expected_and_taken_are_the_expected_cost_and_the_cost_of_the_action(spec: CriticSpec, ensemble: int) -> None:
+    critic, actor = pair(spec, ensemble=ensemble)
+    row = rows(actor, critic)
+    slopes = []
+    for both in (True, False):
+        pi = actor(row.x)
+        fresh = None if spec.action == "discrete" else pi.sample(normal(4, 9, 2, seed=7))
+        if both:
+            expected, taken = expected_and_taken(critic, row.x, pi, fresh, row.action)
+            torch.testing.assert_close(taken, taken_cost(critic, row.x, row.action))
+            assert (taken - expected).abs().max() > 0.01  # they are not one and the same
+        else:
+            torch.testing.assert_close(expected, expected_cost(critic, row.x, pi, fresh))
+            expected = expected_cost(critic, row.x, pi, fresh)
+        slopes.append(torch.autograd.grad(expected.sum(), list(actor.parameters())))
+    for ours, theirs in zip(*slopes, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("spec", [DISCRETE, BOX], ids=["discrete", "box"])
+def test_advantage_and_residual_carry_no_gradient(spec: CriticSpec) -> None:
+    critic, actor = pair(spec)
+    row = rows(actor, critic)
+    pi = actor(row.x)
+    fresh = None if spec.action == "discrete" else pi.sample(normal(4, 9, 2, seed=7))
+    expected, taken = expected_and_taken(critic, row.x, pi, fresh, row.action)
+    assert expected.requires_grad and not taken.requires_grad
+    log_prob = pi.log_prob(row.sample)
+    loss = control_variate(expected, log_prob, row.returns, taken)
+    slopes = torch.autograd.grad(loss.sum(), (expected, log_prob), retain_graph=True)
+    torch.testing.assert_close(slopes[0], torch.ones(9, dtype=torch.float64))
+    torch.testing.assert_close(slopes[1], row.returns - taken)
+    assert torch.equal(torch.autograd.grad(score(log_prob, row.advantage).sum(), log_prob)[0], row.advantage)
     assert pathwise(expected) is expected
+    if spec.action == "box":  # where C has a slope at all, it is the expectation's alone
+        leaking = expected + log_prob * (row.returns - taken_cost(critic, row.x, row.action))
+        of_expected, of_loss, of_leaking = (
+            torch.autograd.grad(rows_loss.sum(), critic.net.biases[-1], retain_graph=True)[0]
+            for rows_loss in (expected, loss, leaking)
+        )
+        torch.testing.assert_close(of_loss, of_expected)
+        assert not torch.allclose(of_leaking, of_expected)  # negative control
 
 
 # Bias: one state, four actions, all of it enumerable ------------------------------------------------------------------
@@ -173,8 +263,8 @@ def of_logits(logits: Tensor, critic: Critic, x: Tensor, action: Tensor, returns
     pi = Categorical(logits.expand(len(action), 4))
     n = len(action)
     value = expected_cost(critic, x, pi, None).detach()
-    row = Rows(x, action, action, returns, value, torch.full((n,), 1 / n, dtype=torch.float64))
-    return torch.autograd.grad(actor_loss(kind, critic, pi, None, row), logits)[0]
+    row = Rows(x, action, action, returns, returns - value, torch.full((n,), 1 / n, dtype=torch.float64))
+    return torch.autograd.grad(actor_loss(kind, critic, pi, None, row) @ row.weight, logits)[0]
 
 
 def true_gradient(logits: Tensor) -> Tensor:
@@ -234,9 +324,9 @@ def test_control_variate_is_unbiased_for_a_quadratic_cost_continuous() -> None:
             returns = (sample - goal).square().sum(-1) + torch.randn(n, generator=draw, dtype=torch.float64)
         fresh = pi.sample(torch.randn(2, n, 2, generator=draw, dtype=torch.float64))
         weight = torch.full((n,), 1 / n, dtype=torch.float64)
-        row = Rows(x, pi.action(sample), sample, returns, torch.zeros(n, dtype=torch.float64), weight)
+        row = Rows(x, pi.action(sample), sample, returns, returns, weight)
         for kind, found in estimates.items():
-            loss = actor_loss(kind, critic, pi, fresh, row)
+            loss = actor_loss(kind, critic, pi, fresh, row) @ row.weight
             found.append(torch.cat(torch.autograd.grad(loss, parameters, retain_graph=True)))
     assert within_three_standard_errors(estimates["control_variate"], truth)
     assert not within_three_standard_errors(estimates["pathwise"], truth)

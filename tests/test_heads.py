@@ -83,14 +83,16 @@ def test_a_cost_beyond_the_support_gives_a_finite_loss_at_its_end() -> None:
     assert slope[0].argmin() == BINS - 1 and slope[1].argmin() == 0
 
 
-def test_regression_loss_is_half_the_squared_error() -> None:
+def test_regression_loss_is_the_squared_error_of_every_member() -> None:
     head = Regression()
     output, target = torch.tensor([[1.0], [-2.0]], requires_grad=True), torch.tensor([0.5, 1.0])
     loss = head.loss(output, target)
-    assert loss.tolist() == [0.125, 4.5]
+    assert loss.tolist() == [0.25, 9.0]
     gradient = torch.autograd.grad(loss.sum(), output)[0]
-    assert gradient.flatten().tolist() == [0.5, -3.0]
+    assert gradient.flatten().tolist() == [1.0, -6.0]
     assert head.mean(output).tolist() == [1.0, -2.0]
+    members = torch.stack((output, output + 1))  # an ensemble [K, B, 1] has the target of each row in common
+    assert head.loss(members, target).tolist() == [[0.25, 9.0], [2.25, 4.0]]
 
 
 @pytest.mark.parametrize("head", [HLGauss(BINS), HLGauss(50), Regression()])
@@ -152,6 +154,17 @@ def test_scale_shrinks_when_targets_do() -> None:
     for _ in range(3000):
         scale.update(*targets([1.0, -1.0]))
     assert scale.scale < 4
+
+
+def test_a_scale_that_was_handed_out_stays_when_the_scale_moves() -> None:
+    """A metric is read later than it was written."""
+    scale = CostScale()
+    scale.update(*targets([1.0, -1.0]))
+    reported = scale.scale
+    before = reported.item()
+    assert scale.update(*targets([50.0, -50.0])) > 1
+    assert reported.item() == before != scale.scale.item()
+    assert scale.state_dict()["scale"] == scale.scale  # and the new one is what a checkpoint holds
 
 
 def test_scale_ignores_rows_of_weight_zero() -> None:

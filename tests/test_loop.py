@@ -64,17 +64,17 @@ class Recorder:
     def __init__(self, env: VectorEnv) -> None:
         self.codec = Codec(env.single_observation_space, env.single_action_space)
         self.steps: list[Step] = []
-        self.acted_on: list[Tensor] = []
+        self.acted_on: list[np.ndarray] = []
 
-    def act(self, obs: Tensor, explore: bool = True) -> Tensor:
-        self.acted_on.append(obs.clone())
-        return (obs.sum(1).long() * 3) % 5
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
+        self.acted_on.append(obs.copy())
+        return (obs.sum(1).astype(np.int64) * 3) % 5
 
     def begin(self) -> None:
         pass
 
     def observe(self, step: Step) -> None:
-        self.steps.append(Step(*(value.clone() for value in step[:-1]), extra={}))
+        self.steps.append(Step(*(value.copy() for value in step[:-1]), extra={}))
 
     def update(self) -> dict[str, Tensor]:
         return {"updates": torch.tensor(float(len(self.steps)))}
@@ -119,10 +119,10 @@ def test_next_obs_is_the_true_last_one_and_the_next_episode_starts_at_its_own_fi
 
 def test_reset_rows_of_next_step_are_masked_and_nothing_else_is() -> None:
     agent, ticks = record(counters(AutoresetMode.NEXT_STEP), 30)
-    done = torch.stack([s.terminated | s.truncated for s in agent.steps])
-    valid = torch.stack([s.valid for s in agent.steps])
+    done = np.stack([s.terminated | s.truncated for s in agent.steps])
+    valid = np.stack([s.valid for s in agent.steps])
     assert valid[0].all()
-    assert torch.equal(valid[1:], ~done[:-1])
+    assert np.array_equal(valid[1:], ~done[:-1])
     assert ticks[-1].step == int(valid.sum()) < 3 * 30
     for mode in MODES[1:]:
         agent, ticks = record(counters(mode), 30)
@@ -187,7 +187,7 @@ def test_an_environment_that_overwrites_its_arrays_gives_the_same_rollout() -> N
     class Remembers(Recorder):
         def __init__(self, env: VectorEnv) -> None:
             super().__init__(env)
-            self.memory = RolloutMemory(20, 0.9, torch.device("cpu"))
+            self.memory = RolloutMemory(20, 0.9)
 
         def begin(self) -> None:
             pass
@@ -203,7 +203,7 @@ def test_an_environment_that_overwrites_its_arrays_gives_the_same_rollout() -> N
             pass
         rollouts.append(agent.memory.take())
     for name, first, second in zip(rollouts[0]._fields[:-1], rollouts[0], rollouts[1], strict=False):
-        assert torch.equal(first, second), name
+        assert np.array_equal(first, second), name
     assert rollouts[0].done.any() and not rollouts[0].done.all()
 
 
@@ -260,7 +260,7 @@ def test_the_first_observation_of_an_episode_must_be_finite_too(episode: int, mo
     with pytest.raises(UserError, match="environment 1 returned observation"):
         for _ in islice(interact(agent, env, seed=0), 20):  # type: ignore[arg-type]
             pass
-    assert all(torch.isfinite(obs).all() for obs in agent.acted_on)
+    assert all(np.isfinite(obs).all() for obs in agent.acted_on)
 
 
 def test_environment_i_starts_from_seed_plus_i() -> None:

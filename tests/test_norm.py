@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -40,6 +41,34 @@ def test_rows_of_weight_zero_do_not_count(weights: list[int], cut: int) -> None:
         plain.update(kept)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(norm.state_dict()[name], value, msg=f"{name} differs")
+
+
+@pytest.mark.parametrize("shape", [(3,), (6, 5, 3), ()])
+def test_arrays_and_tensors_leave_the_same_statistics(shape: tuple[int, ...]) -> None:
+    rows, weight = data(40, *shape), torch.ones(40)
+    weight[::3] = 0
+    norms = [RunningNorm(shape) for _ in range(3)]
+    for part, w in zip(rows.split(16), weight.split(16), strict=True):
+        norms[0].update(part, w)
+        norms[1].update(part.numpy(), w.numpy())
+        norms[2].update(part.numpy())
+    ours, theirs, unweighted = (norm.state_dict() for norm in norms)
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert norms[0].count == int(weight.sum()) * (30 if len(shape) == 3 else 1)
+    assert not torch.equal(ours["mean"], unweighted["mean"])  # negative control
+
+
+def test_an_update_keeps_the_memory_of_the_statistics_and_leaves_the_rows() -> None:
+    norm, rows = RunningNorm((3,)), data(20, 3).numpy()
+    before = rows.copy()
+    places = {name: value.data_ptr() for name, value in norm.named_buffers()}
+    views = {name: value.numpy() for name, value in norm.named_buffers()}
+    for _ in range(2):
+        norm.update(rows)
+    assert np.array_equal(rows, before)
+    assert places == {name: value.data_ptr() for name, value in norm.named_buffers()}
+    assert all(np.array_equal(views[name], value.numpy()) for name, value in norm.named_buffers())
+    np.testing.assert_allclose(views["mean"], before.astype(np.float64).mean(0))
 
 
 def test_normalised_data_has_mean_zero_and_variance_one() -> None:

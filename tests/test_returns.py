@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -117,6 +118,35 @@ def setting() -> dict[str, Tensor]:
         "next_value": random(*shape, seed=1),
         "cut": terminated | truncated,
     }
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_arrays_and_tensors_give_the_same_numbers_and_keep_their_type(dtype: torch.dtype) -> None:
+    s = {name: value if value.dtype == torch.bool else value.to(dtype) for name, value in setting().items()}
+    value = random(*s["cost"].shape, seed=2).to(dtype)
+    arrays = {name: value.numpy() for name, value in s.items()}
+    for lambda_ in (0.0, 0.7, 1.0):
+        pairs = [
+            (lambda_return(**arrays, lambda_=lambda_), lambda_return(**s, lambda_=lambda_)),
+            (gae(**arrays, value=value.numpy(), lambda_=lambda_), gae(**s, value=value, lambda_=lambda_)),
+            (td_target(*list(arrays.values())[:3]), td_target(*list(s.values())[:3])),
+        ]
+        for array, tensor in pairs:
+            assert isinstance(array, np.ndarray) and isinstance(tensor, Tensor)
+            assert tensor.dtype == dtype and array.dtype == tensor.numpy().dtype
+            assert np.array_equal(array, tensor.numpy())
+    # Negative control: float32 is told apart from float64 by as little as its rounding.
+    other = lambda_return(**setting(), lambda_=0.7)
+    same = np.array_equal(lambda_return(**arrays, lambda_=0.7), other.numpy())
+    assert same == (dtype == torch.float64)
+
+
+def test_what_goes_in_is_left_as_it_was() -> None:
+    for s in (setting(), {name: value.numpy() for name, value in setting().items()}):
+        before = {name: np.asarray(value).copy() for name, value in s.items()}
+        lambda_return(**s, lambda_=0.7)
+        gae(**s, value=s["next_value"], lambda_=0.7)
+        assert all(np.array_equal(before[name], np.asarray(value)) for name, value in s.items())
 
 
 def test_lambda_zero_is_the_td_target() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import torch
+import numpy as np
 
 from rl.data import Rollout, Step, cost_of
 from rl.rollout import RolloutMemory
@@ -10,22 +10,22 @@ from rl.rollout import RolloutMemory
 GAMMA = 0.9
 
 
-def step(t: int, **other: torch.Tensor) -> Step:
+def step(t: int, **other: np.ndarray) -> Step:
     """Two environments; every number says where it came from."""
     plain = {
-        "obs": torch.full((2, 3), float(t)),
-        "action": torch.tensor([t, t + 100]),
-        "reward": torch.tensor([float(t), -2.0 * t]),
-        "next_obs": torch.full((2, 3), t + 0.5),
-        "terminated": torch.tensor([False, False]),
-        "truncated": torch.tensor([False, False]),
-        "valid": torch.tensor([True, True]),
+        "obs": np.full((2, 3), t, np.float32),
+        "action": np.array([t, t + 100]),
+        "reward": np.array([t, -2.0 * t]),  # float64, as most environments give it
+        "next_obs": np.full((2, 3), t + 0.5, np.float32),
+        "terminated": np.array([False, False]),
+        "truncated": np.array([False, False]),
+        "valid": np.array([True, True]),
     }
     return Step(**(plain | other), extra={})
 
 
 def fill(*steps: Step) -> Rollout:
-    memory = RolloutMemory(len(steps), GAMMA, torch.device("cpu"))
+    memory = RolloutMemory(len(steps), GAMMA)
     for s in steps:
         assert not memory.full
         memory.add(s, {"sample": s.action * 2})
@@ -37,57 +37,75 @@ def test_rows_come_out_as_they_went_in() -> None:
     rollout = fill(step(0), step(1), step(2))
     assert rollout.obs.shape == (3, 2, 3) and rollout.obs[:, 0, 0].tolist() == [0, 1, 2]
     assert rollout.next_obs[:, 1, 2].tolist() == [0.5, 1.5, 2.5]
-    assert rollout.action.tolist() == [[0, 100], [1, 101], [2, 102]] and rollout.action.dtype == torch.int64
+    assert rollout.action.tolist() == [[0, 100], [1, 101], [2, 102]] and rollout.action.dtype == np.int64
     assert rollout.extra["sample"].tolist() == [[0, 200], [2, 202], [4, 204]]
 
 
+def test_numbers_that_meet_the_networks_are_float32() -> None:
+    rollout = fill(step(1, terminated=np.array([True, False])))
+    for name in ("obs", "cost", "discount", "next_obs", "valid"):
+        assert getattr(rollout, name).dtype == np.float32, name
+
+
 def test_cost_is_minus_reward() -> None:
-    assert cost_of(torch.tensor([1.0, -2.5])).tolist() == [-1.0, 2.5]
+    assert cost_of(np.array([1.0, -2.5])).tolist() == [-1.0, 2.5]
     assert fill(step(1), step(2)).cost.tolist() == [[-1.0, 2.0], [-2.0, 4.0]]
 
 
 def test_only_termination_ends_the_cost_and_either_flag_cuts_the_trace() -> None:
-    no, yes = torch.tensor([False, False]), torch.tensor([True, True])
+    no, yes = np.array([False, False]), np.array([True, True])
     rollout = fill(
         step(0),
         step(1, terminated=yes),
         step(2, truncated=yes),
         step(3, terminated=yes, truncated=yes),
-        step(4, terminated=torch.tensor([False, True]), truncated=no),
+        step(4, terminated=np.array([False, True]), truncated=no),
     )
-    torch.testing.assert_close(rollout.discount[:, 1], torch.tensor([GAMMA, 0, GAMMA, 0, 0]))
-    torch.testing.assert_close(rollout.discount[:, 0], torch.tensor([GAMMA, 0, GAMMA, 0, GAMMA]))
+    np.testing.assert_allclose(rollout.discount[:, 1], [GAMMA, 0, GAMMA, 0, 0], rtol=1e-6)
+    np.testing.assert_allclose(rollout.discount[:, 0], [GAMMA, 0, GAMMA, 0, GAMMA], rtol=1e-6)
     assert rollout.done[:, 0].tolist() == [False, True, True, True, False]
     assert rollout.done[:, 1].tolist() == [False, True, True, True, True]
 
 
 def test_reset_rows_weigh_nothing() -> None:
-    rollout = fill(step(0), step(1, valid=torch.tensor([True, False])))
-    assert rollout.valid.dtype == torch.float32
+    rollout = fill(step(0), step(1, valid=np.array([True, False])))
+    assert rollout.valid.dtype == np.float32
     assert rollout.valid.tolist() == [[1.0, 1.0], [1.0, 0.0]]
 
 
 def test_memory_keeps_copies_of_arrays_that_are_overwritten() -> None:
     kept = fill(*(step(t) for t in range(3)))
-    memory, shared, sample = RolloutMemory(3, GAMMA, torch.device("cpu")), step(0), torch.zeros(2, dtype=torch.int64)
+    memory, shared, sample = RolloutMemory(3, GAMMA), step(0), np.zeros(2, dtype=np.int64)
     for t in range(3):
         for place, value in zip(shared[:-1], step(t)[:-1], strict=True):
-            place.copy_(value)
-        sample.copy_(2 * step(t).action)
+            place[...] = value
+        sample[...] = 2 * step(t).action
         memory.add(shared, {"sample": sample})
     for place in shared[:-1]:
-        place.fill_(1)
+        place.fill(1)
     overwritten = memory.take()
     for mine, theirs in zip(overwritten[:-1], kept[:-1], strict=True):
-        assert torch.equal(mine, theirs)
-    assert torch.equal(overwritten.extra["sample"], kept.extra["sample"])
+        assert np.array_equal(mine, theirs)
+    assert np.array_equal(overwritten.extra["sample"], kept.extra["sample"])
 
 
 def test_memory_can_be_filled_again() -> None:
-    memory = RolloutMemory(2, GAMMA, torch.device("cpu"))
+    memory = RolloutMemory(2, GAMMA)
     for first in (0, 10):
         for t in range(2):
-            memory.add(step(first + t), {"sample": torch.zeros(2)})
+            memory.add(step(first + t), {"sample": np.zeros(2)})
         rollout = memory.take()
         assert rollout.obs[:, 0, 0].tolist() == [first, first + 1]
         assert not memory.full and memory.filled == 0
+
+
+def test_what_is_in_is_dropped_and_the_next_step_may_come_from_more_environments() -> None:
+    memory = RolloutMemory(2, GAMMA)
+    memory.add(step(0), {"sample": np.zeros(2)})
+    memory.clear()
+    assert memory.filled == 0
+    double = [Step(*(np.concatenate((part, part)) for part in step(t)[:-1]), extra={}) for t in (5, 6)]
+    for s in double:
+        memory.add(s, {"sample": np.zeros(4)})
+    rollout = memory.take()
+    assert rollout.obs.shape == (2, 4, 3) and rollout.obs[:, 3, 0].tolist() == [5, 6]

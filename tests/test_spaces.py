@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from torch import Tensor
 
 from rl.errors import UserError
 from rl.spaces import Codec, space_from_json, space_to_json, to_agent, to_env
@@ -20,11 +19,11 @@ BOX = spaces.Box(np.array([0, -3], np.float32), np.array([5, -1], np.float32))
 
 def test_corners_and_middle_of_an_asymmetric_box() -> None:
     codec = Codec(OBS, BOX)
-    agent = torch.tensor([[-1.0, -1.0], [1.0, 1.0], [0.0, 0.0], [-1.0, 1.0]])
+    agent = np.array([[-1, -1], [1, 1], [0, 0], [-1, 1]], np.float32)
     env = codec.env_action(agent)
     assert env.tolist() == [[0.0, -3.0], [5.0, -1.0], [2.5, -2.0], [0.0, -1.0]]
     assert env.dtype == np.float32
-    assert torch.equal(codec.agent_action(env), agent)
+    assert codec.agent_action(env).tolist() == agent.tolist() and codec.agent_action(env).dtype == np.float32
     assert codec.action_bounds == ([0.0, -3.0], [5.0, -1.0])
 
 
@@ -39,12 +38,12 @@ def test_corners_and_middle_of_an_asymmetric_box() -> None:
 )
 def test_box_actions_survive_the_round_trip_and_stay_in_bounds(box: spaces.Box) -> None:
     codec = Codec(OBS, box)
-    inner = 2 * torch.rand(200, codec.action_size, generator=torch.Generator().manual_seed(0)) - 1
+    inner = np.random.default_rng(0).uniform(-1, 1, (200, codec.action_size)).astype(np.float32)
     inner[0], inner[1] = -1, 1
     env = codec.env_action(inner)
     assert env.shape == (200, *box.shape) and env.dtype == box.dtype
     assert all(box.contains(np.asarray(a, dtype=box.dtype)) for a in env)
-    torch.testing.assert_close(codec.agent_action(env), inner, atol=1e-5, rtol=0)
+    np.testing.assert_allclose(codec.agent_action(env), inner, atol=1e-5, rtol=0)
     drawn = np.stack([box.sample() for _ in range(20)])
     np.testing.assert_allclose(codec.env_action(codec.agent_action(drawn)), drawn, rtol=1e-4, atol=1e-4)
 
@@ -60,10 +59,10 @@ def test_to_env_and_to_agent_are_inverse_and_differentiable() -> None:
 def test_discrete_actions_start_where_the_space_says() -> None:
     codec = Codec(OBS, spaces.Discrete(3, start=-1))
     assert codec.discrete and codec.action_size == 3
-    assert codec.env_action(torch.tensor([0, 1, 2])).tolist() == [-1, 0, 1]
-    assert codec.agent_action([-1, 0, 1]).tolist() == [0, 1, 2]
+    assert codec.env_action(np.array([0, 1, 2])).tolist() == [-1, 0, 1]
+    assert codec.agent_action([-1, 0, 1]).tolist() == [0, 1, 2] and codec.agent_action([0]).dtype == np.int64
     assert codec.action_bounds is None
-    assert Codec(OBS, spaces.Discrete(3)).env_action(torch.tensor([2, 0])).tolist() == [2, 0]
+    assert Codec(OBS, spaces.Discrete(3)).env_action(np.array([2, 0])).tolist() == [2, 0]
 
 
 def test_discrete_observations_become_one_hot() -> None:
@@ -86,11 +85,11 @@ def test_observations_become_float32_and_share_no_memory(space: Any) -> None:
     codec = Codec(space, BOX)
     raw = np.stack([space.sample() for _ in range(3)])
     obs = codec.obs(raw)
-    assert obs.dtype == torch.float32 and obs.shape == (3, *codec.obs_shape) == raw.shape
-    np.testing.assert_allclose(obs.numpy(), raw.astype(np.float32))
-    before = obs.clone()
+    assert obs.dtype == np.float32 and obs.shape == (3, *codec.obs_shape) == raw.shape
+    np.testing.assert_allclose(obs, raw.astype(np.float32))
+    before = obs.copy()
     raw[...] = 0
-    assert torch.equal(obs, before)
+    assert np.array_equal(obs, before)
     already = np.ones((2, *codec.obs_shape), np.float32)
     kept = codec.obs(already)
     already[...] = 7
@@ -141,9 +140,17 @@ def test_other_spaces_have_no_json() -> None:
         space_from_json({"type": "Text"})
 
 
-def middle_for_positive(obs: Tensor) -> Tensor:
+def test_a_tensor_of_an_array_is_its_memory_on_the_cpu() -> None:
+    codec, array = Codec(OBS, BOX), np.zeros((2, 3), np.float32)
+    tensor = codec.tensor(array)
+    assert tensor.shape == (2, 3) and tensor.dtype == torch.float32 and tensor.device == codec.device
+    array[1, 2] = 5
+    assert tensor[1, 2] == 5
+
+
+def middle_for_positive(obs: np.ndarray) -> np.ndarray:
     """A policy of the agent's units: the sign of the observation's first entry, then 0."""
-    return torch.stack((obs.flatten(1)[:, 0].sign(), torch.zeros(len(obs))), 1)
+    return np.stack((np.sign(obs.reshape(len(obs), -1)[:, 0]), np.zeros(len(obs))), 1)
 
 
 def test_predict_takes_one_observation_or_a_batch() -> None:

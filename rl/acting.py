@@ -1,0 +1,100 @@
+"""An actor among environments: it explores in training and plays for people, both in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from rl.actor import Actor
+from rl.checkpoint import restore_generator
+from rl.data import host
+from rl.host import HostPass
+from rl.norm import RunningNorm
+from rl.seeds import spread
+from rl.spaces import Codec
+
+
+class Acting:
+    """From observations to actions, by a network on the host and noise that is drawn once a rollout.
+
+    With `correlation` c the noise of continuous actions is a first-order autoregression over time: c of the last noise
+    and sqrt(1 - c^2) of a fresh draw. Each step's noise stays standard normal, so the policy's density is what it was,
+    but the actions swing for some 1 / (1 - c) steps instead of cancelling out (as coloured noise does, 2312.11091).
+
+    Args:
+        codec: of the environment's spaces.
+        actor: after its optimizer was made, which moves its parameters.
+        norm: of the observations; None leaves them.
+        num_steps: T of a rollout.
+        seed: of exploration, and of what an update draws.
+        correlation: c, from 0 to below 1; discrete actions take 0.
+    """
+
+    def __init__(
+        self,
+        codec: Codec,
+        actor: Actor,
+        norm: RunningNorm | None,
+        num_steps: int,
+        seed: int,
+        correlation: float = 0.0,
+    ) -> None:
+        self.codec, self.actor, self.num_steps = codec, actor, num_steps
+        self.correlation = 0.0 if codec.discrete else correlation  # of Gumbel noise it would be no Gumbel noise
+        self.output = HostPass(norm, actor.net)
+        training, playing = spread(seed, 2)
+        self.generator = torch.Generator(codec.device).manual_seed(training)
+        self.predict_generator = torch.Generator(codec.device).manual_seed(playing)  # people's calls disturb nothing
+        self._noise = np.zeros((0, 0))
+        self._last: np.ndarray | None = None  # of the rollout before
+
+    def begin(self) -> None:
+        """Fresh episodes start, perhaps in another number."""
+        self._last = None
+
+    def explore(self, obs: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
+        """Step t of a rollout: obs [N, *obs_shape] -> sample of pi, action (see rl/actor.py)."""
+        if t == 0:
+            self._noise = self._draw(len(obs))
+        return self.actor.act(self.output(obs), self._noise[t])
+
+    def best(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The mode of pi: obs [N, *obs_shape] -> sample, action."""
+        return self.actor.act(self.output(obs), None)
+
+    def predict(self, obs: Any, deterministic: bool) -> np.ndarray:
+        """An action for one observation or a batch in the environment's units; see `Codec.predict`."""
+
+        def policy(obs: np.ndarray) -> np.ndarray:
+            noise = None if deterministic else host(self.actor.noise(len(obs), generator=self.predict_generator))
+            return self.actor.act(self.output(obs), noise)[1]
+
+        return self.codec.predict(policy, obs)
+
+    def state(self) -> dict[str, Tensor]:
+        """The generators; noise goes on from a fresh draw, as the episodes do."""
+        return {
+            "generator": self.generator.get_state(),
+            "predict_generator": self.predict_generator.get_state(),
+        }
+
+    def load_state(self, tensors: dict[str, Tensor], steps: int) -> None:
+        """Takes up what `state` gave; `steps` seeds generators of another device's kind."""
+        restore_generator(self.generator, tensors["generator"], steps)
+        restore_generator(self.predict_generator, tensors["predict_generator"], steps)
+        self._last = None
+
+    def _draw(self, rows: int) -> np.ndarray:
+        """The noise of a rollout [T, rows, ...]."""
+        noise = host(self.actor.noise(self.num_steps, rows, generator=self.generator))
+        if self.correlation:
+            kept, fresh = np.float32(self.correlation), np.float32((1 - self.correlation**2) ** 0.5)
+            for t in range(len(noise)):
+                before = self._last if t == 0 else noise[t - 1]
+                if before is not None:
+                    noise[t] = kept * before + fresh * noise[t]
+            self._last = noise[-1]
+        return noise

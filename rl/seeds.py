@@ -1,0 +1,14 @@
+"""One seed decides everything, and no two things share a random stream."""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def spread(seed: int, count: int) -> list[int]:
+    """`count` seeds of 64 bits for independent generators.
+
+    Neither neighbouring seeds nor the generators of one seed have anything in common (see numpy.random.SeedSequence);
+    with seed, seed + 1, seed + 2 the runs of seeds 0 and 1 would share two streams.
+    """
+    return [int(state) for state in np.random.SeedSequence(seed).generate_state(count, np.uint64)]
