@@ -1,4 +1,4 @@
-"""From a found class, factory, id or cost function to one environment, or to many of them in one object."""
+"""From a found class, factory, id or cost function to one environment."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.error import DependencyNotInstalled
 
-from envs.batched import BatchedTask, TaskVectorEnv
 from envs.black_box import BlackBoxEnv
 from envs.costs import is_cost_function
 from envs.errors import EnvError
-from envs.load import Found, find, one_line
+from envs.load import find, one_line
 
 _ENGINE_ARGUMENTS = ("num_envs", "render_mode")  # ours to fill in, never required of env_kwargs
 _PIP_NAMES = {"mujoco": "mujoco", "Box2D": "'gymnasium[box2d]'", "pygame": "pygame", "ale_py": "ale-py"}
@@ -64,7 +63,7 @@ class Builder:
         target, name = find(self.env)
         kwargs = dict(self.env_kwargs)
         if isinstance(target, EnvSpec):
-            creator = guard(name, _creator, target.entry_point)
+            creator = guard(name, creator_of, target.entry_point)
             kwargs = with_render_mode(creator, name, kwargs, self.render_mode)
             made = guard(name, partial(gymnasium.make, target, disable_env_checker=True, **kwargs))
             return _check_rendered(made, name, self.render_mode)
@@ -75,47 +74,6 @@ class Builder:
         if limit is not None and isinstance(made, gymnasium.Env):
             made = guard(name, gymnasium.wrappers.TimeLimit, made, limit)
         return _check_rendered(made, name, self.render_mode)
-
-
-def native(found: Found, env_kwargs: Mapping[str, Any], render_mode: str | None) -> tuple[Any, str]:
-    """The environment's own batched form, where it has one.
-
-    Returns:
-        (create, why): `create(num_envs) -> VectorEnv`, or None where there is none; `why` says which one it is, or
-        why there is none.
-    """
-    target, name = found
-    kwargs = dict(env_kwargs)
-    if isinstance(target, EnvSpec):
-        if target.vector_entry_point is None:
-            return None, f"{name} has no batched form of its own"
-        if target.additional_wrappers:
-            return None, f"the batched {name} cannot take the wrappers of its id"
-        if target.entry_point is not None:
-            _check_kwargs(name, guard(name, _creator, target.entry_point), kwargs)
-        creator = guard(name, _creator, target.vector_entry_point)
-        refused = [key for key in kwargs if key != "max_episode_steps" and not accepts(creator, key)]
-        if refused:
-            return None, f"the batched {name} does not take {', '.join(refused)}"
-        if render_mode is not None and render_mode not in _render_modes(creator):
-            return None, f"the batched {name} does not render '{render_mode}'"
-        if render_mode is not None:
-            kwargs["render_mode"] = render_mode
-        make_vec = partial(gymnasium.make_vec, target, vectorization_mode="vector_entry_point", **kwargs)
-        return (lambda n: guard(name, make_vec, num_envs=n)), _label(creator)
-    if is_cost_function(target, kwargs):
-        if not (kwargs.get("batched") or getattr(target, "batched", False)):
-            return None, f"{name} takes one action at a time (batched=True if it takes [N, A])"
-        kwargs |= {"cost_fn": target, "render_mode": render_mode}
-        return (lambda n: guard(name, TaskVectorEnv, BlackBoxEnv, num_envs=n, **kwargs)), "a batched cost function"
-    if isinstance(target, type) and issubclass(target, BatchedTask):
-        _check_kwargs(name, target, kwargs)
-        kwargs |= {"render_mode": render_mode} if render_mode else {}
-        return (lambda n: guard(name, TaskVectorEnv, target, num_envs=n, **kwargs)), f"batched {name}"
-    if accepts(target, "num_envs", by_name=True):
-        kwargs = with_render_mode(target, name, kwargs, render_mode)
-        return (lambda n: guard(name, target, num_envs=n, **kwargs)), f"{name} takes num_envs itself"
-    return None, f"{name} makes one environment at a time"
 
 
 def guard(name: str, call: Callable[..., Any], *args: Any, fails: str = "cannot be made", **kwargs: Any) -> Any:
@@ -154,7 +112,7 @@ def with_render_mode(
     target: Callable[..., Any], name: str, kwargs: dict[str, Any], render_mode: str | None
 ) -> dict[str, Any]:
     """The arguments for a user's class or factory, checked, with `render_mode` where it is asked for and taken."""
-    _check_kwargs(name, target, kwargs)
+    check_kwargs(name, target, kwargs)
     if render_mode is None:
         return kwargs
     if not accepts(target, "render_mode"):
@@ -162,7 +120,7 @@ def with_render_mode(
     return kwargs | {"render_mode": render_mode}
 
 
-def _check_kwargs(name: str, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
+def check_kwargs(name: str, target: Callable[..., Any], kwargs: Mapping[str, Any]) -> None:
     """`max_episode_steps` is always taken: where the target does not know it, a TimeLimit does."""
     refused = [key for key in kwargs if key != "max_episode_steps" and not accepts(target, key)]
     if refused:
@@ -174,22 +132,19 @@ def _check_kwargs(name: str, target: Callable[..., Any], kwargs: Mapping[str, An
 def _check_rendered(made: Any, name: str, render_mode: str | None) -> Any:
     """An environment that merely ignores its render mode would fail at the first frame, far from here."""
     if render_mode is not None and isinstance(made, gymnasium.Env):
-        modes = _render_modes(made)
+        modes = render_modes(made)
         if render_mode not in modes:
             made.close()
             raise EnvError(f"{name} cannot render '{render_mode}': it has {', '.join(modes) or 'no render modes'}")
     return made
 
 
-def _render_modes(target: Any) -> list[str]:
+def render_modes(target: Any) -> list[str]:
+    """Those that an environment or its class declares."""
     metadata = getattr(target, "metadata", None)
     return list(metadata.get("render_modes") or []) if isinstance(metadata, dict) else []
 
 
-def _creator(entry_point: Any) -> Callable[..., Any]:
+def creator_of(entry_point: Any) -> Callable[..., Any]:
+    """The class or function that an EnvSpec names or holds."""
     return load_env_creator(entry_point) if isinstance(entry_point, str) else entry_point
-
-
-def _label(creator: Any) -> str:
-    creator = getattr(creator, "func", creator)
-    return getattr(creator, "__name__", type(creator).__name__)

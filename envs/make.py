@@ -12,22 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from envs.backend import choose
-from envs.build import Builder, guard, native
+from envs.build import Builder, guard
 from envs.costs import is_cost_function
 from envs.errors import EnvError
-from envs.load import find
+from envs.forms import OTHER_STREAM, Native, native
+from envs.load import Found, find
+from envs.native import NativeVectorEnv
+from envs.pool import PoolVectorEnv
 
-BACKENDS = ("auto", "sync", "async", "native")
+BACKENDS = ("auto", "native", "sync", "async", "envpool")
 
 
 class MadeEnv(VectorWrapper):
     """N environments and how they came about. Attributes that it lacks are those of the VectorEnv inside."""
 
     name: str  # short, fit for a file's name: "CartPole-v1", "my_env.MyEnv"
-    backend: str  # "sync", "async" or "native"
+    backend: str  # "native", "sync", "async" or "envpool"
     backend_reason: str  # one line for people
     initial_seed: int
     env_argument: str | None  # what a run folder needs to make it again; None where it came as a Python object
@@ -80,19 +84,23 @@ def make(
             - a VectorEnv, taken as it is: `num_envs`, `env_kwargs` and `backend` say nothing then.
         num_envs: how many, at least 1.
         seed: of the action space, and `initial_seed` for whoever resets: `reset(seed=s)` starts environment i from
-            s + i in "sync" and "async". In "native" all environments share one stream that starts from s.
+            s + i, except in a batched form of a user's or a package's own, where one stream may serve all.
         render_mode: as in gymnasium, "rgb_array" or "human".
         env_kwargs: arguments of the environment; `max_episode_steps` works for every environment.
         backend: "sync" steps one after another, "async" in one process each: both give the same numbers.
-            "native" is the environment's own batched form: the same dynamics with another random stream. "auto" takes
-            native where there is one, and otherwise measures a few steps: async where a step is so slow that sharing
-            it among the cores wins more than the ~500 us that the processes add (`envs.backend.async_pays`), else sync.
-            The measured steps (two or more) are taken on an environment that is thrown away. In async, user code
-            runs in other processes: what it leaves in global variables stays there.
+            "native" steps all at once. For gymnasium's classic control (`envs.classic`) and MuJoCo
+            (`envs.mujoco_tasks`) it gives the same numbers as well, per-environment seeds, autoreset and `info`
+            included, and keeps `get_state`; for costgrad's own tasks, and where a user or a package brings a batched
+            form, it is the same dynamics with another random stream. `backend_reason` says which. "envpool" has its
+            own numbers (`envs.pool`). "auto" takes native where there is one, and otherwise measures a few steps:
+            async where a step is so slow that sharing it among the cores wins more than the ~500 us that the processes
+            add (`envs.backend.async_pays`), else sync. The measured steps (two or more) are taken on an environment
+            that is thrown away. In async, user code runs in other processes: what it leaves in global variables
+            stays there.
     Returns:
-        the environments, with `remake`, `name`, `backend`, `backend_reason`, `initial_seed`. Sync and async reset an
-        ended episode in the same step (gymnasium's SAME_STEP, last obs in `info["final_obs"]`), native as
-        `metadata["autoreset_mode"]` says.
+        the environments, with `remake`, `name`, `backend`, `backend_reason`, `initial_seed`. Sync, async and our own
+        native ones reset an ended episode in the same step (gymnasium's SAME_STEP, last obs in `info["final_obs"]`),
+        others as `metadata["autoreset_mode"]` says.
     Raises:
         EnvError: one line that says what is wrong and what is allowed.
     """
@@ -104,28 +112,32 @@ def make(
     _check_arguments(num_envs, seed, env_kwargs, backend)
     _prepare_display(render_mode)
     found, kwargs = find(env), dict(env_kwargs or {})
-    create, why = native(found, kwargs, render_mode)
     builder = Builder(env, kwargs, render_mode)
-    if create is None and (ready := _ready_vector(builder)) is not None:
-        create, why = (lambda n: ready), f"{found.name} returns a VectorEnv"
-    if backend == "native" and create is None:
-        raise EnvError(f"backend 'native' is not there: {why}; use auto, sync or async")
-    chosen, reason = (backend, "as asked") if backend != "auto" else (None, "")
-    if create is not None and chosen in (None, "native"):
-        chosen, reason = "native", f"{why}, same dynamics as single environments but another random stream"
-        made = create(num_envs)
+    form = native(found, kwargs, render_mode)
+    if form.create is None and (ready := _ready_vector(builder)) is not None:
+        form = Native(lambda n: ready, f"{found.name} returns a VectorEnv, {OTHER_STREAM}")
+    if backend == "native" and form.create is None:
+        raise EnvError(f"backend 'native' is not there: {form.why}; use auto, sync or async")
+    chosen, reason = backend, "as asked"
+    if form.create is not None and backend in ("auto", "native"):
+        chosen, reason = "native", form.why
+        made = form.create(num_envs)
         if not isinstance(made, VectorEnv) or made.num_envs != num_envs:
             size = f"{type(made).__name__} of {getattr(made, 'num_envs', 'unknown')} environments"
             raise EnvError(f"{found.name} returned a {size}: it must be a VectorEnv of num_envs={num_envs}")
+        reason += f" ({made.engine})" if isinstance(made, NativeVectorEnv) and made.engine else ""
+    elif backend == "envpool":
+        made, reason = _pool(builder, found, num_envs, seed), "as asked, numbers and random streams of its own"
     else:
-        if chosen is None:
+        if backend == "auto":
             chosen, reason = choose(builder, num_envs, seed)
+            reason += f"; {form.why}" if form.declined else ""
         made = _vectorize(builder, num_envs, chosen, found.name)
 
     def again(num_envs: int, seed: int, render_mode: str | None) -> MadeEnv:
-        same = "native" if chosen == "native" and render_mode is None else "auto" if chosen == "native" else "sync"
-        if chosen == "async" and num_envs > 1 and render_mode is None:
-            same = "async"
+        same = chosen
+        if render_mode is not None or (chosen == "async" and num_envs == 1):
+            same = "sync" if chosen in ("sync", "async") else "auto"
         return make(env, num_envs, seed, render_mode, kwargs, same)
 
     recipe = (_anywhere(env) if isinstance(env, str) else None, kwargs)
@@ -141,6 +153,18 @@ def _anywhere(env: str) -> str:
 def _vectorize(builder: Builder, num_envs: int, backend: str, name: str) -> VectorEnv:
     vector: type[VectorEnv] = AsyncVectorEnv if backend == "async" else SyncVectorEnv
     return guard(name, vector, [builder] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def _pool(builder: Builder, found: Found, num_envs: int, seed: int) -> VectorEnv:
+    if not isinstance(found.target, EnvSpec):
+        raise EnvError(f"backend 'envpool' knows ids only, not {found.name}; use auto, sync or async")
+    if builder.render_mode is not None:
+        raise EnvError("backend 'envpool' does not render; use auto or sync")
+    single = builder()  # its spaces, and it checks the arguments
+    try:
+        return PoolVectorEnv(found.name, single, num_envs, seed, builder.env_kwargs)
+    finally:
+        single.close()
 
 
 def _ready_vector(builder: Builder) -> VectorEnv | None:

@@ -43,7 +43,6 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "layer_norm": False,
         "dropout": 0.0,
         "ensemble": 1,
-        "optimizer": "rmsprop",
         "actor_lr": 7e-4,
         "critic_lr": 7e-4,
         "gamma": 0.99,
@@ -67,8 +66,8 @@ DIFFERENCES = (
     "displayed.",
     "Ours differs in: actor and C have an optimiser and a clipped gradient each, not one of both; advantages are "
     "divided by their running size; episodes are counted in the loop, not by a Monitor around each environment; the "
-    "environments' back end, as printed (native: the same dynamics, another random stream; --env-backend sync steps "
-    "them one by one); pathwise has an entropy bonus of 0.01, and its C learns alone for 2,000 steps, not measured.",
+    "environments' back end, as printed (--env-backend sync steps them one by one); pathwise has an entropy bonus of "
+    "0.01, and its C learns alone for 2,000 steps, not measured.",
 )
 
 
@@ -86,14 +85,16 @@ class Args:
     """Steps of each environment between two updates."""
     actor_gradient: tuple[Literal["score", "pathwise", "control_variate"], ...] = ("score", "pathwise")
     """One measurement for each of these."""
+    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
+    """On both sides; A2C is known by the first, ours ships with the second."""
     normalize_obs: bool = False
     """Normalise observations on our side; the peer does not."""
-    env_backend: Literal["auto", "sync", "async", "native"] = "auto"
+    env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
     """How our environments step."""
     seconds: float = 1.0
     """Length of one measurement."""
     warmup: float = 1.0
-    """Seconds of training before it."""
+    """Seconds of training before it, on our side until classic control goes on in machine code."""
     repeats: int = 10
     """Rounds; the sides take turns within each. Short turns and many rounds are least disturbed by others."""
     threads: int = 1
@@ -168,6 +169,9 @@ def _check(args: Args) -> None:
     make(args.env, 1, backend=args.env_backend).close()  # raises here, not in a process, if it cannot be made
 
 
+JOB = ("env", "num_envs", "num_steps", "optimizer", "seconds", "warmup", "threads", "seed")  # of both sides
+
+
 class Side:
     """One training run in a process of its own, which stands still but when it is its turn."""
 
@@ -220,7 +224,12 @@ class Side:
 
 def _config(args: Args, gradient: str) -> dict[str, Any]:
     """The agent's settings."""
-    own = {"num_steps": args.num_steps, "minibatch": args.num_steps * args.num_envs, "actor_gradient": gradient}
+    own: dict[str, Any] = {
+        "num_steps": args.num_steps,
+        "minibatch": args.num_steps * args.num_envs,
+        "actor_gradient": gradient,
+    }
+    own["optimizer"] = args.optimizer
     return {**SETTINGS[args.agent], **own, "normalize_obs": args.normalize_obs, **NEEDED.get(gradient, {})}
 
 
@@ -243,7 +252,7 @@ def _job(args: Args, changes: dict[str, Any]) -> dict[str, Any]:
     # Long enough not to end before its last turn; at least 800,000 steps, for then ours logs every 4,000 as
     # Stable-Baselines3's A2C does as it ships. Where it is longer, both log less often.
     total = max(800_000, int(100_000 * (args.seconds * args.repeats + args.warmup)))
-    job = {key: getattr(args, key) for key in ("env", "num_envs", "num_steps", "seconds", "warmup", "threads", "seed")}
+    job = {key: getattr(args, key) for key in JOB}
     job |= {"mode": "learn", "total": total, "episodes": 20, **changes}
     return job | {"log_every": max(job["total"] // LOG_POINTS, args.num_envs)}
 

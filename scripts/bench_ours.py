@@ -24,6 +24,7 @@ from typing import Any
 import torch
 
 from agents import AGENTS
+from envs.classic import PATIENCE
 from envs.make import MadeEnv, make
 from rl.evaluate import evaluate
 from rl.loop import Tick
@@ -72,9 +73,14 @@ def _learn(job: dict[str, Any], env: MadeEnv) -> dict[str, float] | None:
         _train(job, agent, env, ())
         return {"final_return": evaluate(agent, env, job["episodes"]).mean}
     turns = Turns(job["warmup"], job["seconds"])
-    alone = job["config"]["critic_warmup"]  # while only C learns, a step is cheaper than it will be
-    _train(job, agent, env, (lambda tick, _: tick.step < alone or turns(tick.step),))
+    cold = _cold_steps(job)
+    _train(job, agent, env, (lambda tick, _: tick.step < cold or turns(tick.step),))
     return None
+
+
+def _cold_steps(job: dict[str, Any]) -> int:
+    """Environment steps that are no measure: while C alone learns, or before classic control is machine code."""
+    return max(job["config"]["critic_warmup"], (PATIENCE + 1) * job["num_envs"])
 
 
 def _parts(job: dict[str, Any], env: MadeEnv) -> dict[str, Any]:
@@ -84,7 +90,8 @@ def _parts(job: dict[str, Any], env: MadeEnv) -> dict[str, Any]:
         fresh = env.remake(env.num_envs, job["seed"])
         shares[gradient] = _shares({**job, "config": config}, fresh)
         fresh.close()
-    return {"backend": env.backend, "env_alone": _env_alone(job, env), "shares": shares}
+    fresh = env.remake(env.num_envs, job["seed"])  # in the machine code that is loaded by now
+    return {"backend": env.backend, "env_alone": _env_alone(job, fresh), "shares": shares}
 
 
 def _env_alone(job: dict[str, Any], env: MadeEnv) -> float:
@@ -125,7 +132,7 @@ def _shares(job: dict[str, Any], env: MadeEnv) -> dict[str, float]:
         end = time.perf_counter()
         if begin:
             steps += 1
-        elif end - started >= job["warmup"] and tick.step >= job["config"]["critic_warmup"]:
+        elif end - started >= job["warmup"] and tick.step >= _cold_steps(job):
             begin = end
             spent.update(dict.fromkeys(PARTS, 0.0))
         return not begin or end - begin < job["seconds"]

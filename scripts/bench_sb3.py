@@ -47,7 +47,7 @@ def _learn(job: dict[str, Any]) -> dict[str, float] | None:
         ent_coef=0.0,
         vf_coef=0.5,
         max_grad_norm=0.5,
-        use_rms_prop=True,
+        use_rms_prop=job["optimizer"] == "rmsprop",
         policy_kwargs={"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": _tanh()},
         tensorboard_log=folder.name,
         seed=job["seed"],

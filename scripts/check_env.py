@@ -15,7 +15,7 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import gymnasium
 import numpy as np
@@ -39,6 +39,8 @@ class Args:
     """Environment: a gymnasium id, module:Id, module:Class or file.py:Name (a class, a factory or a cost function)."""
     env_kwargs: str = "{}"
     """Arguments of the environment as a JSON object."""
+    env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
+    """How the environments of a training run would step, see train."""
     steps: int = 2000
     """Random steps to try."""
     seed: int = 0
@@ -80,6 +82,7 @@ def _check(argv: Sequence[str]) -> int:
         if (single := _single(env)) is not None:
             checks.append(lambda: _gymnasium(single))
         checks.append(lambda: _steps(fresh, args.steps, args.seed))
+        checks.append(lambda: _backend(args, kwargs))
         for check in checks:
             try:
                 for line in check():
@@ -107,6 +110,13 @@ def _spaces(env: VectorEnv) -> list[str]:
     if int(np.prod(codec.obs_shape)) > 10_000:
         lines.append("warn  observations are large: shrink images (gymnasium.wrappers.ResizeObservation)")
     return lines
+
+
+def _backend(args: Args, kwargs: dict[str, Any]) -> list[str]:
+    """How eight of them step. Raises EnvError where they cannot as asked."""
+    env = make(args.env, 8, args.seed, env_kwargs=kwargs, backend=args.env_backend)
+    env.close()
+    return [f"ok    environments {env.backend_reason}"]
 
 
 def _single(env: Any) -> gymnasium.Env | None:

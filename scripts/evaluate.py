@@ -46,6 +46,8 @@ class Args:
     """Sample actions instead of taking the policy's mode."""
     checkpoint: str = "last"
     """last, best or step_N."""
+    env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
+    """How the environments step, see train; a window needs sync."""
     seed: int | None = None
     """Of the evaluation, 1,000,000 is added; the run's own unless given."""
     device: Device = "auto"
@@ -76,9 +78,8 @@ def _evaluate(argv: Sequence[str]) -> int:
         raise UserError(f"run {args.run} was trained on a Python object, not on a named environment: use rl.evaluate")
     seed: int = started["seed"] if args.seed is None else args.seed
     n = 1 if args.render else min(args.episodes, MAX_AT_ONCE)
-    env = make(
-        started["env_argument"], n, seed, args.render, started.get("env_kwargs"), "sync" if args.render else "auto"
-    )
+    backend = "sync" if args.render else args.env_backend
+    env = make(started["env_argument"], n, seed, args.render, started.get("env_kwargs"), backend)
     try:
         for name in ("observation_space", "action_space"):
             here, there = getattr(env, f"single_{name}"), getattr(agent.codec, name)

@@ -62,8 +62,8 @@ class Args(Generic[ConfigT]):
     """Of weights, actions and environments; environment i starts from seed + i."""
     num_envs: int = 8
     """Environments side by side."""
-    env_backend: Literal["auto", "sync", "async", "native"] = "auto"
-    """How they step: one after another, in processes, or as the environment's own batch."""
+    env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
+    """How they step: all at once, one after another, in processes, or in envpool's threads."""
     env_kwargs: str = "{}"
     """Arguments of the environment as a JSON object."""
     device: Device = "auto"
