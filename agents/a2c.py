@@ -223,7 +223,7 @@ class A2C:
         both = np.concatenate((flat(rollout.obs), flat(rollout.next_obs)))
         x = self.critic.features(self.codec.tensor(both))
         pi = None if self.config.actor_gradient == "score" else self.actor(x)
-        fresh = None if pi is None else self._fresh_samples(pi, len(x))
+        fresh = None if pi is None else self.acting.fresh(pi, len(x), self.config.action_samples)
         value, next_value = host(expected_cost(self.critic, x, pi, fresh)).reshape(2, *rollout.cost.shape)
         returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
         weight = rollout.valid / max(rollout.valid.sum(), 1)
@@ -247,7 +247,7 @@ class A2C:
     def _update_actor(self, row: Rows) -> dict[str, Tensor]:
         """One step of the actor along the chosen gradient."""
         pi = self.actor(row.x)
-        fresh = self._fresh_samples(pi, len(row.x))
+        fresh = self.acting.fresh(pi, len(row.x), self.config.action_samples)
         # In units of the advantage's size the entropy bonus means the same whatever the environment counts in.
         unit = row.weight / (self.advantage_square**0.5 + 1e-8)
         loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row) @ unit
@@ -263,12 +263,6 @@ class A2C:
         error, deviation = row.advantage, row.returns - row.returns @ row.weight
         unexplained = ((error * error) @ row.weight) / ((deviation * deviation) @ row.weight)
         return {"entropy": pi.entropy(fresh) @ row.weight, "explained_variance": 1 - unexplained}
-
-    def _fresh_samples(self, pi: Policy, rows: int) -> Tensor | None:
-        """Reparameterised samples [M, rows, A] of a continuous pi; a discrete one needs none."""
-        if self.codec.discrete:
-            return None
-        return pi.sample(self.actor.noise(self.config.action_samples, rows, generator=self.acting.generator))
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.actor import Actor
+from rl.actor import Actor, Policy
 from rl.checkpoint import restore_generator
 from rl.data import host
 from rl.host import HostPass
@@ -73,6 +73,19 @@ class Acting:
             return self.actor.act(self.output(obs), noise)[1]
 
         return self.codec.predict(policy, obs)
+
+    def fresh(self, pi: Policy, rows: int, count: int = 1) -> Tensor | None:
+        """What an expectation over pi's actions is taken from: a function of pi's parameters and of new noise.
+
+        Returns:
+            [count, rows, A] reparameterised samples of a continuous pi, one [rows, D] of a vector of choices, None for
+            a single discrete action, whose expectations are exact.
+        """
+        if self.codec.multi:
+            return pi.sample(self.actor.noise(rows, generator=self.generator))
+        if self.codec.discrete:
+            return None
+        return pi.sample(self.actor.noise(count, rows, generator=self.generator))
 
     def state(self) -> dict[str, Tensor]:
         """The generators; noise goes on from a fresh draw, as the episodes do."""

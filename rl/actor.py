@@ -79,6 +79,40 @@ class Categorical:
         return Categorical(columns)
 
 
+NEVER = -1e9  # a logit of what cannot be chosen: finite, so that 0 probability times it is 0
+
+
+class MultiCategorical(Categorical):
+    """D independent choices at once, each among at most M.
+
+    Args:
+        logits: [B, D, M], `NEVER` where a choice has fewer than M.
+    """
+
+    def log_prob(self, sample: Tensor) -> Tensor:
+        """[B, D] int64 -> log pi [B]."""
+        return self.log_probs.gather(-1, sample.unsqueeze(-1)).squeeze(-1).sum(-1)
+
+    def entropy(self, sample: Tensor | None = None) -> Tensor:
+        """The sum of the choices' entropies [B] in nats, exact; no sample is needed."""
+        return super().entropy().sum(-1)
+
+    def kl(self, other: Policy) -> Tensor:
+        """KL(self || other) [B] in nats."""
+        return super().kl(other).sum(-1)
+
+    def joint(self, combinations: Tensor) -> Tensor:
+        """The probability of whole actions [P, D] int64 -> [B, P]."""
+        _, choices, most = self.logits.shape
+        place = combinations + most * torch.arange(choices, device=combinations.device)
+        return self.log_probs.flatten(1)[:, place].sum(-1).exp()
+
+    @staticmethod
+    def of(columns: Tensor) -> MultiCategorical:
+        """The inverse of `columns`."""
+        return MultiCategorical(columns)
+
+
 class SquashedGaussian(NamedTuple):
     """A Gaussian squashed by tanh into [-1, 1]^A."""
 
@@ -137,41 +171,62 @@ class SquashedGaussian(NamedTuple):
 
 
 class CategoricalActor(nn.Module):
-    """pi(a|s) over n discrete actions.
+    """pi(a|s) over n discrete actions, or over D such choices at once.
 
     Args:
         features: width of a state's features.
-        actions: n.
+        actions: n, or the n of each choice as a tuple.
         hidden: widths of the hidden layers.
         activation: between them.
         layer_norm: whether they are normalised.
         generator: decides the initial weights.
     """
 
+    order: Tensor
+
     def __init__(
         self,
         features: int,
-        actions: int,
+        actions: int | tuple[int, ...],
         hidden: tuple[int, ...] = (64, 64),
         activation: Activation = "tanh",
         layer_norm: bool = False,
         generator: torch.Generator | None = None,
     ) -> None:
         super().__init__()
-        self.actions = actions
-        self.net = MLP((features, *hidden, actions), None, activation, layer_norm, out_gain=0.01, generator=generator)
+        self.multi = isinstance(actions, tuple)
+        self.choices = actions if isinstance(actions, tuple) else (actions,)
+        sizes = (features, *hidden, sum(self.choices))
+        self.net = MLP(sizes, None, activation, layer_norm, out_gain=0.01, generator=generator)
+        # [D, M]: the output that says how likely choice d is to be m; one past the last where it cannot be.
+        slots = np.full((len(self.choices), max(self.choices)), sum(self.choices))
+        for d, n in enumerate(self.choices):
+            slots[d, :n] = np.arange(n) + sum(self.choices[:d])
+        self.slots = slots
+        self.register_buffer("order", torch.from_numpy(slots.ravel()), persistent=False)
+        self.padded = bool((slots == sum(self.choices)).any())
 
     def forward(self, x: Tensor) -> Categorical:
-        """Features [B, F] -> distributions over n actions."""
-        return Categorical(self.net(x))
+        """Features [B, F] -> distributions over n actions, or over D choices."""
+        logits = self.net(x)
+        if not self.multi:
+            return Categorical(logits)
+        if self.padded:
+            logits = F.pad(logits, (0, 1), value=NEVER)[:, self.order]
+        return MultiCategorical(logits.view(-1, *self.slots.shape))
 
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
-        """What `Categorical.sample` takes: Gumbel noise [*batch, n]."""
-        noise = torch.empty(*batch, self.actions, device=generator.device)
+        """What `sample` takes: Gumbel noise [*batch, n] or [*batch, D, M]."""
+        shape = self.slots.shape if self.multi else self.choices
+        noise = torch.empty(*batch, *shape, device=generator.device)
         return noise.exponential_(generator=generator).log_().neg_()
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """`Categorical` on the host: logits [N, n] and noise of that shape (None: the mode) -> sample, action [N]."""
+        """The same on the host: net's outputs and noise (None: the mode) -> sample, action, both [N] or [N, D]."""
+        if self.multi:
+            if self.padded:
+                output = np.pad(output, ((0, 0), (0, 1)), constant_values=NEVER)[:, self.slots.ravel()]
+            output = output.reshape(-1, *self.slots.shape)
         sample = (output if noise is None else output + noise).argmax(-1)
         return sample, sample
 
@@ -245,5 +300,6 @@ def actor_for(
     """The actor that fits an environment's spaces: categorical for discrete actions, else a squashed Gaussian."""
     features, actions = math.prod(codec.obs_shape), codec.action_size
     if codec.discrete:
-        return CategoricalActor(features, actions, hidden, activation, layer_norm, generator)
+        choices = codec.choices if codec.multi else actions
+        return CategoricalActor(features, choices, hidden, activation, layer_norm, generator)
     return GaussianActor(features, actions, hidden, activation, layer_norm, log_std, generator, state_std)

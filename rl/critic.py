@@ -10,11 +10,14 @@ speaks the user's units: raw observations, actions as the environment takes them
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl import checkpoint
@@ -24,18 +27,24 @@ from rl.nets import MLP, Activation
 from rl.norm import RunningNorm
 from rl.spaces import Codec, to_agent
 
+LISTED = 256  # combinations of choices up to which C gives each a cost of its own
+
 
 @dataclass(frozen=True)
 class CriticSpec:
     """All that decides a critic's shape; plain JSON."""
 
     obs_shape: tuple[int, ...]
-    action: Literal["none", "discrete", "box"]
-    """C(s); C(s) -> a cost for each of n actions; C(s, a)."""
+    action: Literal["none", "discrete", "box", "one_hot"]
+    """C(s); C(s) -> a cost for each of n actions; C(s, a); C(s, a) of D choices that are too many to list."""
     action_size: int = 0
-    """n of the discrete actions, or A of the box."""
+    """n of the discrete actions, A of the box, or the sum of the choices."""
     action_start: int = 0
     """The environment's first discrete action."""
+    choices: tuple[int, ...] = ()
+    """Where an action is a vector of D choices: how many there are in each; their product is the n of "discrete"."""
+    starts: tuple[int, ...] = ()
+    """The environment's first of each of them."""
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     """The box in the environment's units, flat."""
@@ -56,11 +65,15 @@ class CriticSpec:
         """The spec for an environment's spaces; `state_only` leaves the action out."""
         if state_only:
             return CriticSpec(codec.obs_shape, "none", **settings)
+        if codec.multi:
+            size, starts = math.prod(codec.choices), tuple(codec.first_choices)
+            kind, size = ("discrete", size) if size <= LISTED else ("one_hot", sum(codec.choices))
+            return CriticSpec(codec.obs_shape, kind, size, 0, codec.choices, starts, **settings)  # type: ignore[arg-type]
         if codec.discrete:
             start = int(codec.action_space.start)  # type: ignore[attr-defined]
             return CriticSpec(codec.obs_shape, "discrete", codec.action_size, start, **settings)
         low, high = codec.action_bounds or ((), ())
-        return CriticSpec(codec.obs_shape, "box", codec.action_size, 0, tuple(low), tuple(high), **settings)
+        return CriticSpec(codec.obs_shape, "box", codec.action_size, low=tuple(low), high=tuple(high), **settings)
 
 
 class Critic(nn.Module):
@@ -73,6 +86,9 @@ class Critic(nn.Module):
 
     low: Tensor
     high: Tensor
+    combinations: Tensor
+    strides: Tensor
+    starts: Tensor
 
     def __init__(self, spec: CriticSpec, generator: torch.Generator | None = None) -> None:
         super().__init__()
@@ -82,7 +98,7 @@ class Critic(nn.Module):
         self.cost_scale = CostScale()
         self.head: HLGauss | Regression = HLGauss(spec.bins) if spec.head == "hl_gauss" else Regression()
         self.heads = spec.action_size if spec.action == "discrete" else 1
-        features = int(torch.Size(spec.obs_shape).numel()) + (spec.action_size if spec.action == "box" else 0)
+        features = math.prod(spec.obs_shape) + (spec.action_size if spec.action in ("box", "one_hot") else 0)
         self.net = MLP(
             (features, *spec.hidden, self.heads * self.head.outputs),
             spec.ensemble if spec.ensemble > 1 else None,
@@ -96,6 +112,11 @@ class Critic(nn.Module):
             self.net.biases[-1].add_(self.head.initial_bias().repeat(self.heads))
         self.register_buffer("low", torch.tensor(spec.low))
         self.register_buffer("high", torch.tensor(spec.high))
+        # Of a vector of choices: every combination [P, D], and what each choice counts in a combination's index.
+        combinations = list(product(*map(range, spec.choices))) if self.discrete and spec.choices else []
+        strides = [math.prod(spec.choices[d + 1 :]) for d in range(len(spec.choices))]
+        for name, value in (("combinations", combinations), ("strides", strides), ("starts", spec.starts)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.int64), persistent=False)
 
     # In the user's units.
 
@@ -104,8 +125,8 @@ class Critic(nn.Module):
 
         Args:
             obs: [B, *obs_shape] raw.
-            action: [B, A] or [B, *box shape] in the environment's bounds; [B] integers; None for "none", and for
-                "discrete" where every action's cost is wanted.
+            action: [B, A] or [B, *box shape] in the environment's bounds; [B] integers, or [B, D] of them; None for
+                "none", and for "discrete" where every action's cost is wanted.
 
         Returns:
             [K, B], or [K, B, n] for "discrete" without action.
@@ -121,13 +142,20 @@ class Critic(nn.Module):
         x = self.features(obs.to(self.low.dtype))
         if self.spec.action == "box" and action is not None:
             return self.cost(x, to_agent(action.reshape(len(x), -1), self.low, self.high))
+        if self.spec.choices and action is not None:
+            action = action.reshape(len(x), -1) - self.starts
+        elif action is not None:
+            action = action - self.spec.action_start
+        if self.spec.action == "one_hot":
+            return self.cost(x, action)
         cost = self.cost(x)
-        if action is None:
-            return cost
-        return _take(cost, action - self.spec.action_start)
+        return cost if action is None else _take(cost, self.index(action))
 
     def expected(self, obs: Tensor, probs: Tensor) -> Tensor:
-        """sum_a probs(a) C(s, a), exact, differentiable in probs and obs: [B, *obs_shape], [B, n] -> [K, B]."""
+        """sum_a probs(a) C(s, a), exact, differentiable in probs and obs: [B, *obs_shape], [B, n] -> [K, B].
+
+        Where an action is a vector of choices, probs is [B, P] in the order of `combinations` [P, D].
+        """
         if self.spec.action != "discrete":
             raise UserError(f"expected() is for discrete actions; this C has action={self.spec.action!r}")
         return (self(obs) * probs).sum(-1)
@@ -141,14 +169,30 @@ class Critic(nn.Module):
         return obs if obs.dim() == 2 else obs.flatten(1)
 
     def output(self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None) -> Tensor:
-        """The last layer: features [B, F] (and action [B, A] in [-1, 1]) -> [K, B, head] or [K, B, n, head]."""
+        """The last layer: features [B, F] (and an action of `cost`) -> [K, B, head] or [K, B, n, head]."""
+        if self.spec.action == "one_hot" and action is not None:
+            action = self.one_hot(action)
         out = self.net(x if action is None else torch.cat((x, action), -1), masks)
         actions = (self.heads,) if self.discrete else ()
         return out.view(self.spec.ensemble, len(x), *actions, self.head.outputs)  # a single critic: an ensemble of one
 
     def cost(self, x: Tensor, action: Tensor | None = None) -> Tensor:
-        """Features [B, F] (and action [B, A] in [-1, 1]) -> cost [K, B] or [K, B, n] in the environment's units."""
+        """Features [B, F] -> cost [K, B], or [K, B, n] of "discrete", in the environment's units.
+
+        Args:
+            x: features.
+            action: [B, A] in [-1, 1] for "box"; [B, D] choices from 0 for "one_hot".
+        """
         return self.head.mean(self.output(x, action)) * self.cost_scale.scale
+
+    def index(self, action: Tensor) -> Tensor:
+        """An action in the list of all, from 0: [B] or [B, D] int64 -> [B] int64."""
+        return (action * self.strides).sum(-1) if self.spec.choices else action
+
+    def one_hot(self, action: Tensor) -> Tensor:
+        """Choices [B, D] int64 from 0 -> [B, sum of choices] of 0 and 1."""
+        parts = (F.one_hot(action[:, d].long(), n) for d, n in enumerate(self.spec.choices))
+        return torch.cat(tuple(parts), -1).to(self.low.dtype)
 
     def loss(
         self,
@@ -164,7 +208,7 @@ class Critic(nn.Module):
 
         Args:
             x: features [B, F].
-            action: [B, A] in [-1, 1], [B] int64 from 0, or None, as the spec says.
+            action: [B, A] in [-1, 1], [B] or [B, D] int64 from 0, or None, as the spec says.
             target: cost-to-go [B] in the environment's units, without gradient.
             weight: [B], of sum 1.
             masks: of dropout.
@@ -177,7 +221,7 @@ class Critic(nn.Module):
         """
         if self.spec.action == "discrete" and action is not None:
             output = self.output(x, None, masks)
-            index = action.view(1, -1, 1, 1).expand(output.shape[0], -1, 1, output.shape[-1])
+            index = self.index(action).view(1, -1, 1, 1).expand(output.shape[0], -1, 1, output.shape[-1])
             output = output.gather(2, index).squeeze(2)
         else:
             output = self.output(x, action, masks)

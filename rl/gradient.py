@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rl.actor import Categorical, Policy
+from rl.actor import Categorical, MultiCategorical, Policy
 from rl.critic import Critic
 
 
@@ -20,15 +20,19 @@ def expected_cost(critic: Critic, x: Tensor, pi: Policy | None, sample: Tensor |
         critic: C.
         x: features [B, F].
         pi: B distributions; not needed by a C of states alone.
-        sample: reparameterised samples [M, B, A] of a continuous pi; None for a discrete one, which needs none.
+        sample: reparameterised samples [M, B, A] of a continuous pi, or one [B, D] of choices too many to list; None
+            for any other discrete pi, which needs none.
 
     Returns:
         [B]. A C of states alone gives C(s).
     """
     if critic.spec.action == "none":
         return _members_mean(critic.cost(x))
+    if isinstance(pi, MultiCategorical) and critic.spec.action == "one_hot":
+        assert sample is not None, "too many combinations to list: local expectations are taken around a sample"
+        return _local_expectation(critic, x, pi, sample)
     if isinstance(pi, Categorical):
-        return (pi.probs * _action_costs(critic, x)).sum(-1)
+        return (_listed_probs(critic, pi) * _action_costs(critic, x)).sum(-1)
     assert pi is not None and sample is not None and sample.dim() == 3, "continuous actions: sample is [M, B, A]"
     cost = critic.cost(x.repeat(len(sample), 1), pi.action(sample).flatten(0, 1))
     return _members_mean(cost).view(len(sample), -1).mean(0)
@@ -49,9 +53,9 @@ def expected_and_taken(
     Returns:
         [B], [B].
     """
-    if isinstance(pi, Categorical):
-        cost = _action_costs(critic, x)
-        return (pi.probs * cost).sum(-1), cost.gather(-1, action.unsqueeze(-1)).squeeze(-1)
+    if isinstance(pi, Categorical) and critic.spec.action == "discrete":
+        cost, index = _action_costs(critic, x), critic.index(action).unsqueeze(-1)
+        return (_listed_probs(critic, pi) * cost).sum(-1), cost.gather(-1, index).squeeze(-1)
     with torch.no_grad():
         taken = _members_mean(critic.cost(x, action))
     return expected_cost(critic, x, pi, sample), taken
@@ -64,6 +68,37 @@ def _action_costs(critic: Critic, x: Tensor) -> Tensor:
     Without a graph: the gradient of an expectation over discrete actions reaches pi through its probabilities.
     """
     return _members_mean(critic.cost(x))
+
+
+def _listed_probs(critic: Critic, pi: Categorical) -> Tensor:
+    """The probability of each action that C lists, [B, n]."""
+    return pi.joint(critic.combinations) if isinstance(pi, MultiCategorical) else pi.probs
+
+
+def _local_expectation(critic: Critic, x: Tensor, pi: MultiCategorical, sample: Tensor) -> Tensor:
+    """The exact expectation over each choice while the others stay as sampled, [B].
+
+    Its gradient is the sum of the local expectation gradients (Titsias & Lazaro-Gredilla 2015, 1503.01494), unbiased
+    for that of E C; its value is the mean over choices of what each expects, an estimate of E C.
+
+    Args:
+        critic: C of choices as "one_hot".
+        x: features [B, F].
+        pi: B distributions over D choices.
+        sample: [B, D] of pi.
+    """
+    choices = critic.spec.choices
+    with torch.no_grad():  # every choice in turn takes all its values: [V, B, D], V the sum of choices
+        tried = sample.repeat(sum(choices), 1, 1)
+        row = 0
+        for d, n in enumerate(choices):
+            tried[row : row + n, :, d] = torch.arange(n, device=sample.device).unsqueeze(-1)
+            row += n
+        cost = _members_mean(critic.cost(x.repeat(len(tried), 1), tried.flatten(0, 1))).view(len(tried), -1)
+    costs = torch.split(cost, list(choices))
+    local = torch.stack([(pi.probs[:, d, :n] * costs[d].T).sum(-1) for d, n in enumerate(choices)])
+    total = local.sum(0)  # has the gradient
+    return total - (total - local.mean(0)).detach()
 
 
 def _members_mean(cost: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl.data import host
+from rl.errors import Diverged
 
 LIMIT = 5.0  # scaled costs lie in [-LIMIT, LIMIT]
 FAR = 12.0  # how far a logit's bias may lie below the largest: next to no mass, yet not out of reach of learning
@@ -117,10 +118,15 @@ class CostScale(nn.Module):
 
         Returns:
             new scale / old scale, 1 where nothing moved.
+
+        Raises:
+            Diverged: a target that counts is not a finite number.
         """
         old, before = float(host(self.scale)), float(host(self.largest))
         size = np.abs(host(target))
         largest = max(float(size.max(where=host(weight) > 0, initial=0.0)), 0.995 * before)
+        if not math.isfinite(largest):
+            raise Diverged("a target of C is not a finite number: learning diverged, lower its learning rates")
         # The margin keeps the largest target out of the outermost bins, whose mean is short of their edge.
         needed = max(largest / (0.9 * LIMIT), 1e-12)
         self.largest.fill_(largest)

@@ -1,7 +1,8 @@
 """The one place that knows the agent's units and the environment's.
 
-The agent sees float observations of one shape, and acts in [-1, 1]^A or in {0, ..., n-1}. The environment has
-asymmetric bounds, a `Discrete.start`, integer observations. Nothing else in `rl` or `agents` knows that.
+The agent sees float observations of one shape, and acts in [-1, 1]^A, in {0, ..., n-1}, or in D such choices at once.
+The environment has asymmetric bounds, a `Discrete.start`, integer observations, bits in any shape. Nothing else in `rl`
+or `agents` knows that.
 """
 
 from __future__ import annotations
@@ -36,8 +37,14 @@ class Codec:
 
     Args:
         observation_space: Box of any shape (flat vectors, images), Discrete (seen as one-hot), MultiBinary.
-        action_space: bounded Box (flattened to A numbers in [-1, 1]) or Discrete (n choices).
+        action_space: bounded Box (flattened to A numbers in [-1, 1]), Discrete (n choices), MultiDiscrete or
+            MultiBinary (flattened to D choices).
         device: where the agent's tensors live.
+
+    Attributes:
+        choices: how many there are in each of the D choices, (n,) of a Discrete; () of a Box.
+        multi: whether an action is a vector of choices [N, D], not one [N].
+        action_size: n of a Discrete, A of a Box, the sum of `choices` of a vector of them.
 
     Raises:
         UserError: a space that no agent here can be trained on.
@@ -48,9 +55,15 @@ class Codec:
         self.device = torch.device(device)
         self._moves = self.device.type != "cpu"
         self.obs_shape = _obs_shape(observation_space)
-        self.discrete = isinstance(action_space, spaces.Discrete)
+        self.choices: tuple[int, ...] = ()
+        self.multi = isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary)
+        self._start: Any = 0
         if isinstance(action_space, spaces.Discrete):
-            self.action_size, self._start = int(action_space.n), int(action_space.start)
+            self.choices, self._start = (int(action_space.n),), int(action_space.start)
+        elif isinstance(action_space, spaces.MultiDiscrete):
+            self.choices, self._start = tuple(action_space.nvec.ravel().tolist()), action_space.start.ravel()
+        elif isinstance(action_space, spaces.MultiBinary):
+            self.choices = (2,) * int(np.prod(action_space.shape))
         elif isinstance(action_space, spaces.Box):
             if not action_space.is_bounded():
                 raise UserError(
@@ -59,10 +72,17 @@ class Codec:
                 )
             if not np.issubdtype(action_space.dtype, np.floating):
                 raise UserError(f"action space {action_space} is not supported: a Box of actions must hold floats")
-            self.action_size = int(np.prod(action_space.shape))
             self._low, self._high = np.asarray(action_space.low), np.asarray(action_space.high)
         else:
-            raise UserError(f"action space {action_space} is not supported: it must be a bounded Box or Discrete")
+            allowed = "a bounded Box, Discrete, MultiDiscrete or MultiBinary"
+            raise UserError(f"action space {action_space} is not supported: it must be {allowed}")
+        self.discrete = bool(self.choices)
+        self.action_size = sum(self.choices) or int(np.prod(action_space.shape or ()))
+
+    @property
+    def first_choices(self) -> list[int]:
+        """The environment's first number of each of the D choices of a MultiDiscrete or MultiBinary."""
+        return (np.zeros(len(self.choices), dtype=np.int64) + self._start).tolist()
 
     @property
     def action_bounds(self) -> tuple[list[float], list[float]] | None:
@@ -82,7 +102,9 @@ class Codec:
         return np.array(obs, dtype=np.float32).reshape(-1, *self.obs_shape)
 
     def env_action(self, action: np.ndarray) -> np.ndarray:
-        """[N, A] in [-1, 1] or [N] int64 -> [N, *action_space.shape] in the environment's units and dtype."""
+        """[N, A] in [-1, 1], [N] or [N, D] int64 -> [N, *action_space.shape] in the environment's units and dtype."""
+        if self.multi:
+            return (action + self._start).astype(self.action_space.dtype).reshape(-1, *(self.action_space.shape or ()))
         if self.discrete:
             return action + self._start if self._start else action
         if not math.isfinite(action.sum()):
@@ -92,7 +114,9 @@ class Codec:
         return np.clip(array, self._low, self._high).astype(self._low.dtype, copy=False)
 
     def agent_action(self, action: Any) -> np.ndarray:
-        """The inverse of `env_action`: [N, *action_space.shape] -> [N, A] float32 or [N] int64."""
+        """The inverse of `env_action`: [N, *action_space.shape] -> [N, A] float32, [N] or [N, D] int64."""
+        if self.multi:
+            return np.asarray(action, dtype=np.int64).reshape(-1, len(self.choices)) - self._start
         if self.discrete:
             return np.asarray(action, dtype=np.int64) - self._start
         array = to_agent(np.asarray(action, dtype=np.float64), self._low, self._high)
@@ -144,7 +168,10 @@ def space_to_json(space: Space[Any]) -> dict[str, Any]:
         return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
     if isinstance(space, spaces.MultiBinary):
         return {"type": "MultiBinary", "shape": list(space.shape)}
-    raise UserError(f"space {space} is not supported: it must be a Box, Discrete or MultiBinary")
+    if isinstance(space, spaces.MultiDiscrete):
+        nvec, start = space.nvec.tolist(), space.start.tolist()
+        return {"type": "MultiDiscrete", "nvec": nvec, "start": start, "dtype": str(space.dtype)}
+    raise UserError(f"space {space} is not supported: it must be a Box, Discrete, MultiDiscrete or MultiBinary")
 
 
 def space_from_json(spec: dict[str, Any]) -> Space[Any]:
@@ -158,4 +185,7 @@ def space_from_json(spec: dict[str, Any]) -> Space[Any]:
         return spaces.Discrete(spec["n"], start=spec["start"])
     if spec["type"] == "MultiBinary":
         return spaces.MultiBinary(spec["shape"][0] if len(spec["shape"]) == 1 else spec["shape"])
-    raise UserError(f"space type {spec['type']!r} is unknown: it must be Box, Discrete or MultiBinary")
+    if spec["type"] == "MultiDiscrete":
+        nvec, start = (np.array(spec[key], dtype=np.int64) for key in ("nvec", "start"))
+        return spaces.MultiDiscrete(nvec, dtype=np.dtype(spec["dtype"]).type, start=start)
+    raise UserError(f"space type {spec['type']!r} is unknown: it must be Box, Discrete, MultiDiscrete or MultiBinary")
