@@ -3,7 +3,13 @@
 from typing import Any
 
 from agents.a2c import A2C, A2CConfig
+from agents.ppo import PPO, PPOConfig
+from agents.reppo import REPPO, REPPOConfig
 
-__all__ = ["A2C", "AGENTS", "A2CConfig"]
+__all__ = ["A2C", "AGENTS", "PPO", "REPPO", "A2CConfig", "PPOConfig", "REPPOConfig"]
 
-AGENTS: dict[str, tuple[type[Any], type[Any]]] = {"a2c": (A2C, A2CConfig)}
+AGENTS: dict[str, tuple[type[Any], type[Any]]] = {
+    "a2c": (A2C, A2CConfig),
+    "ppo": (PPO, PPOConfig),
+    "reppo": (REPPO, REPPOConfig),
+}

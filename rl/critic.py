@@ -41,10 +41,6 @@ class CriticSpec:
     """n of the discrete actions, A of the box, or the sum of the choices."""
     action_start: int = 0
     """The environment's first discrete action."""
-    choices: tuple[int, ...] = ()
-    """Where an action is a vector of D choices: how many there are in each; their product is the n of "discrete"."""
-    starts: tuple[int, ...] = ()
-    """The environment's first of each of them."""
     low: tuple[float, ...] = ()
     high: tuple[float, ...] = ()
     """The box in the environment's units, flat."""
@@ -59,6 +55,10 @@ class CriticSpec:
     """Of an image observation; -1 is gymnasium's height x width x channel."""
     normalize_obs: bool = True
     """Whether observations are normalised with the statistics that `obs_norm.update` gathers."""
+    choices: tuple[int, ...] = ()
+    """Where an action is a vector of D choices: how many there are in each; their product is the n of "discrete"."""
+    starts: tuple[int, ...] = ()
+    """The environment's first of each of them."""
 
     @staticmethod
     def of(codec: Codec, state_only: bool = False, **settings: Any) -> CriticSpec:
@@ -68,7 +68,7 @@ class CriticSpec:
         if codec.multi:
             size, starts = math.prod(codec.choices), tuple(codec.first_choices)
             kind, size = ("discrete", size) if size <= LISTED else ("one_hot", sum(codec.choices))
-            return CriticSpec(codec.obs_shape, kind, size, 0, codec.choices, starts, **settings)  # type: ignore[arg-type]
+            return CriticSpec(codec.obs_shape, kind, size, choices=codec.choices, starts=starts, **settings)  # type: ignore[arg-type]
         if codec.discrete:
             start = int(codec.action_space.start)  # type: ignore[attr-defined]
             return CriticSpec(codec.obs_shape, "discrete", codec.action_size, start, **settings)

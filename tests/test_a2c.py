@@ -1,98 +1,30 @@
-"""A2C as a machine: reproducible to the bit, every setting does what it says. That it learns is tested elsewhere."""
+"""A2C as a machine: every setting does what it says; tests/test_agents.py has what every agent promises."""
 
 from __future__ import annotations
 
-import random
 from copy import deepcopy
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from gymnasium import spaces
 from torch import Tensor
 
 from agents import a2c
 from agents.a2c import A2C, DIAGNOSE_EVERY, A2CConfig
-from envs import make as gym_make
 from rl.data import Step
-from rl.errors import UserError
 from rl.host import HostPass
 from rl.nets import MLP
 from rl.returns import lambda_return
-from rl.train import train
+from tests import streams
+from tests.streams import SPACES, N, T, changed, everything, feed, finite, observation, observations, same
 
-N, T = 4, 8
-OBS = spaces.Box(-10, 10, (3,), np.float32)
-SPACES: dict[str, Any] = {
-    "discrete": spaces.Discrete(3, start=2),
-    "box": spaces.Box(np.array([0, -3], np.float32), np.array([5, -1], np.float32)),
-}
 KINDS = ["pathwise", "score", "control_variate"]
-SMALL = A2CConfig(
-    num_steps=T,
-    hidden=(16,),
-    minibatch=16,
-    critic_passes=2,
-    critic_warmup=0,
-    head="hl_gauss",
-    bins=21,
-    layer_norm=False,
-    entropy_coef=0.01,
-)
+SMALL = A2CConfig(**streams.SMALL["a2c"])
 
 
-def make(space: str = "discrete", seed: int = 0, config: A2CConfig = SMALL, **settings: Any) -> A2C:
-    return A2C(OBS, SPACES[space], replace(config, **settings), seed)
-
-
-def observation(t: int, rows: int = N) -> np.ndarray:
-    return (2 + 3 * torch.randn(rows, 3, generator=torch.Generator().manual_seed(1000 + t))).numpy()
-
-
-def observations(steps: int) -> Tensor:
-    """What the first steps of `feed` show, [steps * N, 3]."""
-    return torch.from_numpy(np.concatenate([observation(t) for t in range(steps)]))
-
-
-def feed(agent: A2C, steps: int = T, start: int = 0, **override: Any) -> list[dict[str, Tensor]]:
-    """A stream of transitions that depends on t and the agent's actions alone; `override` replaces parts of a step."""
-    metrics = []
-    for t in range(start, start + steps):
-        obs = observation(t)
-        action = agent.act(obs)
-        value = action.astype(np.float32) if agent.codec.discrete else action.sum(1)
-        step = Step(
-            obs=obs,
-            action=action,
-            reward=obs[:, 0] * value - value**2,
-            next_obs=observation(t + 1),
-            terminated=np.array([t % 5 == 4, False, False, False]),
-            truncated=np.array([False, t % 7 == 6, False, False]),
-            valid=np.ones(N, dtype=bool),
-            extra={},
-        )
-        parts = {name: part(t, getattr(step, name)) for name, part in override.items()}
-        agent.observe(step._replace(**parts))
-        metrics.append(agent.update())
-    return [m for m in metrics if m]
-
-
-def everything(agent: A2C) -> dict[str, Tensor]:
-    """Its state, the numbers that JSON holds among the tensors."""
-    tensors, meta = agent.state()
-    numbers = {name: torch.tensor(value, dtype=torch.float64) for name, value in meta.items()}
-    return {name: value.clone() for name, value in (tensors | numbers).items()}
-
-
-def same(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(a[name], b[name]) for name in a)
-
-
-def changed(a: dict[str, Tensor], b: dict[str, Tensor], prefix: str) -> bool:
-    return any(not torch.equal(a[name], b[name]) for name in a if name.startswith(prefix))
+def make(space: str = "discrete", seed: int = 0, **settings: Any) -> A2C:
+    return streams.make("a2c", space, seed, **settings)
 
 
 @pytest.mark.parametrize("ensemble", [1, 3])
@@ -103,9 +35,9 @@ def test_every_combination_learns_something_finite(space: str, kind: Any, head: 
     agent = make(space, actor_gradient=kind, head=head, ensemble=ensemble, layer_norm=ensemble == 3)
     before = everything(agent)
     metrics = feed(agent, 3 * T)
-    assert len(metrics) == 3 and all(torch.isfinite(value).all() for m in metrics for value in m.values())
+    assert len(metrics) == 3 and all(map(finite, metrics))
     after = everything(agent)
-    assert all(torch.isfinite(value).all() for value in after.values() if value.is_floating_point())
+    assert finite(after)
     parts = ("actor.", "critic.net", "critic.obs_norm", "critic.cost_scale", "actor_optimizer", "critic_optimizer")
     for part in (*parts, "advantage_square"):
         assert changed(before, after, part), part
@@ -113,130 +45,7 @@ def test_every_combination_learns_something_finite(space: str, kind: Any, head: 
     assert all(SPACES[space].contains(a) for a in env_action)
 
 
-@pytest.mark.parametrize("space", SPACES)
-def test_the_seed_decides_everything(space: str) -> None:
-    agents = [make(space, seed) for seed in (3, 3, 4)]
-    for i, agent in enumerate(agents):
-        torch.manual_seed(i)
-        feed(agent, 2 * T)
-    first, again, other = (everything(agent) for agent in agents)
-    assert same(first, again)
-    assert changed(first, other, "actor.net") and changed(first, other, "critic.net")
-
-
-@pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
-@pytest.mark.parametrize(
-    ("space", "kind"), [("discrete", "control_variate"), ("box", "pathwise"), ("box", "control_variate")]
-)
-def test_state_taken_up_by_a_fresh_agent_goes_on_bit_for_bit(space: str, kind: Any, optimizer: Any) -> None:
-    settings = {"actor_gradient": kind, "optimizer": optimizer, "dropout": 0.1, "decay_steps": 1000}
-    agent, fresh = make(space, 1, **settings), make(space, 99, **settings)
-    feed(agent, 2 * T)
-    agent.predict(observation(5))
-    tensors, meta = agent.state()
-    fresh.load_state({name: value.clone() for name, value in tensors.items()}, deepcopy(meta))
-    torch.manual_seed(1)
-    ours = feed(agent, 2 * T, start=2 * T)
-    torch.manual_seed(2)
-    theirs = feed(fresh, 2 * T, start=2 * T)
-    assert same(everything(agent), everything(fresh)) and agent.state()[1] == fresh.state()[1]
-    assert all(same(a, b) for a, b in zip(ours, theirs, strict=True))
-    np.testing.assert_array_equal(agent.predict(observation(7))[0], fresh.predict(observation(7))[0])
-
-
-def test_a_rollout_under_way_is_dropped_when_state_is_taken_up() -> None:
-    agent = make()
-    feed(agent, T)
-    tensors, meta = agent.state()
-    kept = {name: value.clone() for name, value in tensors.items()}
-    feed(agent, 3, start=T)
-    agent.load_state(kept, meta)
-    fresh = make(seed=9)
-    fresh.load_state(kept, meta)
-    for a in (agent, fresh):
-        feed(a, T, start=T)
-    assert same(everything(agent), everything(fresh))
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_global_random_state_is_neither_used_nor_touched(space: str) -> None:
-    def states() -> tuple[Any, ...]:
-        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
-
-    before = states()
-    agent = make(space, dropout=0.2)
-    feed(agent, 2 * T)
-    agent.predict(observation(0))
-    assert states() == before
-
-
-def test_a_saved_agent_comes_back(tmp_path: Path) -> None:
-    agent = make("box")
-    feed(agent, 2 * T)
-    agent.save(tmp_path / "a")
-    again = A2C.load(tmp_path / "a")
-    assert again.config == agent.config and same(everything(agent), everything(again))
-    for a in (agent, again):
-        feed(a, T, start=2 * T)
-    assert same(everything(agent), everything(again))
-
-
 # What the environment says --------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("head", ["regression", "hl_gauss"])
-def test_c_predicts_r_over_one_minus_gamma_under_a_clock_and_less_under_an_end(head: Any) -> None:
-    """Reward 1 for ever, an ending every 4 steps. A clock leaves the cost at -1 / (1 - gamma) = -5."""
-    config = replace(SMALL, gamma=0.8, head=head, critic_passes=8, minibatch=64, critic_lr=1e-2, gae_lambda=0.9)
-    clock, end = (A2C(OBS, SPACES["discrete"], config) for _ in range(2))
-    never = {"terminated": lambda t, v: np.zeros(N, dtype=bool)}
-    often = {"truncated": lambda t, v: np.full(N, t % 4 == 3)}
-    ones = {"reward": lambda t, v: np.ones(N)}
-    metrics = feed(clock, 40 * T, **never, **often, **ones)
-    cost = clock.critic(observations(40))
-    assert (cost + 5).abs().mean() < 0.15
-    if head == "hl_gauss":
-        assert torch.stack([m["clipped_targets"] for m in metrics]).mean() < 1e-3
-    # Negative control: the same flags as terminations.
-    feed(end, 40 * T, **{"truncated": never["terminated"], "terminated": often["truncated"]}, **ones)
-    mean = end.critic(observations(40)).mean().item()
-    worth = [(1 - 0.8**k) / 0.2 for k in (1, 2, 3, 4)]  # with k steps to go; C cannot see how many
-    assert mean == pytest.approx(-sum(worth) / 4, abs=0.3)
-
-
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("space", SPACES)
-def test_what_stands_in_a_reset_row_does_not_matter(space: str, kind: Any) -> None:
-    def valid(t: int, plain: np.ndarray) -> np.ndarray:
-        return np.array([True, t % 7 != 0, True, True])  # environment 1 is reset after its clock ran out
-
-    def junk(size: float) -> Any:
-        def part(t: int, plain: np.ndarray) -> np.ndarray:
-            row = plain.copy()
-            if t % 7 == 0:
-                row[1] = size
-            return row
-
-        return part
-
-    agents = [make(space, actor_gradient=kind, entropy_coef=0.1, num_steps=14) for _ in range(2)]
-    for agent, size in zip(agents, (0.0, 50.0), strict=True):
-        feed(agent, 28, valid=valid, reward=junk(100 * size), obs=junk(size), next_obs=junk(-size))
-    a, b = (everything(agent) for agent in agents)
-    for name, value in a.items():
-        torch.testing.assert_close(value, b[name], rtol=1e-4, atol=1e-5, msg=f"{name} differs")
-    assert agents[0].steps == 28 * N - 4
-    assert agents[0].critic.obs_norm.count == 28 * N - 4
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_a_rollout_of_reset_rows_alone_changes_nothing_for_the_worse(space: str) -> None:
-    agent = make(space, num_steps=1)
-    feed(agent, 3)
-    feed(agent, 1, valid=lambda t, v: np.zeros(N, dtype=bool))
-    after = everything(agent)
-    assert all(torch.isfinite(value).all() for value in after.values() if value.is_floating_point())
-    assert agent.steps == 3 * N
 
 
 def test_the_actors_first_step_is_the_same_in_any_currency() -> None:
@@ -366,8 +175,7 @@ def test_what_costs_extra_is_reported_now_and_then() -> None:
 
 def spread_out(agent: A2C) -> A2C:
     """An actor that is far from uniform, so that its entropy has a slope."""
-    draw = torch.Generator().manual_seed(7)
-    agent.actor_optimizer.flat.add_(0.7 * torch.randn(agent.actor_optimizer.flat.shape, generator=draw))
+    streams.spread_out(agent.actor_optimizer)
     return agent
 
 
@@ -524,7 +332,7 @@ def test_a_spread_of_the_state_is_learnt(kind: Any) -> None:
     for a in (agent, again, plain):
         feed(a, 3 * T)
     assert same(everything(agent), everything(again))
-    assert all(torch.isfinite(value).all() for value in everything(agent).values() if value.is_floating_point())
+    assert finite(everything(agent))
     stds = [a.actor(a.critic.features(observations(1))).log_std for a in (agent, plain)]  # type: ignore[union-attr]
     assert stds[0].shape == (N, 2) and stds[0].std(0).min() > 1e-4 and stds[1].shape == (2,)
     width = before["actor.net.biases.1"].numel() // 2
@@ -563,95 +371,3 @@ def test_gamma_and_lambda_reach_the_targets() -> None:
         feed(agent, T)
     flats = [agent.critic_optimizer.flat for agent in ends]
     assert not torch.equal(flats[0], flats[1]) and not torch.equal(flats[0], flats[2])
-
-
-# For people -----------------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_predict_takes_one_or_many_and_speaks_the_environments_units(space: str) -> None:
-    agent = make(space)
-    feed(agent, T)
-    batch, state = agent.predict(observation(0), state="mine", deterministic=True)
-    single, _ = agent.predict(observation(0)[1], deterministic=True)
-    assert state == "mine" and isinstance(batch, np.ndarray)
-    assert batch.shape == (N, *SPACES[space].shape) and np.shape(single) == SPACES[space].shape
-    np.testing.assert_allclose(single, batch[1], rtol=1e-5)
-    mode = agent.act(observation(0), explore=False)
-    np.testing.assert_allclose(batch, agent.codec.env_action(mode), rtol=1e-5)
-    draws = {tuple(np.ravel(agent.predict(observation(0))[0]).tolist()) for _ in range(20)}
-    assert len(draws) > 1 and all(SPACES[space].contains(a) for a in batch)
-
-
-@pytest.mark.parametrize("space", SPACES)
-def test_predict_leaves_training_alone(space: str) -> None:
-    quiet, asked = make(space), make(space)
-    for agent in (quiet, asked):
-        for start in (0, 3):
-            feed(agent, T if start else 3, start=start)
-            if agent is asked:
-                agent.predict(observation(50))
-                agent.predict(observation(51), deterministic=True)
-    ours, theirs = everything(quiet), everything(asked)
-    ours.pop("predict_generator"), theirs.pop("predict_generator")
-    assert same(ours, theirs)
-
-
-# Used again, copied, diverged -----------------------------------------------------------------------------------------
-
-
-def test_an_agent_is_trained_again_in_another_number_of_environments() -> None:
-    """The first run ends amid a rollout; its rows must not be continued by other episodes."""
-    agent: A2C | None = None
-    rows: list[int] = []
-
-    def amid_the_third(tick: Any, agent: A2C) -> bool:
-        rows.append(agent.memory.filled)
-        return len(rows) < 2 * agent.config.num_steps + 5
-
-    for num_envs in (8, 1, 4):
-        env = gym_make("CartPole-v1", num_envs, backend="native")
-        agent = agent or A2C(env.single_observation_space, env.single_action_space, A2CConfig(critic_warmup=0))
-        del rows[:]
-        train(agent, env, 100_000, progress=False, hooks=[amid_the_third])
-        assert rows[:3] == [1, 2, 3] and agent.memory.filled == 5
-        env.close()
-    assert agent is not None and agent.updates == 3 * 2
-
-
-def test_a_copied_agent_says_that_its_optimizer_is_not_its_own() -> None:
-    agent = deepcopy(make())
-    with pytest.raises(RuntimeError, match="make another optimizer"):
-        feed(agent, T)
-
-
-@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
-def test_divergence_is_said_and_not_saved(env_id: str, tmp_path: Path) -> None:
-    env = gym_make(env_id, 2, backend="sync")
-    config = A2CConfig(actor_lr=1e30, critic_lr=1e30, critic_warmup=0, clip_norm=0.0)
-    agent = A2C(env.single_observation_space, env.single_action_space, config)
-    with pytest.raises(UserError, match="diverged"):
-        train(agent, env, 20_000, tmp_path / "run", eval_every=100_000, progress=False)
-    assert not (tmp_path / "run" / "checkpoints" / "last").exists()
-    env.close()
-
-
-def test_the_state_of_a_generator_of_another_device_is_replaced_by_a_seed() -> None:
-    agent, other = make(), make()
-    tensors, meta = agent.state()
-    other.load_state({**tensors, "generator": torch.zeros(16, dtype=torch.uint8)}, meta)
-    a, b = torch.rand(4, generator=other.acting.generator), torch.rand(4, generator=agent.acting.generator)
-    assert not torch.equal(a, b)
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-def test_on_a_gpu(tmp_path: Path) -> None:
-    env = gym_make("CartPole-v1", 8, backend="native")
-    agent = A2C(env.single_observation_space, env.single_action_space, A2CConfig(critic_warmup=0), device="cuda")
-    train(agent, env, 1_000, progress=False)
-    assert agent.updates == 7 and agent.actor_optimizer.flat.is_cuda
-    agent.save(tmp_path / "agent")
-    obs = np.zeros((3, 4), dtype=np.float32)
-    there, here = A2C.load(tmp_path / "agent", "cuda"), A2C.load(tmp_path / "agent", "cpu")
-    assert (there.predict(obs, deterministic=True)[0] == here.predict(obs, deterministic=True)[0]).all()
-    env.close()

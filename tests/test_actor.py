@@ -193,3 +193,73 @@ def test_noise_comes_from_the_generator_alone() -> None:
         assert first.shape == (5, 2, 3) and torch.equal(first, again)
         assert not torch.equal(first, actor.noise(5, 2, generator=generator(8)))
     assert torch.equal(torch.get_rng_state(), before)
+
+
+# Divergence, and a distribution as columns ----------------------------------------------------------------------------
+
+
+def policies(kind: str, seed: int) -> Categorical | SquashedGaussian:
+    draw = generator(seed)
+    if kind == "categorical":
+        return Categorical(2 * torch.randn(6, 4, generator=draw).double())
+    mean, log_std = torch.randn(6, 3, generator=draw).double(), 0.5 * torch.randn(6, 3, generator=draw).double()
+    return SquashedGaussian(mean, log_std[0] if kind == "one spread" else log_std)
+
+
+KINDS = ["categorical", "gaussian", "one spread"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kl_is_torchs_and_zero_to_itself(kind: str) -> None:
+    old, new = policies(kind, 1), policies(kind, 2)
+    torch.testing.assert_close(old.kl(new), torchs_kl(old, new))
+    torch.testing.assert_close(old.kl(old), torch.zeros(6).double(), atol=1e-12, rtol=0)
+    assert (old.kl(new) > 1e-3).all()
+    assert not torch.allclose(old.kl(new), new.kl(old), rtol=0.05)  # which is which does matter
+
+
+def torchs_kl(old: Categorical | SquashedGaussian, new: Categorical | SquashedGaussian) -> Tensor:
+    if isinstance(old, Categorical):
+        categoricals = (torch.distributions.Categorical(logits=pi.logits) for pi in (old, new))
+        return torch.distributions.kl_divergence(*categoricals)
+    normals = (Normal(pi.mean, pi.log_std.exp()) for pi in (old, new))
+    return torch.distributions.kl_divergence(*normals).sum(-1)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_kl_is_the_mean_log_ratio_of_what_the_old_one_does(kind: str) -> None:
+    """Of actions behind tanh, whose densities differ from those before it by what cancels in the ratio."""
+    old, new = policies(kind, 1), policies(kind, 2)
+    draws, draw = 40_000, generator(3)
+    if isinstance(old, Categorical):
+        sample = torch.multinomial(old.probs, draws, replacement=True, generator=draw).T
+        ratio = torch.stack([old.log_prob(s) - new.log_prob(s) for s in sample])
+    else:
+        sample = old.sample(torch.randn(draws, 6, 3, generator=draw).double())
+        ratio = old.log_prob(sample) - new.log_prob(sample)
+    error = ratio.std(0) / draws**0.5
+    assert ((ratio.mean(0) - old.kl(new)).abs() < 4 * error).all()
+    assert not ((ratio.mean(0) - new.kl(old)).abs() < 4 * error).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_slope_of_kl_reaches_the_new_policy_and_is_zero_at_the_old(kind: str) -> None:
+    old, new = policies(kind, 1), policies(kind, 2)
+    for at, zero in ((old, True), (new, False)):
+        columns = at.columns().clone().requires_grad_()
+        slope = torch.autograd.grad(old.kl(type(old).of(columns)).sum(), columns)[0]  # type: ignore[arg-type]
+        assert (slope.abs().max() < 1e-9) == zero
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_columns_hold_all_of_a_distribution_row_by_row(kind: str) -> None:
+    pi = policies(kind, 1)
+    columns = pi.columns()
+    again = type(pi).of(columns)
+    assert len(columns) == 6
+    assert torch.equal(again.columns(), columns)
+    assert torch.equal(again.mode(), pi.mode())
+    torch.testing.assert_close(again.kl(pi), torch.zeros(6).double(), atol=1e-12, rtol=0)
+    part = type(pi).of(columns[[4, 1]])  # shuffled and split, as minibatches are
+    sample = pi.mode()
+    torch.testing.assert_close(part.log_prob(sample[[4, 1]]), pi.log_prob(sample)[[4, 1]])

@@ -26,7 +26,7 @@ OBS = spaces.Box(-10, 10, (3,))
 BOX = spaces.Box(np.array([0, -3], np.float32), np.array([5, -1], np.float32))
 STATE = CriticSpec((3,), "none")
 DISCRETE = CriticSpec((3,), "discrete", 4, 2)
-CONTINUOUS = CriticSpec((3,), "box", 2, 0, (0.0, -3.0), (5.0, -1.0))
+CONTINUOUS = CriticSpec((3,), "box", 2, low=(0.0, -3.0), high=(5.0, -1.0))
 SPECS = {"none": STATE, "discrete": DISCRETE, "box": CONTINUOUS}
 
 
@@ -391,5 +391,49 @@ def test_obs_of_another_shape_are_refused_and_not_broadcast() -> None:
 
 
 def test_equal_bounds_of_an_action_give_a_cost_and_no_nan() -> None:
-    c = Critic(CriticSpec((3,), "box", 2, 0, (0.0, 1.0), (2.0, 1.0)))
+    c = Critic(CriticSpec((3,), "box", 2, low=(0.0, 1.0), high=(2.0, 1.0)))
     assert torch.isfinite(c(normal(4, 3), torch.ones(4, 2))).all()
+
+
+# The clip of PPO's code -----------------------------------------------------------------------------------------------
+
+
+def clipped_loss(prediction: float, before: float, target: float, clip: float) -> tuple[float, float]:
+    """Loss of a C that says `prediction` (all of it in scaled units), and its slope in that."""
+    c = Critic(replace(STATE, head="regression"), generator())
+    c.cost_scale.scale.fill_(7.0)
+    with torch.no_grad():
+        c.net.biases[-1].fill_(prediction)  # its last weights are 0
+    loss = c.loss(
+        normal(1, 3), None, torch.tensor([7 * target]), torch.ones(1), before=torch.tensor([before]), clip=clip
+    )
+    return loss.item(), torch.autograd.grad(loss, c.net.biases[-1])[0].item()
+
+
+@pytest.mark.parametrize(
+    ("prediction", "before", "target", "loss", "slope"),
+    [
+        (1.05, 1.0, 2.0, 0.95**2, -2 * 0.95),  # within the clip: the plain loss
+        (1.5, 1.0, 2.0, 0.9**2, 0.0),  # moved towards the target, too far: the loss of 1.1, and no slope
+        (0.5, 1.0, 2.0, 1.5**2, -2 * 1.5),  # moved away from it: the plain loss calls it back
+        (0.5, 1.0, -1.0, 1.9**2, 0.0),
+        (2.5, 1.0, 2.0, 0.9**2, 0.0),  # beyond the target
+    ],
+)
+def test_the_clip_of_c_by_hand(prediction: float, before: float, target: float, loss: float, slope: float) -> None:
+    assert clipped_loss(prediction, before, target, 0.1) == pytest.approx((loss, slope), rel=1e-5)
+    plain = (prediction - target) ** 2, 2 * (prediction - target)
+    assert clipped_loss(prediction, before, target, 0.0) == pytest.approx(plain, rel=1e-5)
+    assert clipped_loss(prediction, before, target, 100.0) == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.parametrize("ensemble", [1, 3])
+def test_only_a_number_is_clipped_and_only_where_it_is_asked_for(ensemble: int) -> None:
+    for head, moves in (("regression", True), ("hl_gauss", False)):
+        c = critic(STATE, head=head, ensemble=ensemble)
+        batch = c.features(normal(6, 3)), None, 20 * normal(6, seed=4), torch.full((6,), 1 / 6)
+        plain = c.loss(*batch)
+        assert torch.equal(plain, c.loss(*batch, before=torch.zeros(6), clip=0.0))
+        assert torch.equal(plain, c.loss(*batch, clip=0.1))
+        clipped = c.loss(*batch, before=torch.zeros(6), clip=0.1)
+        assert (clipped > plain + 1e-3).item() if moves else torch.equal(clipped, plain)

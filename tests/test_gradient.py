@@ -13,11 +13,11 @@ from torch import Tensor
 from agents.a2c import Rows, actor_loss
 from rl.actor import Categorical, CategoricalActor, GaussianActor, SquashedGaussian
 from rl.critic import Critic, CriticSpec
-from rl.gradient import control_variate, expected_and_taken, expected_cost, pathwise, score
+from rl.gradient import clipped_score, control_variate, expected_and_taken, expected_cost, pathwise, score
 from rl.optim import Optimizer, descend
 
 DISCRETE = CriticSpec((3,), "discrete", 4, hidden=(16,))
-BOX = CriticSpec((3,), "box", 2, 0, (0.0, -3.0), (5.0, -1.0), hidden=(16,))
+BOX = CriticSpec((3,), "box", 2, low=(0.0, -3.0), high=(5.0, -1.0), hidden=(16,))
 Actor = CategoricalActor | GaussianActor
 Module = TypeVar("Module", bound=torch.nn.Module)
 
@@ -372,3 +372,58 @@ def test_an_overfitted_c_makes_the_residual_vanish_and_brings_the_bias_back() ->
     torch.testing.assert_close(after, through_c)  # the correction is gone
     assert (after - true_gradient(logits)).norm() > 0.2 * true_gradient(logits).norm()
     assert (before - through_c).norm() > 0.2 * through_c.norm()
+
+
+# The clip of PPO ------------------------------------------------------------------------------------------------------
+
+
+def slope_of_clipped(ratio: float, advantage: float, clip: float = 0.2) -> tuple[float, float]:
+    """Value of the loss, and its slope in the ratio's log."""
+    log_ratio = torch.tensor([ratio], dtype=torch.float64).log().requires_grad_()
+    loss = clipped_score(log_ratio, torch.tensor([advantage], dtype=torch.float64), clip)
+    return loss.item(), torch.autograd.grad(loss.sum(), log_ratio)[0].item()
+
+
+def test_where_the_policy_has_not_moved_the_clipped_gradient_is_the_scores() -> None:
+    critic, actor = pair(DISCRETE)
+    row = rows(actor, critic)
+    log_prob = actor(row.x).log_prob(row.sample)
+    clipped = clipped_score(log_prob - log_prob.detach(), row.advantage, 0.2)
+    torch.testing.assert_close(clipped.detach(), row.advantage)  # r = 1: the value is the advantage itself
+    parameters = list(actor.parameters())
+    ours = torch.autograd.grad(clipped.sum(), parameters, retain_graph=True)
+    theirs = torch.autograd.grad(score(log_prob, row.advantage).sum(), parameters)
+    for a, b in zip(ours, theirs, strict=True):
+        torch.testing.assert_close(a, b)
+    assert max(g.abs().max() for g in ours) > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "moves"),
+    [
+        (0.7, 2.0, False),  # what cost more has become rarer, by more than the clip: enough
+        (1.3, 2.0, True),  # what cost more has become likelier: back
+        (1.3, -2.0, False),  # what cost less has become likelier: enough
+        (0.7, -2.0, True),  # what cost less has become rarer: back
+        (0.85, 2.0, True),
+        (1.15, -2.0, True),
+    ],
+)
+def test_the_clip_ends_the_gradient_in_the_good_direction_alone(ratio: float, advantage: float, moves: bool) -> None:
+    value, slope = slope_of_clipped(ratio, advantage)
+    assert slope == pytest.approx(ratio * advantage if moves else 0.0)
+    assert value == pytest.approx(advantage * (ratio if moves else min(max(ratio, 0.8), 1.2)))
+
+
+def test_the_clipped_loss_is_minus_the_papers_objective_of_minus_the_cost() -> None:
+    """By cases: -min(r B, g(B)) with B = -A, and g = (1 + clip) B where B >= 0, else (1 - clip) B."""
+    ratio, advantage = 0.2 + 2.5 * torch.rand(500, generator=generator()).double(), 3 * normal(500)
+    loss = clipped_score(ratio.log(), advantage, 0.3)
+    for r, a, got in zip(ratio.tolist(), (-advantage).tolist(), loss.tolist(), strict=True):
+        bound = 1.3 * a if a >= 0 else 0.7 * a
+        assert got == pytest.approx(-(r * a if r * a < bound else bound))
+    # A step down this loss never makes dear actions likelier.
+    assert (
+        torch.autograd.grad(clipped_score(x := ratio.log().requires_grad_(), advantage, 0.3).sum(), x)[0] * advantage
+        >= 0
+    ).all()

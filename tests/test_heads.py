@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from rl.errors import Diverged
 from rl.heads import LIMIT, CostScale, HLGauss, Regression
 
 BINS = 101
@@ -171,3 +172,13 @@ def test_scale_ignores_rows_of_weight_zero() -> None:
     scale = CostScale()
     scale.update(torch.tensor([1.0, -1.0, 1e9, float("nan")]), torch.tensor([0.5, 0.5, 0.0, 0.0]))
     assert scale.scale < 2
+
+
+@pytest.mark.parametrize("target", [float("inf"), float("nan")])
+def test_a_target_that_is_no_number_is_said_where_it_counts(target: float) -> None:
+    targets = torch.tensor([1.0, target, 2.0])
+    with pytest.raises(Diverged, match="diverged"):
+        CostScale().update(targets, torch.full((3,), 1 / 3))
+    scale = CostScale()
+    scale.update(targets, torch.tensor([0.5, 0.0, 0.5]))
+    assert scale.largest == 2

@@ -1,4 +1,4 @@
-"""A2C learns tasks of known optimum by each of the three gradients, and does not learn when it is wired wrongly."""
+"""Every agent learns tasks of known optimum (A2C by each gradient), and does not learn when it is wired wrongly."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import pytest
 import torch
 
 import rl.rollout
+from agents import AGENTS
 from agents.a2c import A2C, A2CConfig
 from agents.presets import PRESETS
 from envs import make
@@ -29,11 +30,35 @@ ONE_STEP = {
 CHAIN = {"num_envs": 8, "num_steps": 8, "actor_lr": 3e-3, "critic_warmup": 500, "entropy_coef": 0.02}
 
 
-def learn(env: Any, steps: int, episodes: int, num_envs: int = 8, seed: int = 100, **settings: Any) -> float:
+SHORT: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {  # steps and settings that do for each task
+    ("ppo", "Chain"): (8_000, {"num_steps": 16, "hidden": (32,), "minibatch": 64, "lr": 3e-3}),
+    ("reppo", "Chain"): (
+        6_000,
+        {"num_steps": 16, "hidden": (32,), "minibatch": 64, "epochs": 4, "bins": 51, "critic_warmup": 500}
+        | {"actor_lr": 1e-3, "critic_lr": 2e-3},
+    ),
+    ("ppo", "OneStepQuadratic"): (
+        40_000,
+        {"num_envs": 64, "num_steps": 8, "hidden": (32,), "minibatch": 128, "epochs": 8, "lr": 3e-3}
+        | {"entropy_coef": 0.0, "log_std": -1.0, "decay_steps": 40_000},
+    ),
+    ("reppo", "OneStepQuadratic"): (
+        25_000,
+        {"num_envs": 64, "num_steps": 4, "hidden": (64,), "minibatch": 128, "epochs": 4, "bins": 51}
+        | {"critic_warmup": 1_000, "actor_lr": 3e-3, "critic_lr": 3e-3, "log_std": -1.0, "entropy_target": 1.5}
+        | {"decay_steps": 25_000},
+    ),
+}
+
+
+def learn(
+    env: Any, steps: int, episodes: int, num_envs: int = 8, seed: int = 100, agent_name: str = "a2c", **settings: Any
+) -> float:
     """Mean return of the final, deterministic policy."""
     torch.set_num_threads(1)
     made = make(env, num_envs, seed, backend="native")
-    agent = A2C(made.single_observation_space, made.single_action_space, A2CConfig(**settings), seed=seed)
+    cls, config = AGENTS[agent_name]
+    agent = cls(made.single_observation_space, made.single_action_space, config(**settings), seed=seed)
     train(agent, made, steps, progress=False)
     mean = evaluate(agent, made, episodes).mean
     made.close()
@@ -58,6 +83,26 @@ def test_a_reward_taken_for_a_cost_is_not_learnt(kind: Any, monkeypatch: pytest.
     monkeypatch.setattr(rl.rollout, "cost_of", lambda reward: reward)
     chain = Chain()
     assert learn("costgrad/Chain-v0", 8_000, 1, actor_gradient=kind, **CHAIN) == -float(chain.horizon or 0)
+
+
+@pytest.mark.parametrize("name", ["ppo", "reppo"])
+def test_ppo_and_reppo_learn_the_quadratic_within_two_percent(name: str) -> None:
+    steps, settings = SHORT[name, "OneStepQuadratic"]
+    mean = learn("costgrad/OneStepQuadratic-v0", steps, 500, agent_name=name, **settings)
+    assert mean == pytest.approx(OneStepQuadratic().optimal_return(), rel=0.02)
+
+
+@pytest.mark.parametrize("name", ["ppo", "reppo"])
+def test_ppo_and_reppo_walk_the_chain_the_shortest_way(name: str) -> None:
+    steps, settings = SHORT[name, "Chain"]
+    assert learn("costgrad/Chain-v0", steps, 1, agent_name=name, **settings) == Chain().optimal_return()
+
+
+@pytest.mark.parametrize("name", ["ppo", "reppo"])
+def test_ppo_and_reppo_do_not_learn_from_a_reward_taken_for_a_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rl.rollout, "cost_of", lambda reward: reward)
+    (steps, settings), chain = SHORT[name, "Chain"], Chain()
+    assert learn("costgrad/Chain-v0", steps, 1, agent_name=name, **settings) == -float(chain.horizon or 0)
 
 
 def test_the_bottom_step_of_a_staircase_is_found() -> None:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
+import pytest
+import torch
 
 from rl.data import Rollout, Step, cost_of
-from rl.rollout import RolloutMemory
+from rl.rollout import RolloutMemory, minibatches
 
 GAMMA = 0.9
 
@@ -109,3 +113,67 @@ def test_what_is_in_is_dropped_and_the_next_step_may_come_from_more_environments
         memory.add(s, {"sample": np.zeros(4)})
     rollout = memory.take()
     assert rollout.obs.shape == (2, 4, 3) and rollout.obs[:, 3, 0].tolist() == [5, 6]
+
+
+# Minibatches ----------------------------------------------------------------------------------------------------------
+
+
+class Rows(NamedTuple):
+    x: torch.Tensor  # [B, 2]
+    index: torch.Tensor  # [B]
+    weight: torch.Tensor  # [B]
+
+
+def rows_of(count: int, without: tuple[int, ...] = ()) -> Rows:
+    index = torch.arange(count)
+    weight = torch.ones(count)
+    weight[list(without)] = 0
+    return Rows(torch.stack((index, -index), -1).float(), index, weight / weight.sum())
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+@pytest.mark.parametrize(("count", "size", "sizes"), [(12, 4, [4, 4, 4]), (10, 4, [4, 4, 2]), (5, 4, [4, 1])])
+def test_minibatches_hold_every_row_once_and_its_columns_together(count: int, size: int, sizes: list[int]) -> None:
+    parts = list(minibatches(rows_of(count), size, generator()))
+    assert [len(part.weight) for part in parts] == sizes
+    index = torch.cat([part.index for part in parts])
+    assert sorted(index.tolist()) == list(range(count)) and index.tolist() != list(range(count))
+    for part in parts:
+        assert isinstance(part, Rows)
+        assert torch.equal(part.x, torch.stack((part.index, -part.index), -1).float())
+        assert part.weight.sum().item() == pytest.approx(1)
+
+
+def test_rows_that_fit_in_one_minibatch_are_handed_on_and_nothing_is_drawn() -> None:
+    rows, draw = rows_of(4), generator()
+    before = draw.get_state()
+    for size in (4, 100):
+        assert [part is rows for part in minibatches(rows, size, draw)] == [True]
+    assert torch.equal(draw.get_state(), before)
+
+
+def test_the_generator_decides_the_order_and_each_pass_has_its_own() -> None:
+    def order(draw: torch.Generator) -> list[int]:
+        return torch.cat([part.index for part in minibatches(rows_of(12), 4, draw)]).tolist()
+
+    torch.manual_seed(0)
+    before = torch.get_rng_state()
+    draw = generator(1)
+    first, second = order(draw), order(draw)
+    assert first == order(generator(1)) and first != second and first != order(generator(2))
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_rows_that_do_not_count_weigh_nothing_in_any_minibatch() -> None:
+    counting: list[int] = []
+    for part in minibatches(rows_of(12, without=(0, 3, 7)), 4, generator()):
+        kept = part.weight > 0
+        counting += part.index[kept].tolist()
+        torch.testing.assert_close(part.weight[kept], torch.full((int(kept.sum()),), 1 / int(kept.sum())))
+    assert sorted(counting) == [1, 2, 4, 5, 6, 8, 9, 10, 11]
+    # A part of reset rows alone weighs nothing, and is no division by 0.
+    weights = [part.weight for part in minibatches(rows_of(3, without=(0, 1)), 1, generator())]
+    assert sorted(float(weight) for weight in weights) == [0.0, 0.0, 1.0]

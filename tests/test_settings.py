@@ -7,7 +7,10 @@ from typing import Any, get_type_hints
 
 import pytest
 
+from agents import AGENTS
 from agents.a2c import A2CConfig
+from agents.ppo import PPOConfig
+from agents.reppo import REPPOConfig
 from rl.errors import UserError
 from rl.settings import RANGES
 
@@ -32,11 +35,36 @@ def test_a_value_out_of_its_range_is_named(field: str, value: Any, said: str) ->
         A2CConfig(**{field: value})
 
 
-def test_every_number_of_a2c_has_a_range() -> None:
-    hints = get_type_hints(A2CConfig)
-    numbers = {field.name for field in fields(A2CConfig) if hints[field.name] in (int, float, tuple[int, ...])}
+@pytest.mark.parametrize(
+    ("config", "field", "value", "said"),
+    [
+        (PPOConfig, "epochs", 0, "epochs must be at least 1, got 0"),
+        (PPOConfig, "lr", -1e-3, "lr must be a finite number from 0 up, got -0.001"),
+        (PPOConfig, "clip", 0.0, "clip must be above 0 and at most 1, got 0.0"),
+        (PPOConfig, "clip", 1.5, "clip must be above 0 and at most 1, got 1.5"),
+        (PPOConfig, "value_clip", -0.2, "value_clip must be a finite number from 0 up, got -0.2"),
+        (PPOConfig, "target_kl", float("nan"), "target_kl must be a finite number from 0 up, got nan"),
+        (REPPOConfig, "alpha", 0.0, "alpha must be above 0, got 0.0"),
+        (REPPOConfig, "beta", -1.0, "beta must be above 0, got -1.0"),
+        (REPPOConfig, "kl_bound", 0.0, "kl_bound must be above 0, got 0.0"),
+        (REPPOConfig, "entropy_target", float("inf"), "entropy_target must be a finite number, got inf"),
+        (REPPOConfig, "head", "mean", "head must be one of hl_gauss, regression, got 'mean'"),
+    ],
+)
+def test_a_value_out_of_the_range_of_its_agent_is_named(config: Any, field: str, value: Any, said: str) -> None:
+    with pytest.raises(UserError, match=f"^{said}$"):
+        config(**{field: value})
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_number_of_an_agent_has_a_range(name: str) -> None:
+    config = AGENTS[name][1]
+    hints = get_type_hints(config)
+    numbers = {field.name for field in fields(config) if hints[field.name] in (int, float, tuple[int, ...])}
     assert numbers <= RANGES.keys()
 
 
 def test_the_edges_are_allowed() -> None:
     A2CConfig(gamma=1.0, gae_lambda=0.0, hidden=(), entropy_coef=0.0, dropout=0.0)
+    PPOConfig(clip=1.0, value_coef=0.0, lr=0.0, epochs=1)
+    REPPOConfig(entropy_target=-3.0, multiplier_lr=0.0, critic_warmup=0)

@@ -123,8 +123,8 @@ def test_spaces_survive_json(space: Any) -> None:
         (spaces.Text(5), BOX, "observation space"),
         (OBS, spaces.Box(-np.inf, np.inf, (2,)), "every bound of a Box must be finite"),
         (OBS, spaces.Box(0, 5, (2,), np.int64), "must hold floats"),
-        (OBS, spaces.MultiDiscrete([2, 3]), "bounded Box or Discrete"),
-        (OBS, spaces.Dict({"a": BOX}), "bounded Box or Discrete"),
+        (OBS, spaces.MultiDiscrete([2, 3]), "bounded Box, Discrete, MultiDiscrete or MultiBinary"),
+        (OBS, spaces.Dict({"a": BOX}), "bounded Box, Discrete, MultiDiscrete or MultiBinary"),
     ],
 )
 def test_other_spaces_are_refused_in_one_clear_line(observation: Any, action: Any, message: str) -> None:

@@ -1,0 +1,257 @@
+"""PPO: proximal policy optimisation, the on-policy agent that people compare with (Schulman et al. 2017, 1707.06347).
+
+Several passes over each rollout; a clip on the probability ratio keeps the policy near the one that acted. C is a
+baseline here, C(s): the gradient reaches the actor by the score function alone.
+
+The file reads in the order in which the data flows: act, observe, and one update of C and the actor together.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import Space
+from torch import Tensor, nn
+
+from rl import checkpoint
+from rl.acting import Acting
+from rl.actor import Policy, actor_for
+from rl.critic import Critic, CriticSpec
+from rl.data import Rollout, Step, flat, host
+from rl.gradient import clipped_score
+from rl.nets import Activation
+from rl.optim import Optimizer, descend
+from rl.returns import lambda_return
+from rl.rollout import RolloutMemory, minibatches
+from rl.seeds import spread
+from rl.settings import check_settings
+from rl.spaces import Codec
+
+
+@dataclass(frozen=True)
+class PPOConfig:
+    """Settings of PPO; every one is a flag of scripts/train.py."""
+
+    num_steps: int = 128
+    """Steps of each environment between two updates."""
+    epochs: int = 4
+    """Passes over each rollout."""
+    minibatch: int = 256
+    """Rows of a minibatch."""
+    gamma: float = 0.99
+    """Discount of the cost of each further step."""
+    gae_lambda: float = 0.95
+    """Of the advantage (1506.02438): 0 trusts C after one step, 1 trusts only the costs seen."""
+    lr: float = 1e-3
+    """Learning rate of actor and C."""
+    clip: float = 0.2
+    """How far a probability ratio may move from 1 before its gradient ends."""
+    value_clip: float = 0.0
+    """How far C may move in a rollout, in units of its scale; 0 lets it. Only for the regression head."""
+    value_coef: float = 0.5
+    """Weight of C's loss."""
+    entropy_coef: float = 0.01
+    """Weight of the entropy bonus; advantages have size 1."""
+    target_kl: float = 0.0
+    """Ends an update after the pass in which KL(pi_old||pi) exceeds 1.5 times this, in nats; 0 never does."""
+    clip_norm: float = 0.5
+    """Length that gradients are cut to; 0 leaves them."""
+    decay_steps: int = 0
+    """Environment steps over which the learning rate falls linearly to 0; 0 keeps it."""
+    l2: float = 0.0
+    """Factor of the penalty l2/2 |w|^2 on weights of actor and C."""
+    l1: float = 0.0
+    """Factor of the penalty l1 |w| on weights of actor and C."""
+    normalize_obs: bool = True
+    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
+    head: Literal["regression", "hl_gauss"] = "regression"
+    """C as one number, or as a distribution over cost bins trained with cross-entropy."""
+    bins: int = 101
+    """Cost bins of hl_gauss."""
+    hidden: tuple[int, ...] = (64, 64)
+    """Widths of the hidden layers of actor and C."""
+    activation: Activation = "tanh"
+    """Between the layers of actor and C."""
+    layer_norm: bool = False
+    """Layer normalisation in actor and C."""
+    log_std: float = 0.0
+    """Initial log of the spread of continuous actions, before tanh."""
+    state_std: bool = False
+    """Let the spread depend on the state."""
+    noise_correlation: float = 0.0
+    """How much of a step's noise the next step keeps (continuous actions); long swings find what jitter does not."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        check_settings(self)
+
+
+class Rows(NamedTuple):
+    """A rollout, flat: B = T * N rows."""
+
+    x: Tensor  # [B, F] features as the policy saw them
+    sample: Tensor  # [B, A] before tanh, or [B]
+    log_prob: Tensor  # [B] of the sample, when it was acted on
+    advantage: Tensor  # [B] of mean 0 and variance 1; positive where the action cost more than expected
+    returns: Tensor  # [B] lambda-returns of cost
+    value: Tensor  # [B] C(s) before this rollout, in units of C's scale
+    weight: Tensor  # [B] equal where the row counts, 0 where it is a reset; sum 1
+
+
+class PPO:
+    """The agent of rl.loop.Agent.
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment.
+        config: its settings.
+        seed: decides initial weights, actions and minibatches.
+        device: where it lives.
+
+    Raises:
+        UserError: a space it cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        config: PPOConfig | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.config = c = config or PPOConfig()
+        self.codec = Codec(observation_space, action_space, device)
+        weights, acting = spread(seed, 2)
+        start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
+        spec = CriticSpec.of(
+            self.codec,
+            state_only=True,
+            hidden=c.hidden,
+            head=c.head,
+            bins=c.bins,
+            activation=c.activation,
+            layer_norm=c.layer_norm,
+            normalize_obs=c.normalize_obs,
+        )
+        self.critic = Critic(spec, start).to(device)
+        actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
+        self.actor = actor.to(device)
+        both = nn.ModuleDict({"actor": self.actor, "critic": self.critic})
+        self.optimizer = Optimizer(both, "adam", c.lr, c.clip_norm, c.l2, c.l1, c.decay_steps)
+        norm = self.critic.obs_norm if c.normalize_obs else None
+        self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
+        self.memory = RolloutMemory(c.num_steps, c.gamma)
+        self.steps = self.updates = 0
+        self._sample = np.empty(0)  # of the last action, until `observe`
+
+    def begin(self) -> None:
+        """Fresh episodes start: a rollout under way is dropped, for its next row would belong to another episode."""
+        self.memory.clear()
+        self.acting.begin()
+
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
+        """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode."""
+        self._sample, action = self.acting.explore(obs, self.memory.filled) if explore else self.acting.best(obs)
+        return action
+
+    def observe(self, step: Step) -> None:
+        """Puts one vector step into the rollout."""
+        self.memory.add(step, {"sample": self._sample})
+
+    def update(self) -> dict[str, Tensor]:
+        """Once a rollout is full: advantages, then several passes over it, and last the normaliser."""
+        if not self.memory.full:
+            return {}
+        rollout = self.memory.take()
+        self.steps += int(rollout.valid.sum())
+        self.optimizer.anneal(self.steps)
+        rows = self._targets(rollout)
+        metrics = self.critic.adapt(rows.returns, rows.weight)
+        rows = rows._replace(value=rows.value / self.critic.cost_scale.scale)
+        for _ in range(self.config.epochs):
+            for batch in minibatches(rows, self.config.minibatch, self.acting.generator):
+                learnt = self._learn(batch)
+            if self.config.target_kl and float(learnt["approx_kl"]) > 1.5 * self.config.target_kl:
+                break
+        if self.config.normalize_obs:  # last, so that this update saw what the policy saw
+            self.critic.obs_norm.update(flat(rollout.obs), flat(rollout.valid))
+        self.updates += 1
+        return metrics | learnt
+
+    @torch.no_grad()
+    def _targets(self, rollout: Rollout) -> Rows:
+        """Lambda-returns and advantages of cost, with C and the policy as they stand."""
+        x = self.critic.features(self.codec.tensor(np.concatenate((flat(rollout.obs), flat(rollout.next_obs)))))
+        value, next_value = host(self.critic.cost(x).mean(0)).reshape(2, *rollout.cost.shape)
+        returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
+        weight = rollout.valid / max(rollout.valid.sum(), 1)
+        advantage = returns - value
+        advantage -= (advantage * weight).sum()
+        advantage /= (advantage * advantage * weight).sum() ** 0.5 + 1e-8
+        columns = (rollout.extra["sample"], advantage, returns, value, weight)
+        sample, *rest = (self.codec.tensor(flat(column)) for column in columns)
+        x = x[: len(sample)]
+        return Rows(x, sample, self.actor(x).log_prob(sample), *rest)
+
+    def _learn(self, batch: Rows) -> dict[str, Tensor]:
+        """One step of the actor and C, down the sum of their losses."""
+        c = self.config
+        pi: Policy = self.actor(batch.x)
+        log_ratio = pi.log_prob(batch.sample) - batch.log_prob
+        actor_loss = clipped_score(log_ratio, batch.advantage, c.clip) @ batch.weight
+        critic_loss = self.critic.loss(
+            batch.x, None, batch.returns, batch.weight, before=batch.value, clip=c.value_clip
+        )
+        loss = actor_loss + c.value_coef * critic_loss
+        if c.entropy_coef:
+            fresh = self.acting.fresh(pi, len(batch.x))
+            loss = loss - c.entropy_coef * (pi.entropy(fresh) @ batch.weight)
+        norm = descend(self.optimizer, loss)
+        with torch.no_grad():  # the mean of r - 1 - log r over what pi_old did is KL(pi_old||pi), and never negative
+            moved = (log_ratio.expm1() - log_ratio) @ batch.weight
+        losses = {"actor_loss": actor_loss.detach(), "critic_loss": critic_loss.detach()}
+        return losses | {"grad_norm": norm, "approx_kl": moved}
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """An action for one observation or a batch, NumPy in and out, in the environment's units.
+
+        Args:
+            obs: [*observation_space.shape] or [N, *observation_space.shape].
+            state: handed back as it is; this agent has no memory between steps.
+            episode_start: not needed.
+            deterministic: the mode of pi instead of a sample.
+
+        Returns:
+            the action(s), and `state`.
+        """
+        return self.acting.predict(obs, deterministic), state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides the future, but for the rollout under way; the tensors are the live ones."""
+        tensors = checkpoint.module_state(actor=self.actor, critic=self.critic)
+        tensors |= self.optimizer.state("optimizer") | self.acting.state()
+        return tensors, {"steps": self.steps, "updates": self.updates}
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Takes up what `state` gave; a rollout under way is dropped."""
+        checkpoint.load_modules(tensors, actor=self.actor, critic=self.critic)
+        self.optimizer.load_state("optimizer", tensors)
+        self.acting.load_state(tensors, meta["steps"])
+        self.steps, self.updates = meta["steps"], meta["updates"]
+        self.memory.clear()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
+        checkpoint.save_agent(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> PPO:
+        """Reads what `save` wrote. Raises UserError where it cannot."""
+        return checkpoint.load_agent(path, cls, PPOConfig, device)

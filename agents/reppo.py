@@ -1,0 +1,300 @@
+"""REPPO: relative entropy pathwise policy optimisation (Voelcker et al. 2025, 2507.11019).
+
+On-policy, and the actor learns through C alone: no replay, no target network, no second critic. Three things make C's
+gradient safe to follow: C is a distribution over cost bins, trained on lambda-returns that count the entropy of the
+policy; a temperature holds that entropy; and a state whose policy has moved too far from the one that acted is pulled
+back instead of pushed on.
+
+The file reads in the order in which the data flows: act, observe, update of C, update of the actor through C.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from gymnasium import Space
+from torch import Tensor, nn
+
+from rl import checkpoint
+from rl.acting import Acting
+from rl.actor import Policy, actor_for
+from rl.critic import Critic, CriticSpec
+from rl.data import Rollout, Step, flat, host
+from rl.gradient import expected_cost
+from rl.nets import Activation
+from rl.optim import Optimizer, descend
+from rl.returns import lambda_return
+from rl.rollout import RolloutMemory, minibatches
+from rl.seeds import spread
+from rl.settings import check_settings
+from rl.spaces import Codec
+
+
+@dataclass(frozen=True)
+class REPPOConfig:
+    """Settings of REPPO; every one is a flag of scripts/train.py."""
+
+    num_steps: int = 32
+    """Steps of each environment between two updates."""
+    epochs: int = 8
+    """Passes over each rollout."""
+    minibatch: int = 512
+    """Rows of a minibatch."""
+    gamma: float = 0.99
+    """Discount of the cost of each further step."""
+    gae_lambda: float = 0.95
+    """Of the lambda-return: 0 trusts C after one step, 1 trusts only the costs seen."""
+    actor_lr: float = 3e-4
+    """Learning rate of the actor."""
+    critic_lr: float = 3e-4
+    """Learning rate of C."""
+    multiplier_lr: float = 1e-2
+    """Learning rate of the logs of alpha and beta; much slower, and they come too late for a run of our length."""
+    critic_warmup: int = 2000
+    """Environment steps at the start in which C alone learns: its first gradients are worth nothing."""
+    kl_bound: float = 0.1
+    """KL(pi_old||pi), in nats, beyond which a state is pulled back."""
+    entropy_target: float = 0.5
+    """What the temperature holds: this share of log n for n discrete actions, minus this a dimension of a box."""
+    alpha: float = 0.01
+    """Initial temperature, in units of C's scale."""
+    beta: float = 0.01
+    """Initial weight of the pull back."""
+    clip_norm: float = 0.5
+    """Length that gradients are cut to; 0 leaves them."""
+    decay_steps: int = 0
+    """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
+    l2: float = 0.0
+    """Factor of the penalty l2/2 |w|^2 on weights of actor and C."""
+    l1: float = 0.0
+    """Factor of the penalty l1 |w| on weights of actor and C."""
+    normalize_obs: bool = True
+    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
+    head: Literal["hl_gauss", "regression"] = "hl_gauss"
+    """C as a distribution over cost bins trained with cross-entropy, or as one number."""
+    bins: int = 151
+    """Cost bins of hl_gauss."""
+    kl_gate: bool = True
+    """False leaves the pull back out, to see what it is good for."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of actor and C."""
+    activation: Activation = "silu"
+    """Between the layers of actor and C."""
+    layer_norm: bool = True
+    """Layer normalisation in actor and C."""
+    log_std: float = 0.0
+    """Initial log of the spread of continuous actions, before tanh."""
+    state_std: bool = True
+    """Let the spread depend on the state."""
+    noise_correlation: float = 0.0
+    """How much of a step's noise the next step keeps (continuous actions); long swings find what jitter does not."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        check_settings(self)
+
+
+class Rows(NamedTuple):
+    """A rollout, flat: B = T * N rows."""
+
+    x: Tensor  # [B, F] features as the policy saw them
+    action: Tensor  # [B, A] or [B]
+    returns: Tensor  # [B] lambda-returns of soft cost
+    old: Tensor  # [B, ...] the policy that acted, as `columns` gives it
+    weight: Tensor  # [B] equal where the row counts, 0 where it is a reset; sum 1
+
+
+class Multipliers(nn.Module):
+    """The temperature alpha and the weight beta of the pull back, by their logs."""
+
+    def __init__(self, alpha: float, beta: float) -> None:
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
+        self.log_beta = nn.Parameter(torch.tensor(math.log(beta)))
+
+
+def actor_loss(cost: Tensor, entropy: Tensor, kl: Tensor, alpha: Tensor, beta: Tensor, kl_bound: float) -> Tensor:
+    """A row descends its soft cost while its policy is near the old one, and the divergence where it is not (eq. 9).
+
+    Args:
+        cost: [B] E_pi C(s, a) in units of C's scale, with its graph through C.
+        entropy: [B] of pi.
+        kl: [B] KL(pi_old || pi).
+        alpha: the temperature, without a graph.
+        beta: weight of the divergence, without a graph.
+        kl_bound: nats; infinity never pulls back.
+
+    Returns:
+        [B].
+    """
+    return torch.where(kl < kl_bound, cost - alpha * entropy, beta * kl)
+
+
+class REPPO:
+    """The agent of rl.loop.Agent.
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment.
+        config: its settings.
+        seed: decides initial weights, actions and minibatches.
+        device: where it lives.
+
+    Raises:
+        UserError: a space it cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        config: REPPOConfig | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.config = c = config or REPPOConfig()
+        self.codec = Codec(observation_space, action_space, device)
+        weights, acting = spread(seed, 2)
+        start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
+        spec = CriticSpec.of(
+            self.codec,
+            hidden=c.hidden,
+            head=c.head,
+            bins=c.bins,
+            activation=c.activation,
+            layer_norm=c.layer_norm,
+            normalize_obs=c.normalize_obs,
+        )
+        self.critic = Critic(spec, start).to(device)
+        actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
+        self.actor = actor.to(device)
+        self.multipliers = Multipliers(c.alpha, c.beta).to(device)
+        penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
+        self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
+        self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
+        self.multiplier_optimizer = Optimizer(self.multipliers, "adam", c.multiplier_lr)
+        most = sum(math.log(n) for n in self.codec.choices) if self.codec.discrete else -self.codec.action_size
+        self.entropy_target = c.entropy_target * most
+        norm = self.critic.obs_norm if c.normalize_obs else None
+        self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
+        self.memory = RolloutMemory(c.num_steps, c.gamma)
+        self.steps = self.updates = 0
+
+    def begin(self) -> None:
+        """Fresh episodes start: a rollout under way is dropped, for its next row would belong to another episode."""
+        self.memory.clear()
+        self.acting.begin()
+
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
+        """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode."""
+        return (self.acting.explore(obs, self.memory.filled) if explore else self.acting.best(obs))[1]
+
+    def observe(self, step: Step) -> None:
+        """Puts one vector step into the rollout."""
+        self.memory.add(step, {})
+
+    def update(self) -> dict[str, Tensor]:
+        """Once a rollout is full: targets, then C and the actor through C in turns, and last the normaliser."""
+        if not self.memory.full:
+            return {}
+        rollout = self.memory.take()
+        self.steps += int(rollout.valid.sum())
+        self.critic_optimizer.anneal(self.steps)
+        self.actor_optimizer.anneal(self.steps)
+        rows = self._targets(rollout)
+        metrics = self.critic.adapt(rows.returns, rows.weight)
+        for _ in range(self.config.epochs):
+            for batch in minibatches(rows, self.config.minibatch, self.acting.generator):
+                metrics |= self._update_critic(batch)
+                if self.steps > self.config.critic_warmup:
+                    metrics |= self._update_actor(batch)
+        if self.config.normalize_obs:  # last, so that this update saw what the policy saw
+            self.critic.obs_norm.update(flat(rollout.obs), flat(rollout.valid))
+        self.updates += 1
+        return metrics
+
+    @torch.no_grad()
+    def _targets(self, rollout: Rollout) -> Rows:
+        """Lambda-returns of soft cost: a step's cost less the worth of the entropy of the policy that follows it."""
+        x, following = (self.critic.features(self.codec.tensor(flat(obs))) for obs in (rollout.obs, rollout.next_obs))
+        pi: Policy = self.actor(following)
+        sample = self.acting.fresh(pi, len(following))
+        shape = rollout.cost.shape
+        next_value = host(expected_cost(self.critic, following, pi, sample)).reshape(shape)
+        # Before the first rollout C has no scale, and what stands for one must not outweigh the costs that set it.
+        unit = self.multipliers.log_alpha.exp() * self.critic.cost_scale.scale * bool(self.updates)
+        worth = host(pi.entropy(sample) * unit)
+        soft = rollout.cost - rollout.discount * worth.reshape(shape)  # nothing follows a termination: discount is 0
+        returns = lambda_return(soft, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
+        weight = rollout.valid / max(rollout.valid.sum(), 1)
+        action, returns, weight = (self.codec.tensor(flat(column)) for column in (rollout.action, returns, weight))
+        return Rows(x, action, returns, self.actor(x).columns(), weight)
+
+    def _update_critic(self, batch: Rows) -> dict[str, Tensor]:
+        """One step of C towards the returns."""
+        loss = self.critic.loss(batch.x, batch.action, batch.returns, batch.weight)
+        norm = descend(self.critic_optimizer, loss)
+        return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+
+    def _update_actor(self, batch: Rows) -> dict[str, Tensor]:
+        """One step of the actor through C, and of the multipliers towards what they hold."""
+        pi: Policy = self.actor(batch.x)
+        sample = self.acting.fresh(pi, len(batch.x))
+        cost = expected_cost(self.critic, batch.x, pi, sample) / self.critic.cost_scale.scale
+        entropy, kl = pi.entropy(sample), type(pi).of(batch.old).kl(pi)
+        alpha, beta = self.multipliers.log_alpha.exp(), self.multipliers.log_beta.exp()
+        bound = self.config.kl_bound if self.config.kl_gate else math.inf
+        loss = actor_loss(cost, entropy, kl, alpha.detach(), beta.detach(), bound) @ batch.weight
+        mean_entropy, mean_kl = entropy.detach() @ batch.weight, kl.detach() @ batch.weight
+        held = alpha * (mean_entropy - self.entropy_target) + beta * (self.config.kl_bound - mean_kl)
+        norm = descend(self.actor_optimizer, loss)
+        descend(self.multiplier_optimizer, held)
+        metrics = {"actor_loss": loss.detach(), "actor_grad_norm": norm, "entropy": mean_entropy, "kl": mean_kl}
+        return metrics | {"alpha": alpha.detach(), "beta": beta.detach()}
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """An action for one observation or a batch, NumPy in and out, in the environment's units.
+
+        Args:
+            obs: [*observation_space.shape] or [N, *observation_space.shape].
+            state: handed back as it is; this agent has no memory between steps.
+            episode_start: not needed.
+            deterministic: the mode of pi instead of a sample.
+
+        Returns:
+            the action(s), and `state`.
+        """
+        return self.acting.predict(obs, deterministic), state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides the future, but for the rollout under way; the tensors are the live ones."""
+        tensors = checkpoint.module_state(actor=self.actor, critic=self.critic, multipliers=self.multipliers)
+        tensors |= self.actor_optimizer.state("actor_optimizer") | self.critic_optimizer.state("critic_optimizer")
+        tensors |= self.multiplier_optimizer.state("multiplier_optimizer") | self.acting.state()
+        return tensors, {"steps": self.steps, "updates": self.updates}
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Takes up what `state` gave; a rollout under way is dropped."""
+        checkpoint.load_modules(tensors, actor=self.actor, critic=self.critic, multipliers=self.multipliers)
+        self.actor_optimizer.load_state("actor_optimizer", tensors)
+        self.critic_optimizer.load_state("critic_optimizer", tensors)
+        self.multiplier_optimizer.load_state("multiplier_optimizer", tensors)
+        self.acting.load_state(tensors, meta["steps"])
+        self.steps, self.updates = meta["steps"], meta["updates"]
+        self.memory.clear()
+
+    def save(self, path: str | Path) -> None:
+        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
+        checkpoint.save_agent(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> REPPO:
+        """Reads what `save` wrote. Raises UserError where it cannot."""
+        return checkpoint.load_agent(path, cls, REPPOConfig, device)

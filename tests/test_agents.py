@@ -1,0 +1,288 @@
+"""What every agent promises, whatever it learns by: reproducible to the bit, endings understood, units of the user."""
+
+from __future__ import annotations
+
+import random
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from agents import AGENTS
+from envs import make as gym_make
+from rl.errors import UserError
+from rl.train import train
+from tests.streams import (
+    SPACES,
+    N,
+    T,
+    after_the_clock,
+    changed,
+    constant,
+    every_fourth,
+    everything,
+    feed,
+    finite,
+    junk,
+    make,
+    never,
+    observation,
+    observations,
+    same,
+)
+
+# Agents in all the ways that they differ in what they draw, keep and compute.
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "a2c": ("a2c", {}),
+    "a2c pathwise": ("a2c", {"actor_gradient": "pathwise", "optimizer": "rmsprop", "dropout": 0.1}),
+    "a2c score": ("a2c", {"actor_gradient": "score", "decay_steps": 1000}),
+    "ppo": ("ppo", {"decay_steps": 1000}),
+    "ppo clipped": ("ppo", {"value_clip": 0.1, "target_kl": 0.01, "noise_correlation": 0.5}),
+    "reppo": ("reppo", {"decay_steps": 1000}),
+    "reppo regression": ("reppo", {"head": "regression", "state_std": False, "noise_correlation": 0.5}),
+}
+every_case = pytest.mark.parametrize("case", CASES)
+every_space = pytest.mark.parametrize("space", SPACES)
+every_agent = pytest.mark.parametrize("name", AGENTS)
+
+
+def agent_of(case: str, space: str = "discrete", seed: int = 0, **settings: Any) -> Any:
+    name, own = CASES[case]
+    return make(name, space, seed, **(own | settings))
+
+
+@every_case
+@every_space
+def test_the_seed_decides_everything(space: str, case: str) -> None:
+    agents = [agent_of(case, space, seed) for seed in (3, 3, 4)]
+    for i, agent in enumerate(agents):
+        torch.manual_seed(i)
+        feed(agent, 2 * T)
+    first, again, other = (everything(agent) for agent in agents)
+    assert same(first, again)
+    assert changed(first, other, "actor.net") and changed(first, other, "critic.net")
+
+
+@every_case
+@every_space
+def test_state_taken_up_by_a_fresh_agent_goes_on_bit_for_bit(space: str, case: str) -> None:
+    agent, fresh = agent_of(case, space, 1), agent_of(case, space, 99)
+    feed(agent, 2 * T)
+    agent.predict(observation(5))
+    tensors, meta = agent.state()
+    fresh.load_state({name: value.clone() for name, value in tensors.items()}, deepcopy(meta))
+    for a in (agent, fresh):
+        a.begin()  # noise that goes on from step to step ends where a run was cut
+    torch.manual_seed(1)
+    ours = feed(agent, 2 * T, start=2 * T)
+    torch.manual_seed(2)
+    theirs = feed(fresh, 2 * T, start=2 * T)
+    assert same(everything(agent), everything(fresh)) and agent.state()[1] == fresh.state()[1]
+    assert all(same(a, b) for a, b in zip(ours, theirs, strict=True))
+    np.testing.assert_array_equal(agent.predict(observation(7))[0], fresh.predict(observation(7))[0])
+
+
+@every_case
+def test_a_rollout_under_way_is_dropped_when_state_is_taken_up(case: str) -> None:
+    agent = agent_of(case)
+    feed(agent, T)
+    tensors, meta = agent.state()
+    kept = {name: value.clone() for name, value in tensors.items()}
+    feed(agent, 3, start=T)
+    agent.load_state(kept, meta)
+    fresh = agent_of(case, seed=9)
+    fresh.load_state(kept, meta)
+    for a in (agent, fresh):
+        feed(a, T, start=T)
+    assert same(everything(agent), everything(fresh))
+
+
+@every_case
+@every_space
+def test_global_random_state_is_neither_used_nor_touched(space: str, case: str) -> None:
+    def states() -> tuple[Any, ...]:
+        return torch.get_rng_state().tolist(), np.random.get_state()[1].tolist(), random.getstate()
+
+    before = states()
+    agent = agent_of(case, space)
+    feed(agent, 2 * T)
+    agent.predict(observation(0))
+    assert states() == before
+
+
+@every_agent
+def test_a_saved_agent_comes_back(name: str, tmp_path: Path) -> None:
+    agent = make(name, "box")
+    feed(agent, 2 * T)
+    agent.save(tmp_path / "a")
+    again = AGENTS[name][0].load(tmp_path / "a")
+    assert again.config == agent.config and same(everything(agent), everything(again))
+    for a in (agent, again):
+        feed(a, T, start=2 * T)
+    assert same(everything(agent), everything(again))
+
+
+# What the environment says --------------------------------------------------------------------------------------------
+
+HARD: dict[str, dict[str, Any]] = {  # C is trained hard, and entropy has no worth
+    "a2c": {"critic_passes": 8, "critic_lr": 1e-2},
+    "ppo": {"epochs": 8, "lr": 1e-2, "value_coef": 1.0},
+    "reppo": {"epochs": 8, "critic_lr": 1e-2, "alpha": 1e-9, "multiplier_lr": 0.0},
+}
+
+
+@pytest.mark.parametrize("head", ["regression", "hl_gauss"])
+@every_agent
+def test_c_predicts_r_over_one_minus_gamma_under_a_clock_and_less_under_an_end(name: str, head: Any) -> None:
+    """Reward 1 for ever, an ending every 4 steps. A clock leaves the cost at -1 / (1 - gamma) = -5."""
+    settings = HARD[name] | {"gamma": 0.8, "gae_lambda": 0.9, "minibatch": 64, "head": head}
+    clock, end, both = (make(name, **settings) for _ in range(3))
+    metrics = feed(clock, 40 * T, terminated=never, truncated=every_fourth, reward=constant(1))
+    cost = clock.critic(observations(40))
+    assert (cost + 5).abs().mean() < 0.15
+    if head == "hl_gauss":
+        assert torch.stack([m["clipped_targets"] for m in metrics]).mean() < 1e-3
+    # Negative control: the same flags as terminations, which win where both are set.
+    feed(end, 40 * T, terminated=every_fourth, truncated=never, reward=constant(1))
+    mean = end.critic(observations(40)).mean().item()
+    worth = [(1 - 0.8**k) / 0.2 for k in (1, 2, 3, 4)]  # with k steps to go; C cannot see how many
+    assert mean == pytest.approx(-sum(worth) / 4, abs=0.3)
+    feed(both, 40 * T, terminated=every_fourth, truncated=every_fourth, reward=constant(1))
+    assert same(everything(both), everything(end))
+
+
+@every_case
+@every_space
+def test_what_stands_in_a_reset_row_does_not_matter(space: str, case: str) -> None:
+    agents = [
+        agent_of(case, space, num_steps=14, dropout=0.0) if "a2c" in case else agent_of(case, space, num_steps=14)
+        for _ in range(2)
+    ]
+    for agent, size in zip(agents, (0.0, 50.0), strict=True):
+        feed(agent, 28, valid=after_the_clock, reward=junk(100 * size), obs=junk(size), next_obs=junk(-size))
+    a, b = (everything(agent) for agent in agents)
+    for name, value in a.items():
+        torch.testing.assert_close(value, b[name], rtol=1e-4, atol=1e-5, msg=f"{name} differs")
+    assert agents[0].steps == 28 * N - 4
+    assert agents[0].critic.obs_norm.count == 28 * N - 4
+    # Negative control: where the row counts, it does matter.
+    counted = agent_of(case, space, num_steps=14)
+    feed(counted, 28, reward=junk(5000.0))
+    assert changed(a, everything(counted), "critic.net")
+
+
+@every_case
+@every_space
+def test_a_rollout_of_reset_rows_alone_breaks_nothing(space: str, case: str) -> None:
+    agent = agent_of(case, space, num_steps=1)
+    feed(agent, 3)
+    feed(agent, 1, valid=never)
+    assert finite(everything(agent)) and agent.steps == 3 * N
+
+
+# For people -----------------------------------------------------------------------------------------------------------
+
+
+@every_agent
+@every_space
+def test_predict_takes_one_or_many_and_speaks_the_environments_units(space: str, name: str) -> None:
+    agent = make(name, space)
+    feed(agent, T)
+    batch, state = agent.predict(observation(0), state="mine", deterministic=True)
+    single, _ = agent.predict(observation(0)[1], deterministic=True)
+    assert state == "mine" and isinstance(batch, np.ndarray)
+    assert batch.shape == (N, *SPACES[space].shape) and np.shape(single) == SPACES[space].shape
+    np.testing.assert_allclose(single, batch[1], rtol=1e-5)
+    mode = agent.act(observation(0), explore=False)
+    np.testing.assert_allclose(batch, agent.codec.env_action(mode), rtol=1e-5)
+    draws = {tuple(np.ravel(agent.predict(observation(0))[0]).tolist()) for _ in range(20)}
+    assert len(draws) > 1 and all(SPACES[space].contains(a) for a in batch)
+
+
+@every_agent
+@every_space
+def test_predict_leaves_training_alone(space: str, name: str) -> None:
+    quiet, asked = make(name, space), make(name, space)
+    for agent in (quiet, asked):
+        for start in (0, 3):
+            feed(agent, T if start else 3, start=start)
+            if agent is asked:
+                agent.predict(observation(50))
+                agent.predict(observation(51), deterministic=True)
+    ours, theirs = everything(quiet), everything(asked)
+    ours.pop("predict_generator"), theirs.pop("predict_generator")
+    assert same(ours, theirs)
+
+
+# Used again, copied, diverged -----------------------------------------------------------------------------------------
+
+
+@every_agent
+def test_an_agent_is_trained_again_in_another_number_of_environments(name: str) -> None:
+    """The first run ends amid a rollout; its rows must not be continued by other episodes."""
+    agent: Any = None
+    rows: list[int] = []
+
+    def amid_the_third(tick: Any, agent: Any) -> bool:
+        rows.append(agent.memory.filled)
+        return len(rows) < 2 * agent.config.num_steps + 5
+
+    cls, config = AGENTS[name]
+    for num_envs in (8, 1, 4):
+        env = gym_make("CartPole-v1", num_envs, backend="native")
+        settings = config(**({} if name == "ppo" else {"critic_warmup": 0}), num_steps=16, hidden=(16,))
+        agent = agent or cls(env.single_observation_space, env.single_action_space, settings)
+        del rows[:]
+        train(agent, env, 100_000, progress=False, hooks=[amid_the_third])
+        assert rows[:3] == [1, 2, 3] and agent.memory.filled == 5
+        env.close()
+    assert agent.updates == 3 * 2
+
+
+@every_agent
+def test_a_copied_agent_says_that_its_optimizer_is_not_its_own(name: str) -> None:
+    agent = deepcopy(make(name))
+    with pytest.raises(RuntimeError, match="make another optimizer"):
+        feed(agent, T)
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+@every_agent
+def test_divergence_is_said_and_not_saved(name: str, env_id: str, tmp_path: Path) -> None:
+    env = gym_make(env_id, 2, backend="sync")
+    cls, config = AGENTS[name]
+    fast = {"lr": 1e30} if name == "ppo" else {"actor_lr": 1e30, "critic_lr": 1e30, "critic_warmup": 0}
+    settings = config(**fast, clip_norm=0.0, num_steps=16, hidden=(64, 64))
+    agent = cls(env.single_observation_space, env.single_action_space, settings)
+    with pytest.raises(UserError, match="diverged"):
+        train(agent, env, 20_000, tmp_path / "run", eval_every=100_000, progress=False)
+    assert not (tmp_path / "run" / "checkpoints" / "last").exists()
+    env.close()
+
+
+@every_agent
+def test_the_state_of_a_generator_of_another_device_is_replaced_by_a_seed(name: str) -> None:
+    agent, other = make(name), make(name)
+    tensors, meta = agent.state()
+    other.load_state({**tensors, "generator": torch.zeros(16, dtype=torch.uint8)}, meta)
+    a, b = torch.rand(4, generator=other.acting.generator), torch.rand(4, generator=agent.acting.generator)
+    assert not torch.equal(a, b)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@every_agent
+def test_on_a_gpu(name: str, tmp_path: Path) -> None:
+    env = gym_make("CartPole-v1", 8, backend="native")
+    cls, config = AGENTS[name]
+    settings = config(**({} if name == "ppo" else {"critic_warmup": 0}), num_steps=16)
+    agent = cls(env.single_observation_space, env.single_action_space, settings, device="cuda")
+    train(agent, env, 1_000, progress=False)
+    assert agent.updates == 7 and next(agent.actor.parameters()).is_cuda
+    agent.save(tmp_path / "agent")
+    obs = np.zeros((3, 4), dtype=np.float32)
+    there, here = cls.load(tmp_path / "agent", "cuda"), cls.load(tmp_path / "agent", "cpu")
+    assert (there.predict(obs, deterministic=True)[0] == here.predict(obs, deterministic=True)[0]).all()
+    env.close()
