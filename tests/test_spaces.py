@@ -123,7 +123,6 @@ def test_spaces_survive_json(space: Any) -> None:
         (spaces.Text(5), BOX, "observation space"),
         (OBS, spaces.Box(-np.inf, np.inf, (2,)), "every bound of a Box must be finite"),
         (OBS, spaces.Box(0, 5, (2,), np.int64), "must hold floats"),
-        (OBS, spaces.MultiDiscrete([2, 3]), "bounded Box, Discrete, MultiDiscrete or MultiBinary"),
         (OBS, spaces.Dict({"a": BOX}), "bounded Box, Discrete, MultiDiscrete or MultiBinary"),
     ],
 )
