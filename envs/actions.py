@@ -37,9 +37,9 @@ def check_values(actions: Array, space: Space[Any]) -> None:
     """Raises EnvError that names the first row whose action is beyond the Discrete, or is not finite."""
     if isinstance(space, Discrete):
         good = (actions >= space.start) & (actions < space.start + space.n)
-        allowed = f"from {space.start} to {space.start + space.n - 1}"
     else:
-        good, allowed = np.isfinite(actions), "finite"
+        good = np.isfinite(actions)
     if not good.all():
         i = int(np.argwhere(~good)[0, 0])
-        raise EnvError(f"environment {i} got action {actions[i]}: it must be {allowed}")
+        bounds = isinstance(space, Discrete) and f"from {space.start} to {space.start + space.n - 1}"
+        raise EnvError(f"environment {i} got action {actions[i]}: it must be {bounds or 'finite'}")

@@ -21,7 +21,8 @@ from envs.errors import EnvError
 from envs.load import one_line
 from envs.native import Advance, Array, NativeVectorEnv
 
-AHEAD = 32  # first states drawn from a generator at once: an episode's end then costs an index, not a call
+AHEAD = 128  # first states drawn from a generator at once: an episode's end then costs an index, not a call
+_ROOM = 2**17  # and of all rows together: what is drawn ahead takes some megabytes, however many rows there are
 # Vector steps in NumPy before "auto" loads numba's code. They cost about as much above its steps as its loading does,
 # 0.6 s: who stops earlier has saved that, and who goes on has paid it at most twice.
 PATIENCE = 10_000
@@ -67,9 +68,10 @@ class ClassicVectorEnv(NativeVectorEnv):
         (size,) = twin.observation_space.shape
         self.state = np.zeros((self.state_size, num_envs))  # [S, N]
         self.obs = np.zeros((num_envs, size), dtype=np.float32)  # what was seen last
-        self.drawn = np.zeros((num_envs, AHEAD, self.state_size))  # first states drawn ahead, and what is seen of them
-        self.seen = np.zeros((num_envs, AHEAD, size), dtype=np.float32)
-        self.used = np.full(num_envs, AHEAD)  # how many of them have been used
+        self.ahead = max(1, min(AHEAD, _ROOM // num_envs))
+        self.drawn = np.zeros((num_envs, self.ahead, self.state_size))  # first states drawn ahead, what is seen of them
+        self.seen = np.zeros((num_envs, self.ahead, size), dtype=np.float32)
+        self.used = np.full(num_envs, self.ahead)  # how many of them have been used
         self._final_obs = self.obs.copy()
         self._parameter = np.array([2.0, self._read_argument()])
         space = self.single_action_space
@@ -79,15 +81,18 @@ class ClassicVectorEnv(NativeVectorEnv):
             raise EnvError(f"kernel is {kernel!r}: it must be auto, numba or numpy")
         self._patience = PATIENCE if kernel == "auto" else 0  # vector steps until numba's code is loaded; 0: never
         self._step: Callable[..., int] | None = None
+        self.engine = "NumPy"
         if kernel == "auto":
             there = importlib.util.find_spec("numba") is not None
-            self.engine = f"NumPy, after {PATIENCE:,} steps numba" if there else "NumPy: numba is not installed"
+            self.engine += f", after {PATIENCE:,} steps numba" if there else ": numba is not installed"
         if kernel == "numba" or (kernel == "auto" and type(self) in _loaded):
             self._load(must=kernel == "numba")
 
     @classmethod
     def declines(cls, kwargs: Mapping[str, Any]) -> str | None:
         """All but plain numbers: what others do in gymnasium's formulas is up to them."""
+        if np.lib.NumpyVersion(np.__version__) < "2.0.0":
+            return "under NumPy 1 gymnasium's float32 terms are of other types"
         odd = [f"{key}={value!r}" for key, value in kwargs.items() if not isinstance(value, (int, float))]
         return f"it takes plain numbers only, not {', '.join(odd)}" if odd else None
 
@@ -111,9 +116,11 @@ class ClassicVectorEnv(NativeVectorEnv):
             *(values, single, *self._bounds, self._parameter, self._limit, same_step),
             *(obs, final, reward, terminated, truncated),
         )
-        if (ended := self._step(*arguments)) == classic_rows.NOT_DONE:
-            check_values(given, self.single_action_space)
-            self._draw_ahead(np.arange(n))
+        ended = self._step(*arguments)
+        if ended == classic_rows.BAD_ACTION:
+            check_values(given, self.single_action_space)  # raises
+        if ended == classic_rows.DRY:
+            self._draw_ahead(np.flatnonzero(self.used == self.ahead))
             ended = self._step(*arguments)
         if not same_step:
             self._ready = ended == 0
@@ -155,7 +162,7 @@ class ClassicVectorEnv(NativeVectorEnv):
             states = self._first(np.stack([self._draw(self.rngs[i], 1, options) for i in rows.tolist()]))[:, 0]
             self.state[:, rows], self.obs[rows] = states.T, self._look(states)
             return {}
-        self._draw_ahead(rows)
+        self._draw_ahead(rows[self.used[rows] == self.ahead])
         taken = self.used[rows]
         self.state[:, rows], self.obs[rows] = self.drawn[rows, taken].T, self.seen[rows, taken]
         self.used[rows] += 1
@@ -168,16 +175,15 @@ class ClassicVectorEnv(NativeVectorEnv):
         return {"state": self.state.T, "obs": self.obs}
 
     def _draw_ahead(self, rows: Array) -> None:
-        """Draws `AHEAD` first states for those of the rows that have none left."""
-        dry = rows[self.used[rows] == AHEAD]
-        if len(dry):
-            states = self._first(np.stack([self._draw(self.rngs[i], AHEAD, None) for i in dry.tolist()]))
-            self.drawn[dry], self.seen[dry], self.used[dry] = states, self._look(states), 0
+        """Draws `ahead` first states for each of these rows, which have none left."""
+        if len(rows):
+            states = self._first(np.stack([self._draw(self.rngs[i], self.ahead, None) for i in rows.tolist()]))
+            self.drawn[rows], self.seen[rows], self.used[rows] = states, self._look(states), 0
 
     def _settle(self, rows: Array) -> None:
         for i in rows.tolist():
-            self.rngs[i].bit_generator.advance(-int(AHEAD - self.used[i]) * self.draws)
-        self.used[rows] = AHEAD
+            self.rngs[i].bit_generator.advance(-int(self.ahead - self.used[i]) * self.draws)
+        self.used[rows] = self.ahead
 
     @abstractmethod
     def _draw(self, rng: np.random.Generator, n: int, options: dict[str, Any] | None) -> Array:

@@ -24,7 +24,7 @@ import numpy as np
 
 Num = Any  # an array of N, or one number
 Row = Callable[[Any, Num, Any, Num, bool, Any], tuple[Num, Num]]
-NOT_DONE = -1  # of a compiled step: a bad action, or a row without a drawn state; nothing has been stepped
+BAD_ACTION, DRY = -1, -2  # what a compiled step returns that has stepped nothing; DRY: a row has no drawn state left
 
 
 def cartpole(s: Any, a: Num, o: Any, first: Num, single: bool, p: Any) -> tuple[Num, Num]:
@@ -211,10 +211,13 @@ def compiled(row: Row, discrete: bool) -> Callable[..., int]:
         actions: Any, single: bool, low: Any, high: Any, p: Any, limit: int, same_step: bool,
         new_obs: Any, final_obs: Any, reward: Any, terminated: Any, truncated: Any,
     ) -> int:  # fmt: skip
-        """What `NativeVectorEnv.step` does, in one pass; returns how many rows ended, or NOT_DONE."""
+        """What `NativeVectorEnv.step` does, in one pass; returns how many rows ended, BAD_ACTION or DRY."""
         for i in range(len(actions)):
-            if not (low <= actions[i] <= high) or used[i] == drawn.shape[1]:
-                return NOT_DONE
+            if not (low <= actions[i] <= high):
+                return BAD_ACTION
+        for i in range(len(actions)):
+            if used[i] == drawn.shape[1]:
+                return DRY
         count = 0
         for i in range(len(actions)):
             if ended[i]:  # in NEXT_STEP: this step resets it

@@ -33,13 +33,13 @@ class Native(NamedTuple):
 
 def native(found: Found, env_kwargs: Mapping[str, Any], render_mode: str | None) -> Native:
     """The environment's batched form: ours, which is equal to the single one, before its own. Raises EnvError."""
-    if isinstance(found.target, EnvSpec) and (task := _twin(found.target)) is not None:
+    if isinstance(found.target, EnvSpec) and (task := twin(found.target)) is not None:
         return _equal(task, found.target, dict(env_kwargs), render_mode)
     create, why = _own(found, dict(env_kwargs), render_mode)
     return Native(create, why if create is None else f"{why}, {OTHER_STREAM}")
 
 
-def _twin(spec: EnvSpec) -> type[NativeVectorEnv] | None:
+def twin(spec: EnvSpec) -> type[NativeVectorEnv] | None:
     """Our batched form of gymnasium's class behind an id. Another class under the same id has none."""
     point = spec.entry_point
     if not isinstance(point, str):

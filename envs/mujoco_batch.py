@@ -168,9 +168,9 @@ class MujocoVectorEnv(NativeVectorEnv):
         return {"physics": self._batch.state, **self.seen}
 
     def _pose(self, i: int) -> None:
-        twin: Any = self.twin
-        self._mujoco.mj_setState(twin.model, twin.data, self._batch.state[i], self._state_kind)
-        self._mujoco.mj_forward(twin.model, twin.data)
+        # Gymnasium draws bodies where the last substep left them; this is where they are, up to a substep further.
+        self._mujoco.mj_setState(self.model, self.twin.data, self._batch.state[i], self._state_kind)
+        self._mujoco.mj_forward(self.model, self.twin.data)
 
     # How it does it
 

@@ -31,6 +31,7 @@ from envs.make import make
 from rl.errors import UserError
 from rl.session import LOG_POINTS
 
+from . import bench_envs
 from .bench_tables import print_learning, print_parts, print_rounds
 from .cli import guarded, parse
 
@@ -116,8 +117,11 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and prints; returns the exit code, 2 for wrong input."""
-    return guarded(_bench, argv)
+    """Measures and prints; returns the exit code, 2 for wrong input. `envs` as first word: environments alone."""
+    words = sys.argv[1:] if argv is None else argv
+    if words[:1] == ["envs"]:
+        return bench_envs.main(words[1:])
+    return guarded(_bench, words)
 
 
 def _bench(argv: Sequence[str]) -> int:

@@ -6,12 +6,15 @@ import json
 import subprocess
 import sys
 import textwrap
+import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import cloudpickle
 import gymnasium
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control.cartpole import CartPoleEnv, CartPoleVectorEnv
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from envs import EnvError, make
@@ -125,7 +128,7 @@ def assert_same(a, b) -> None:
 
 
 def test_attributes_of_what_comes_back() -> None:
-    env = make("Pendulum-v1", num_envs=3, seed=11, env_kwargs={"g": 9.0})
+    env = make("Pendulum-v1", num_envs=3, seed=11, env_kwargs={"g": 9.0}, backend="sync")
     assert isinstance(env, gymnasium.vector.VectorEnv) and env.num_envs == 3
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert (env.name, env.backend, env.initial_seed) == ("Pendulum-v1", "sync", 11)
@@ -150,12 +153,16 @@ def test_names_are_fit_for_file_names(folder: Path) -> None:
     assert make(Chain, 1).name == "known.Chain"
 
 
-def test_the_native_cartpole_keeps_its_clock_and_says_that_its_random_stream_differs() -> None:
+def test_a_native_id_keeps_its_clock_and_says_that_its_numbers_are_those_of_sync() -> None:
     env = make("CartPole-v1", 4)
-    assert env.backend == "native" and "another random stream" in env.backend_reason
-    assert env.max_episode_steps == 500
+    assert env.backend == "native" and env.backend_reason.startswith("native: CartPole steps all at once, the same num")
+    assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
+    assert env.max_episode_steps == 500 and make("CartPole-v0", 4).max_episode_steps == 200
     assert make("CartPole-v0", 4, env_kwargs={"max_episode_steps": 9}).max_episode_steps == 9
-    assert env.remake(2, 0).backend == "native"
+    assert make("CartPole-v0", 4, env_kwargs={"max_episode_steps": -1}).max_episode_steps is None  # as in gymnasium
+    assert env.remake(2, 0).backend == "native" and env.remake(1, 0, "rgb_array").backend == "native"
+    env.reset(seed=0)
+    env.set_state(env.get_state())
 
 
 def test_time_limit_and_wrappers_of_an_id_are_kept_and_the_limit_can_be_set() -> None:
@@ -178,19 +185,65 @@ def test_sync_and_async_agree_bit_for_bit() -> None:
         assert_same(play(sync, 60), play(sync, 60, seed=8))
 
 
-def test_native_has_the_same_dynamics() -> None:
-    native, sync = make("CartPole-v1", 5), make("CartPole-v1", 5, backend="sync")
-    native.reset(seed=0)
-    sync.reset(seed=0)
-    state = np.random.default_rng(0).uniform(-0.15, 0.15, (5, 4))
-    native.env.state = state.T.copy()
-    for env, row in zip(sync.envs, state, strict=True):
-        env.unwrapped.state = row
-    action = np.array([0, 1, 1, 0, 1])
-    a, b = native.step(action), sync.step(action)
-    np.testing.assert_allclose(a[0], b[0], rtol=1e-6)
-    for x, y in zip(a[1:4], b[1:4], strict=True):
-        np.testing.assert_array_equal(x, y)
+@pytest.mark.parametrize(
+    ("env_id", "kwargs"),
+    [
+        ("CartPole-v1", {}),
+        ("CartPole-v0", {"sutton_barto_reward": True, "max_episode_steps": 30}),
+        ("Acrobot-v1", {"max_episode_steps": 20}),
+        ("MountainCar-v0", {"max_episode_steps": 20}),
+        ("MountainCarContinuous-v0", {"max_episode_steps": 20}),
+        ("Pendulum-v1", {"g": 3, "max_episode_steps": 20}),
+    ],
+)
+def test_native_and_sync_agree_bit_for_bit(env_id: str, kwargs: dict) -> None:
+    native, sync = (make(env_id, 3, env_kwargs=kwargs, backend=backend) for backend in ("native", "sync"))
+    assert_same(play(native, 70), play(sync, 70))
+    assert (native.single_observation_space, native.action_space) == (
+        sync.single_observation_space,
+        sync.action_space,
+    )
+
+
+class OtherCartPole(CartPoleEnv):
+    """Not gymnasium's, and not what ours is equal to."""
+
+
+@pytest.fixture
+def registered() -> Iterator[Callable[..., None]]:
+    """`gymnasium.register` that is forgotten after the test."""
+    before = dict(gymnasium.registry)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # "overriding environment"
+        yield gymnasium.register
+    gymnasium.registry.clear()
+    gymnasium.registry.update(before)
+
+
+def test_only_gymnasiums_own_class_has_an_equal_native_form(registered: Callable[..., None]) -> None:
+    registered("CartPole-v1", entry_point=OtherCartPole, max_episode_steps=7)
+    assert make("CartPole-v1", 2).backend == "sync"
+    registered("CartPole-v1", entry_point=OtherCartPole, vector_entry_point=CartPoleVectorEnv, max_episode_steps=7)
+    env = make("CartPole-v1", 2)
+    assert (env.backend, type(env.env)) == (
+        "native",
+        CartPoleVectorEnv,
+    ) and "another random stream" in env.backend_reason
+    registered("Mine-v0", entry_point=CartPoleEnv, max_episode_steps=7, kwargs={"sutton_barto_reward": True})
+    assert_same(play(make("Mine-v0", 2, backend="native"), 30), play(make("Mine-v0", 2, backend="sync"), 30))
+    wrapper = gymnasium.envs.registration.WrapperSpec("Time", "gymnasium.wrappers:TimeAwareObservation", {})
+    registered("Wrapped-v0", entry_point=CartPoleEnv, max_episode_steps=7, additional_wrappers=(wrapper,))
+    assert make("Wrapped-v0", 2).backend_reason.endswith("not the native CartPole: its id has wrappers")
+    with pytest.raises(EnvError, match="backend 'native' is not there: not the native CartPole: its id has wrappers"):
+        make("Wrapped-v0", 2, backend="native")
+
+
+def test_what_native_declines_goes_to_sync_and_is_said() -> None:
+    env = make("Pendulum-v1", 2, env_kwargs={"g": np.float32(9.0)})  # gymnasium then computes in other types
+    assert env.backend == "sync"
+    assert env.backend_reason.endswith("; not the native Pendulum: it takes plain numbers only, not g=np.float32(9.0)")
+    assert_same(play(env, 9), play(make("Pendulum-v1", 2, env_kwargs={"g": np.float32(9.0)}, backend="sync"), 9))
+    assert "does not render 'human'" in make("CartPole-v1", 1).remake(1, 0, "human").backend_reason
 
 
 def test_auto_weighs_the_step_against_the_processes() -> None:
@@ -424,8 +477,19 @@ MISTAKES = [
     ("CartPole-v1", {"num_envs": 0}, "num_envs is 0: it must be a whole number of at least 1"),
     ("CartPole-v1", {"num_envs": 2.5}, "num_envs is 2.5"),
     ("CartPole-v1", {"seed": -1}, "seed is -1: it must be a whole number of at least 0"),
-    ("CartPole-v1", {"backend": "fast"}, "backend is 'fast': it must be one of auto, sync, async, native"),
-    ("Pendulum-v1", {"backend": "native"}, "backend 'native' is not there: Pendulum-v1 has no batched form"),
+    ("CartPole-v1", {"backend": "fast"}, "backend is 'fast': it must be one of auto, native, sync, async, envpool"),
+    ("Blackjack-v1", {"backend": "native"}, "backend 'native' is not there: Blackjack-v1 has no batched form"),
+    (
+        "CartPole-v1",
+        {"env_kwargs": {"max_episode_steps": 0}},
+        "CartPole-v1 cannot be made: .*`max_episode_steps` to be",
+    ),
+    (
+        "{folder}/corridor.py:Corridor",
+        {"backend": "envpool"},
+        "backend 'envpool' knows ids only, not corridor.Corridor",
+    ),
+    ("CartPole-v1", {"backend": "envpool", "render_mode": "rgb_array"}, "backend 'envpool' does not render"),
     ("costgrad/LQR-v0", {"env_kwargs": {"horizn": 1}}, "LQR-v0 does not take horizn: it takes horizon, noise, bound"),
     ("costgrad/LQR-v0", {"render_mode": "rgb_array"}, "LQR-v0 cannot render"),
     ("costgrad/Chain-v0", {"env_kwargs": {"n": 1}}, "Chain has n=1: it must have at least 2 states"),
@@ -447,6 +511,7 @@ def test_each_mistake_gets_one_line(folder: Path, env, kwargs, message: str) -> 
     [
         ("HalfCheetah-v5", "mujoco", r"HalfCheetah-v5 needs a package.*pip install .*gymnasium\[mujoco\]"),
         ("LunarLander-v3", "Box2D", r"LunarLander-v3 needs a package.*pip install .*gymnasium\[box2d\]"),
+        ("CartPole-v1", "envpool", r"backend 'envpool' needs envpool: pip install 'costgrad\[envpool\]'"),
         ("ALE/Pong-v5", "ale_py", "'ALE/Pong-v5' needs Atari: pip install ale-py"),
     ],
 )
@@ -454,7 +519,7 @@ def test_a_missing_package_is_named_with_what_installs_it(env: str, package: str
     code = (
         f"import sys; sys.modules[{package!r}] = None; sys.path.insert(0, {ROOT!r})\n"
         "from envs import make, EnvError\n"
-        f"try: make({env!r}, 1)\n"
+        f"try: make({env!r}, 1, backend={'envpool' if package == 'envpool' else 'auto'!r})\n"
         "except EnvError as error: print(error)\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=60)
