@@ -78,7 +78,9 @@ class MujocoVectorEnv(NativeVectorEnv):
 
         # Contact forces are computed from all that a step leaves behind, so a step must leave it to each simulation.
         self._contacts = "cfrc_ext" in self.reads
-        self._batch = Batch(self.model, num_envs, num_threads or min(_cores(), num_envs), persistent=self._contacts)
+        threads = num_threads or min(_cores(), num_envs)
+        self.engine = f"mujoco.batch on {threads} thread{'s' * (threads > 1)}"
+        self._batch = Batch(self.model, num_envs, threads, persistent=self._contacts)
         self._mujoco, self._scratch = mujoco, mujoco.MjData(self.model)
         self._state_kind = mujoco.mjtState.mjSTATE_INTEGRATION.value
         self._reset_state = self._batch.state[0].copy()  # [S], of a simulation that has just been made

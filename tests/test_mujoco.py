@@ -366,6 +366,8 @@ def test_make_falls_back_and_says_why() -> None:
     flag = {"include_cvel_in_observation": 1}
     env = make("Humanoid-v5", 1, env_kwargs=flag)
     assert env.backend == "sync" and "include_cvel_in_observation=1 is not a bool" in env.backend_reason
+    for threads, said in ((1, "mujoco.batch on 1 thread)"), (2, "mujoco.batch on 2 threads)")):
+        assert make("Hopper-v5", 2, env_kwargs={"num_threads": threads}).backend_reason.endswith(said)
     with pytest.raises(EnvError, match="is not a bool"):
         make("Humanoid-v5", 1, env_kwargs=flag, backend="native")
     assert make("Ant-v4", 1).backend == "sync"
