@@ -27,6 +27,7 @@ from rl.critic import Critic, CriticSpec
 from rl.data import Rollout, Step, flat, host
 from rl.gradient import expected_cost
 from rl.nets import Activation
+from rl.norm import CostUnit
 from rl.optim import Optimizer, descend
 from rl.returns import lambda_return
 from rl.rollout import RolloutMemory, minibatches
@@ -62,7 +63,7 @@ class REPPOConfig:
     entropy_target: float = 0.5
     """What the temperature holds: this share of log n for n discrete actions, minus this a dimension of a box."""
     alpha: float = 0.01
-    """Initial temperature, in units of C's scale."""
+    """Initial temperature: what a nat of entropy is worth, in units of the size of discounted costs."""
     beta: float = 0.01
     """Initial weight of the pull back."""
     clip_norm: float = 0.5
@@ -122,7 +123,7 @@ def actor_loss(cost: Tensor, entropy: Tensor, kl: Tensor, alpha: Tensor, beta: T
     """A row descends its soft cost while its policy is near the old one, and the divergence where it is not (eq. 9).
 
     Args:
-        cost: [B] E_pi C(s, a) in units of C's scale, with its graph through C.
+        cost: [B] E_pi C(s, a) in units of the size of discounted costs, with its graph through C.
         entropy: [B] of pi.
         kl: [B] KL(pi_old || pi).
         alpha: the temperature, without a graph.
@@ -174,6 +175,7 @@ class REPPO:
         actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
         self.actor = actor.to(device)
         self.multipliers = Multipliers(c.alpha, c.beta).to(device)
+        self.unit = CostUnit()  # of alpha and of the actor's loss; on the host, where costs come from
         penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
@@ -188,6 +190,7 @@ class REPPO:
     def begin(self) -> None:
         """Fresh episodes start: a rollout under way is dropped, for its next row would belong to another episode."""
         self.memory.clear()
+        self.unit.begin()
         self.acting.begin()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
@@ -206,6 +209,7 @@ class REPPO:
         self.steps += int(rollout.valid.sum())
         self.critic_optimizer.anneal(self.steps)
         self.actor_optimizer.anneal(self.steps)
+        self.unit.update(rollout.cost, rollout.discount, rollout.done, rollout.valid)
         rows = self._targets(rollout)
         metrics = self.critic.adapt(rows.returns, rows.weight)
         for _ in range(self.config.epochs):
@@ -226,9 +230,7 @@ class REPPO:
         sample = self.acting.fresh(pi, len(following))
         shape = rollout.cost.shape
         next_value = host(expected_cost(self.critic, following, pi, sample)).reshape(shape)
-        # Before the first rollout C has no scale, and what stands for one must not outweigh the costs that set it.
-        unit = self.multipliers.log_alpha.exp() * self.critic.cost_scale.scale * bool(self.updates)
-        worth = host(pi.entropy(sample) * unit)
+        worth = host(pi.entropy(sample) * self.multipliers.log_alpha.exp()) * self.unit.value
         soft = rollout.cost - rollout.discount * worth.reshape(shape)  # nothing follows a termination: discount is 0
         returns = lambda_return(soft, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
         weight = rollout.valid / max(rollout.valid.sum(), 1)
@@ -245,7 +247,7 @@ class REPPO:
         """One step of the actor through C, and of the multipliers towards what they hold."""
         pi: Policy = self.actor(batch.x)
         sample = self.acting.fresh(pi, len(batch.x))
-        cost = expected_cost(self.critic, batch.x, pi, sample) / self.critic.cost_scale.scale
+        cost = expected_cost(self.critic, batch.x, pi, sample) / self.unit.value
         entropy, kl = pi.entropy(sample), type(pi).of(batch.old).kl(pi)
         alpha, beta = self.multipliers.log_alpha.exp(), self.multipliers.log_beta.exp()
         bound = self.config.kl_bound if self.config.kl_gate else math.inf
@@ -275,14 +277,18 @@ class REPPO:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the future, but for the rollout under way; the tensors are the live ones."""
-        tensors = checkpoint.module_state(actor=self.actor, critic=self.critic, multipliers=self.multipliers)
+        tensors = checkpoint.module_state(
+            actor=self.actor, critic=self.critic, multipliers=self.multipliers, unit=self.unit
+        )
         tensors |= self.actor_optimizer.state("actor_optimizer") | self.critic_optimizer.state("critic_optimizer")
         tensors |= self.multiplier_optimizer.state("multiplier_optimizer") | self.acting.state()
         return tensors, {"steps": self.steps, "updates": self.updates}
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up what `state` gave; a rollout under way is dropped."""
-        checkpoint.load_modules(tensors, actor=self.actor, critic=self.critic, multipliers=self.multipliers)
+        checkpoint.load_modules(
+            tensors, actor=self.actor, critic=self.critic, multipliers=self.multipliers, unit=self.unit
+        )
         self.actor_optimizer.load_state("actor_optimizer", tensors)
         self.critic_optimizer.load_state("critic_optimizer", tensors)
         self.multiplier_optimizer.load_state("multiplier_optimizer", tensors)

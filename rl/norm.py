@@ -75,5 +75,51 @@ class RunningNorm(nn.Module):
             getattr(self, name).copy_(torch.as_tensor(value))
 
 
+class CostUnit(nn.Module):
+    """The size of a task's discounted costs: what a temperature or a weight is counted in.
+
+    max(std(G), max|G| / 5) of G_t = cost_t + discount_{t-1} G_{t-1}, what each episode has cost so far, looking back
+    (as FlashSAC scales rewards, 2604.04539). It depends on the task's costs alone, not on C nor on what an agent adds
+    to them: a temperature counted in the size of soft returns would feed on itself.
+    """
+
+    largest: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.past = RunningNorm(())
+        self.register_buffer("largest", torch.zeros(()))
+        self._going: np.ndarray | None = None  # [N] G of the episodes under way
+
+    @property
+    def value(self) -> float:
+        """In the environment's units of cost; 1 until costs other than 0 have been seen."""
+        return max(float(host(self.past.var)) ** 0.5 * bool(self.past.count), float(host(self.largest)) / 5) or 1.0
+
+    def begin(self) -> None:
+        """Fresh episodes start."""
+        self._going = None
+
+    def update(self, cost: np.ndarray, discount: np.ndarray, done: np.ndarray, valid: np.ndarray) -> None:
+        """Takes in a rollout.
+
+        Args:
+            cost: [T, N].
+            discount: [T, N].
+            done: [T, N] whether the episode ended with the row.
+            valid: [T, N] 1 or 0; rows of weight 0 do not count.
+        """
+        going = np.zeros(cost.shape[1]) if self._going is None else self._going
+        past = np.empty(cost.shape)
+        for t in range(len(cost)):
+            past[t] = cost[t] * valid[t] + going
+            going = np.where(done[t], 0.0, discount[t] * past[t])
+        self._going = going
+        counted = past[valid > 0]
+        if len(counted):
+            self.past.update(counted)
+            self.largest.fill_(max(float(np.abs(counted).max()), float(host(self.largest))))
+
+
 def _array(value: np.ndarray | Tensor) -> np.ndarray:
     return host(value) if isinstance(value, Tensor) else value

@@ -504,11 +504,28 @@ MUTANTS = [
     Mutant(
         "reppo: entropy not in units of cost",
         "agents/reppo.py",
-        "* self.critic.cost_scale.scale * bool(",
-        "* bool(",
+        ".exp()) * self.unit.value",
+        ".exp())",
         "reppo",
     ),
-    Mutant("reppo: entropy before there is a scale", "agents/reppo.py", " * bool(self.updates)", "", "reppo"),
+    Mutant(
+        "reppo: entropy in units that follow it",
+        "agents/reppo.py",
+        ".exp()) * self.unit.value",
+        ".exp() * self.critic.cost_scale.scale)",
+        "reppo",
+    ),
+    Mutant(
+        "norm: unit forgets where episodes end",
+        "rl/norm.py",
+        "np.where(done[t], 0.0, discount[t] * past[t])",
+        "discount[t] * past[t]",
+        "norm",
+    ),
+    Mutant("norm: unit without its discount", "rl/norm.py", "discount[t] * past[t])", "past[t])", "norm"),
+    Mutant("norm: unit counts reset rows", "rl/norm.py", "past[valid > 0]", "past.ravel()", "norm"),
+    Mutant("norm: unit of constant costs is 0", "rl/norm.py", "float(host(self.largest)) / 5)", "0.0)", "norm"),
+    Mutant("norm: unit is not kept", "rl/norm.py", "self._going = going\n", "self._going = None\n", "norm"),
     Mutant(
         "reppo: gate reversed", "agents/reppo.py", "torch.where(kl < kl_bound,", "torch.where(kl > kl_bound,", "reppo"
     ),
@@ -572,7 +589,7 @@ MUTANTS = [
     Mutant(
         "reppo: C's gradient in units of cost",
         "agents/reppo.py",
-        "sample) / self.critic.cost_scale.scale",
+        "sample) / self.unit.value",
         "sample)",
         "reppo",
     ),

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rl.norm import RunningNorm
+from rl.norm import CostUnit, RunningNorm
 
 
 def data(*shape: int, seed: int = 0, mean: float = 3.0, std: float = 7.0) -> Tensor:
@@ -157,3 +157,61 @@ def test_state_survives_a_round_trip() -> None:
     for n in (norm, other):
         n.update(data(30, 3, seed=1))
     assert torch.equal(norm(data(5, 3)), other(data(5, 3)))
+
+
+# The unit of cost -----------------------------------------------------------------------------------------------------
+
+
+def test_the_unit_is_the_size_of_what_episodes_have_cost_by_brute_force() -> None:
+    """max(std(G), max|G| / 5) of G, looking back over each episode, across rollouts, reset rows left out."""
+    rng = np.random.default_rng(0)
+    steps, envs, gamma = 60, 3, 0.9
+    cost = rng.normal(2.0, 3.0, (steps, envs))
+    valid = (rng.random((steps, envs)) > 0.1).astype(np.float32)
+    done = rng.random((steps, envs)) < 0.15
+    discount = np.where(done & (rng.random((steps, envs)) < 0.5), 0.0, gamma)
+    unit, past = CostUnit(), []
+    for part in range(0, steps, 20):
+        rows = slice(part, part + 20)
+        unit.update(cost[rows], discount[rows], done[rows], valid[rows])
+    for i in range(envs):
+        total = 0.0
+        for t in range(steps):
+            total += cost[t, i] * valid[t, i]
+            if valid[t, i]:
+                past.append(total)
+            total = 0.0 if done[t, i] else gamma * total
+    assert unit.value == pytest.approx(max(np.std(past), np.abs(past).max() / 5), rel=1e-5)
+    assert np.std(past) > np.abs(past).max() / 5
+
+
+@pytest.mark.parametrize("cost", [1e-3, -1e-3, 1e3, -1e3])
+def test_the_unit_of_a_constant_cost_is_a_fifth_of_what_it_adds_up_to(cost: float) -> None:
+    unit = CostUnit()
+    assert unit.value == 1.0
+    rows = np.full((2_000, 1), 1.0)
+    unit.update(cost * rows, 0.99 * rows, rows < 0, rows)
+    assert unit.value == pytest.approx(20 * abs(cost), rel=1e-3)
+
+
+def test_the_unit_before_any_cost_is_1_and_fresh_episodes_start_from_nothing() -> None:
+    unit, rows = CostUnit(), np.ones((4, 2))
+    unit.update(0 * rows, rows, rows < 0, rows)
+    assert unit.value == 1.0
+    unit.update(rows, rows, rows < 0, 0 * rows)  # reset rows alone
+    assert unit.value == 1.0
+    unit.update(rows, rows, rows < 0, rows)
+    largest = float(unit.largest)
+    unit.begin()
+    unit.update(rows, rows, rows < 0, rows)
+    assert float(unit.largest) == largest == 4.0
+    unit.update(rows, rows, rows < 0, rows)  # these go on
+    assert float(unit.largest) == 8.0
+
+
+def test_the_unit_survives_a_round_trip() -> None:
+    unit, other = CostUnit(), CostUnit()
+    rows = np.random.default_rng(0).normal(size=(50, 2))
+    unit.update(rows, 0 * rows, rows < 9, rows < 9)
+    other.load_state_dict(unit.state_dict())
+    assert other.value == unit.value != 1.0

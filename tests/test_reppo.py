@@ -57,7 +57,15 @@ def test_every_combination_learns_something_finite(space: str, head: Any, state_
     assert len(metrics) == 3 and all(map(finite, metrics))
     after = everything(agent)
     assert finite(after)
-    parts = ("actor.", "critic.net", "critic.obs_norm", "critic.cost_scale", "multipliers.log_alpha", "actor_optimizer")
+    parts = (
+        "actor.",
+        "critic.net",
+        "critic.obs_norm",
+        "critic.cost_scale",
+        "multipliers.log_alpha",
+        "actor_optimizer",
+        "unit.",
+    )
     for part in (*parts, "multipliers.log_beta", "critic_optimizer", "multiplier_optimizer", "steps", "updates"):
         assert changed(before, after, part), part
 
@@ -66,16 +74,17 @@ def test_every_combination_learns_something_finite(space: str, head: Any, state_
 
 
 def test_one_step_by_hand() -> None:
-    """C says 0 and pi is uniform: c - gamma alpha scale log 3 where the task goes on, and c where it ends."""
+    """C says 0 and pi is uniform: c - gamma alpha unit log 3 where the task goes on, and c where it ends.
+
+    The first costs are all 3: the unit is a fifth of that.
+    """
     agent = make(num_steps=1, alpha=0.5, gamma=0.9)
-    agent.updates = 1
     with torch.no_grad():
         agent.actor.net.weights[-1].zero_()
-        agent.critic.cost_scale.scale.fill_(2.0)
     seen = watched(agent)
     flags = np.array([[True, False], [False, True], [True, True], [False, False]])
     feed(agent, 1, reward=constant(-3), terminated=lambda t, v: flags[:, 0], truncated=lambda t, v: flags[:, 1])
-    goes_on = 3 - 0.9 * 0.5 * 2.0 * math.log(3)
+    goes_on = 3 - 0.9 * 0.5 * (3 / 5) * math.log(3)
     torch.testing.assert_close(seen[0].returns, torch.tensor([3.0, goes_on, 3.0, goes_on]))
 
 
@@ -90,14 +99,14 @@ def test_targets_by_brute_force_over_every_ending(space: str, head: Any) -> None
 
     def watch(rollout: Any) -> Rows:
         draw, c, actor = deepcopy(agent.acting.generator.get_state()), deepcopy(agent.critic), deepcopy(agent.actor)
-        seen.append((draw, c, actor, targets(rollout)))
+        seen.append((draw, c, actor, agent.unit.value, targets(rollout)))
         return seen[-1][-1]
 
     agent.observe = lambda step: steps.append(step) or observe(step)  # type: ignore[method-assign,func-returns-value]
     agent._targets = watch  # type: ignore[method-assign]
     both = {"terminated": lambda t, v: v | (t % 6 == 2), "truncated": lambda t, v: v | (t % 6 == 2)}
     feed(agent, T, start=T, **both)
-    state, c, actor, rows = seen[0]
+    state, c, actor, _, rows = seen[0]
     draw = torch.Generator()
     draw.set_state(state)
     assert not any(column.requires_grad for column in rows)
@@ -112,7 +121,7 @@ def test_targets_by_brute_force_over_every_ending(space: str, head: Any) -> None
         else:
             sample = pi.mean + pi.log_std.exp() * torch.randn(1, T * N, 2, generator=draw)[0]
             value, entropy = c.cost(following, sample.tanh())[0], -pi.log_prob(sample)
-    worth = 0.3 * c.cost_scale.scale.item() * entropy
+    worth = 0.3 * seen[0][3] * entropy
     value, worth = value.view(T, N).tolist(), worth.view(T, N).tolist()
     expected = np.zeros((T, N))
     for i in range(N):
@@ -131,12 +140,19 @@ def test_targets_by_brute_force_over_every_ending(space: str, head: Any) -> None
 
 
 @pytest.mark.parametrize("reward", [1e3, 1e-3])
-def test_before_the_first_rollout_entropy_is_worth_nothing_for_c_has_no_unit(reward: float) -> None:
-    agent = make(alpha=1.0)
-    seen = watched(agent)
-    feed(agent, T, reward=constant(reward), terminated=every_fourth)
-    assert (seen[0].returns.abs() < 4.1 * reward).all()
-    assert agent.critic.cost_scale.scale < 5 * reward
+def test_what_entropy_is_worth_follows_the_costs_and_not_itself(reward: float) -> None:
+    """A temperature in units of C's scale, which follows soft returns, would grow by what it added."""
+    worths, units = [], []
+    for alpha in (1e-6, 10.0):
+        agent = make(alpha=alpha, multiplier_lr=0.0)
+        seen = watched(agent)
+        for k in range(4):
+            feed(agent, T, start=k * T, reward=constant(reward), terminated=every_fourth)
+        units.append(agent.unit.value)
+        worths.append(max(rows.returns.abs().max().item() for rows in seen))
+    assert units[0] == units[1]  # of costs that went up to 4 in a row
+    assert 0.5 * reward < units[0] < 2 * reward
+    assert worths[0] < 4.1 * reward < worths[1]
 
 
 # The actor ------------------------------------------------------------------------------------------------------------
@@ -157,14 +173,14 @@ def test_a_row_descends_its_soft_cost_or_is_pulled_back() -> None:
 
 @pytest.mark.parametrize("space", SPACES)
 def test_the_actors_gradient_is_that_of_the_loss_written_out(space: str) -> None:
-    """Discrete: sum_a pi(a) (C(s, a) / scale + alpha log pi(a)), enumerated; a box: through C at the sample drawn."""
+    """Discrete: sum_a pi(a) (C(s, a) / unit + alpha log pi(a)), enumerated; a box: through C at the sample drawn."""
     agent = make(space, clip_norm=0.0, alpha=0.3, beta=0.4, kl_bound=0.05, minibatch=ALL, epochs=1)
     row = some_rows(agent)
     streams.spread_out(
         agent.actor_optimizer, seed=9, by=0.1 if space == "discrete" else 0.02
     )  # away from the old policy, some rows beyond the bound
     alpha, beta = (getattr(agent.multipliers, f"log_{name}").exp().item() for name in ("alpha", "beta"))
-    critic, actor, scale = deepcopy(agent.critic), deepcopy(agent.actor), agent.critic.cost_scale.scale.item()
+    critic, actor, scale = deepcopy(agent.critic), deepcopy(agent.actor), agent.unit.value
     draw = torch.Generator()
     draw.set_state(agent.acting.generator.get_state())
     metrics = agent._update_actor(row)
