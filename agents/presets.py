@@ -48,6 +48,23 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "entropy_coef": 0.0,
         "decay_steps": WHOLE_RUN,
     },
+    ("reppo", "CartPole-v1"): {"num_envs": 8, "decay_steps": WHOLE_RUN},
+    ("reppo", "Acrobot-v1"): {"num_envs": 16, "decay_steps": WHOLE_RUN},
+    ("reppo", "Pendulum-v1"): {
+        "num_envs": 16,
+        "gamma": 0.95,
+        "epochs": 8,
+        "actor_lr": 5e-4,
+        "multiplier_lr": 1e-2,
+        "hidden": (128, 128),
+        "decay_steps": WHOLE_RUN,
+    },
+    ("reppo", "MountainCarContinuous-v0"): {
+        "num_envs": 16,
+        "gamma": 0.999,
+        "noise_correlation": 0.98,
+        "decay_steps": WHOLE_RUN,
+    },
     ("a2c", "costgrad/OneStepQuadratic-v0"): {
         "num_envs": 64,
         "num_steps": 2,

@@ -42,20 +42,20 @@ class REPPOConfig:
 
     num_steps: int = 32
     """Steps of each environment between two updates."""
-    epochs: int = 8
+    epochs: int = 4
     """Passes over each rollout."""
-    minibatch: int = 512
+    minibatch: int = 128
     """Rows of a minibatch."""
     gamma: float = 0.99
     """Discount of the cost of each further step."""
     gae_lambda: float = 0.95
     """Of the lambda-return: 0 trusts C after one step, 1 trusts only the costs seen."""
-    actor_lr: float = 3e-4
+    actor_lr: float = 1e-3
     """Learning rate of the actor."""
-    critic_lr: float = 3e-4
+    critic_lr: float = 1e-3
     """Learning rate of C."""
-    multiplier_lr: float = 1e-2
-    """Learning rate of the logs of alpha and beta; much slower, and they come too late for a run of our length."""
+    multiplier_lr: float = 3e-3
+    """Learning rate of the logs of alpha and beta: fast for a run of 100,000 steps, too fast for one of a million."""
     critic_warmup: int = 2000
     """Environment steps at the start in which C alone learns: its first gradients are worth nothing."""
     kl_bound: float = 0.1
@@ -82,7 +82,7 @@ class REPPOConfig:
     """Cost bins of hl_gauss."""
     kl_gate: bool = True
     """False leaves the pull back out, to see what it is good for."""
-    hidden: tuple[int, ...] = (256, 256)
+    hidden: tuple[int, ...] = (128, 128, 128)
     """Widths of the hidden layers of actor and C."""
     activation: Activation = "silu"
     """Between the layers of actor and C."""
