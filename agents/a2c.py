@@ -90,7 +90,7 @@ class A2CConfig:
     state_std: bool = False
     """Let the spread of continuous actions depend on the state."""
     noise_correlation: float = 0.0
-    """How much of a step's noise the next step keeps (continuous actions); long swings find what jitter does not."""
+    """How much of a step's noise the next step keeps; long swings find what jitter does not."""
     action_samples: int = 4
     """Fresh actions a state that an expectation over continuous actions is taken from."""
 

@@ -93,7 +93,7 @@ class REPPOConfig:
     state_std: bool = True
     """Let the spread depend on the state."""
     noise_correlation: float = 0.0
-    """How much of a step's noise the next step keeps (continuous actions); long swings find what jitter does not."""
+    """How much of a step's noise the next step keeps; long swings find what jitter does not."""
 
     def __post_init__(self) -> None:
         """Raises UserError where a setting is out of its range."""
@@ -234,8 +234,8 @@ class REPPO:
         soft = rollout.cost - rollout.discount * worth.reshape(shape)  # nothing follows a termination: discount is 0
         returns = lambda_return(soft, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
         weight = rollout.valid / max(rollout.valid.sum(), 1)
-        action, returns, weight = (self.codec.tensor(flat(column)) for column in (rollout.action, returns, weight))
-        return Rows(x, action, returns, self.actor(x).columns(), weight)
+        action, *rest = (self.codec.tensor(flat(column)) for column in (rollout.action, returns, weight))
+        return Rows(x, action, rest[0], self.actor(x).columns(), rest[1])
 
     def _update_critic(self, batch: Rows) -> dict[str, Tensor]:
         """One step of C towards the returns."""

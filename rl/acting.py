@@ -20,9 +20,10 @@ from rl.spaces import Codec
 class Acting:
     """From observations to actions, by a network on the host and noise that is drawn once a rollout.
 
-    With `correlation` c the noise of continuous actions is a first-order autoregression over time: c of the last noise
-    and sqrt(1 - c^2) of a fresh draw. Each step's noise stays standard normal, so the policy's density is what it was,
-    but the actions swing for some 1 / (1 - c) steps instead of cancelling out (as coloured noise does, 2312.11091).
+    With `correlation` c the noise is made of a first-order autoregression over time: c of the last normal draw and
+    sqrt(1 - c^2) of a fresh one. Each step's noise keeps its own distribution (discrete actions: Gumbel's, by the
+    quantiles of the normal), so the policy's density is what it was, but the actions swing for some 1 / (1 - c) steps
+    instead of cancelling out (as coloured noise does, 2312.11091).
 
     Args:
         codec: of the environment's spaces.
@@ -30,7 +31,7 @@ class Acting:
         norm: of the observations; None leaves them.
         num_steps: T of a rollout.
         seed: of exploration, and of what an update draws.
-        correlation: c, from 0 to below 1; discrete actions take 0.
+        correlation: c, from 0 to below 1.
     """
 
     def __init__(
@@ -43,7 +44,7 @@ class Acting:
         correlation: float = 0.0,
     ) -> None:
         self.codec, self.actor, self.num_steps = codec, actor, num_steps
-        self.correlation = 0.0 if codec.discrete else correlation  # of Gumbel noise it would be no Gumbel noise
+        self.correlation = correlation
         self.output = HostPass(norm, actor.net)
         training, playing = spread(seed, 2)
         self.generator = torch.Generator(codec.device).manual_seed(training)
@@ -102,12 +103,14 @@ class Acting:
 
     def _draw(self, rows: int) -> np.ndarray:
         """The noise of a rollout [T, rows, ...]."""
-        noise = host(self.actor.noise(self.num_steps, rows, generator=self.generator))
-        if self.correlation:
-            kept, fresh = np.float32(self.correlation), np.float32((1 - self.correlation**2) ** 0.5)
-            for t in range(len(noise)):
-                before = self._last if t == 0 else noise[t - 1]
-                if before is not None:
-                    noise[t] = kept * before + fresh * noise[t]
-            self._last = noise[-1]
-        return noise
+        if not self.correlation:
+            return host(self.actor.noise(self.num_steps, rows, generator=self.generator))
+        shape = (self.num_steps, rows, *self.actor.noise_shape)
+        normal = host(torch.randn(shape, generator=self.generator, device=self.generator.device))
+        kept, fresh = np.float32(self.correlation), np.float32((1 - self.correlation**2) ** 0.5)
+        for t in range(len(normal)):
+            before = self._last if t == 0 else normal[t - 1]
+            if before is not None:
+                normal[t] = kept * before + fresh * normal[t]
+        self._last = normal[-1]
+        return self.actor.noise_from(normal)

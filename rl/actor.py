@@ -205,6 +205,7 @@ class CategoricalActor(nn.Module):
         self.slots = slots
         self.register_buffer("order", torch.from_numpy(slots.ravel()), persistent=False)
         self.padded = bool((slots == sum(self.choices)).any())
+        self.noise_shape = slots.shape if self.multi else self.choices
 
     def forward(self, x: Tensor) -> Categorical:
         """Features [B, F] -> distributions over n actions, or over D choices."""
@@ -217,9 +218,12 @@ class CategoricalActor(nn.Module):
 
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
         """What `sample` takes: Gumbel noise [*batch, n] or [*batch, D, M]."""
-        shape = self.slots.shape if self.multi else self.choices
-        noise = torch.empty(*batch, *shape, device=generator.device)
+        noise = torch.empty(*batch, *self.noise_shape, device=generator.device)
         return noise.exponential_(generator=generator).log_().neg_()
+
+    def noise_from(self, normal: np.ndarray) -> np.ndarray:
+        """Gumbel noise of the same quantiles as normal noise, on the host: -log(-log Phi(z)) of each z."""
+        return host(torch.special.log_ndtr(torch.from_numpy(normal)).neg_().log_().neg_())
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The same on the host: net's outputs and noise (None: the mode) -> sample, action, both [N] or [N, D]."""
@@ -258,6 +262,7 @@ class GaussianActor(nn.Module):
     ) -> None:
         super().__init__()
         self.actions, self.state_std = actions, state_std
+        self.noise_shape = (actions,)
         outputs = 2 * actions if state_std else actions
         self.net = MLP((features, *hidden, outputs), None, activation, layer_norm, out_gain=0.01, generator=generator)
         self.log_std = nn.Parameter(torch.full((actions,), log_std))
@@ -273,6 +278,10 @@ class GaussianActor(nn.Module):
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
         """What `SquashedGaussian.sample` takes: [*batch, A]."""
         return torch.randn(*batch, self.actions, generator=generator, device=generator.device)
+
+    def noise_from(self, normal: np.ndarray) -> np.ndarray:
+        """Normal noise as it is."""
+        return normal
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """`SquashedGaussian` on the host: net's outputs, noise [N, A] (None: the mode) -> sample, action [N, A]."""

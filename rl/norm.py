@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -84,12 +86,13 @@ class CostUnit(nn.Module):
     """
 
     largest: Tensor
+    going: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.past = RunningNorm(())
         self.register_buffer("largest", torch.zeros(()))
-        self._going: np.ndarray | None = None  # [N] G of the episodes under way
+        self.register_buffer("going", torch.zeros(0, dtype=torch.float64))  # [N] of the episodes under way
 
     @property
     def value(self) -> float:
@@ -97,8 +100,8 @@ class CostUnit(nn.Module):
         return max(float(host(self.past.var)) ** 0.5 * bool(self.past.count), float(host(self.largest)) / 5) or 1.0
 
     def begin(self) -> None:
-        """Fresh episodes start."""
-        self._going = None
+        """Fresh episodes start, perhaps in another number."""
+        self.going = self.going[:0]
 
     def update(self, cost: np.ndarray, discount: np.ndarray, done: np.ndarray, valid: np.ndarray) -> None:
         """Takes in a rollout.
@@ -109,16 +112,21 @@ class CostUnit(nn.Module):
             done: [T, N] whether the episode ended with the row.
             valid: [T, N] 1 or 0; rows of weight 0 do not count.
         """
-        going = np.zeros(cost.shape[1]) if self._going is None else self._going
+        going = host(self.going) if len(self.going) else np.zeros(cost.shape[1])
         past = np.empty(cost.shape)
         for t in range(len(cost)):
             past[t] = cost[t] * valid[t] + going
             going = np.where(done[t], 0.0, discount[t] * past[t])
-        self._going = going
+        self.going = torch.from_numpy(going)
         counted = past[valid > 0]
         if len(counted):
             self.past.update(counted)
             self.largest.fill_(max(float(np.abs(counted).max()), float(host(self.largest))))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """As torch's, of whatever number of environments."""
+        self.going = torch.zeros_like(state_dict.get(f"{prefix}going", self.going))
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
 
 def _array(value: np.ndarray | Tensor) -> np.ndarray:

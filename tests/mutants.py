@@ -263,10 +263,10 @@ MUTANTS = [
         "acting",
     ),
     Mutant(
-        "Gumbel noise made correlated",
-        "rl/acting.py",
-        "0.0 if codec.discrete else correlation",
-        "correlation",
+        "discrete actions take normal noise",
+        "rl/actor.py",
+        "host(torch.special.log_ndtr(torch.from_numpy(normal)).neg_().log_().neg_())",
+        "normal",
         "acting",
     ),
     Mutant("one noise for the whole rollout", "rl/acting.py", "self._noise[t])", "self._noise[0])", "acting host"),
@@ -525,7 +525,13 @@ MUTANTS = [
     Mutant("norm: unit without its discount", "rl/norm.py", "discount[t] * past[t])", "past[t])", "norm"),
     Mutant("norm: unit counts reset rows", "rl/norm.py", "past[valid > 0]", "past.ravel()", "norm"),
     Mutant("norm: unit of constant costs is 0", "rl/norm.py", "float(host(self.largest)) / 5)", "0.0)", "norm"),
-    Mutant("norm: unit is not kept", "rl/norm.py", "self._going = going\n", "self._going = None\n", "norm"),
+    Mutant(
+        "norm: unit is not kept",
+        "rl/norm.py",
+        "self.going = torch.from_numpy(going)",
+        "self.going = self.going[:0]",
+        "norm",
+    ),
     Mutant(
         "reppo: gate reversed", "agents/reppo.py", "torch.where(kl < kl_bound,", "torch.where(kl > kl_bound,", "reppo"
     ),

@@ -68,16 +68,31 @@ def test_fresh_episodes_begin_with_fresh_noise_perhaps_of_another_number() -> No
     assert explored(a, 1, rows=3).shape == (T, 3, 2)
 
 
-def test_discrete_actions_follow_their_probabilities_whatever_the_correlation() -> None:
-    a = acting("discrete", correlation=0.9)
+@pytest.mark.parametrize("correlation", [0.0, 0.9])
+def test_discrete_actions_follow_their_probabilities_whatever_the_correlation(correlation: float) -> None:
+    a = acting("discrete", correlation=correlation)
     samples = explored(a, 4)
     with torch.no_grad():
         probs = a.actor(torch.ones(1, 2)).log_probs.exp()[0].numpy()  # type: ignore[union-attr]
     shares = np.bincount(samples.ravel(), minlength=3) / samples.size
-    np.testing.assert_allclose(shares, probs, atol=4 * 0.5 / samples.size**0.5)
+    independent = samples.size * (1 - correlation) / (1 + correlation)  # draws that would tell as much
+    near = 4 * 0.5 / independent**0.5
+    np.testing.assert_allclose(shares, probs, atol=near)
+    for t in (0, T, 2 * T - 1):  # at every step
+        np.testing.assert_allclose(np.bincount(samples[t], minlength=3) / samples.shape[1], probs, atol=4 * 0.5 / 20)
     assert np.ptp(probs) > 0.1
-    again = (samples[1:] == samples[:-1]).mean()  # as often as chance has it
-    assert again == pytest.approx((probs**2).sum(), abs=4 * 0.5 / samples.size**0.5)
+    again = (samples[1:] == samples[:-1]).mean()
+    chance = pytest.approx((probs**2).sum(), abs=near)
+    assert again == chance if not correlation else again > 1.5 * (probs**2).sum()
+
+
+def test_gumbel_noise_of_correlated_draws_is_gumbel_noise() -> None:
+    a = acting("discrete", correlation=0.5)
+    noise = np.sort(np.concatenate([a._draw(2_000).ravel() for _ in range(2)])).astype(np.float64)
+    expected = np.arange(1, len(noise) + 1) / len(noise)
+    assert np.abs(np.exp(-np.exp(-noise)) - expected).max() < 4 / len(noise) ** 0.5  # Kolmogorov and Smirnov's distance
+    tails = a.actor.noise_from(np.array([-9.0, 0.0, 9.0], np.float32))
+    np.testing.assert_allclose(tails, [-3.7762, 0.36651, 43.6276], rtol=1e-3)
 
 
 @pytest.mark.parametrize("space", SPACES)
