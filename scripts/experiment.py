@@ -1,4 +1,4 @@
-"""Trains an agent on environments x seeds x variants and appends one row a run to results/NAME.csv.
+"""Trains agents on environments x seeds x variants and appends one row a run to results/NAME.csv.
 
 A run that is in the file already is not run again; one that fails gets a row without figures. A run that Ctrl-C cuts
 short leaves none, and runs when the command is called again.
@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -38,7 +39,10 @@ from rl.table import read_table
 from rl.train import train
 
 from .cli import agent_classes, guarded, json_object, parse
-from .results import Measured, Row, append, commit, evaluations_path, machine, read_rows
+from .results import Key, Measured, Row, append, commit, evaluations_path, machine, read_rows, renew_evaluations
+from .train import Args as TrainArgs
+
+ONE_SETTING = "one setting"  # the variant of --no-presets; no flag can give a variant this name, for its space
 
 
 @dataclass(frozen=True)
@@ -49,14 +53,16 @@ class Args:
     """Of the file: results/NAME.csv."""
     envs: tuple[str, ...]
     """Environments and their steps, ENV:STEPS each."""
-    agent: str = "a2c"
-    """Algorithm; its presets are used unless a variant says otherwise."""
+    agent: tuple[str, ...] = ("a2c",)
+    """Algorithms, one or several."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     """A run for each."""
     variant: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=JSON")] = ()
     """Settings that differ, such as score='{"actor_gradient": "score"}'; num_envs is one of them. May be repeated."""
     shipped: bool = True
-    """Also run the agent as it ships."""
+    """Also run each agent as it ships."""
+    presets: bool = True
+    """Use the settings proven for a task; without, every task has the agent's defaults, as variant "one setting"."""
     evaluations: int = 20
     """Evaluations on the way, of 10 episodes each."""
     episodes: int = 20
@@ -81,7 +87,7 @@ class Run(NamedTuple):
     episodes: int
 
     @property
-    def key(self) -> tuple[str, str, str, str, str]:
+    def key(self) -> Key:
         """As in its row."""
         return self.agent, self.variant, self.env, str(self.seed), str(self.total)
 
@@ -92,7 +98,7 @@ class Run(NamedTuple):
 
     def __str__(self) -> str:
         """For people."""
-        return f"{self.agent}{' ' + self.variant if self.variant else ''} {self.env} seed {self.seed}"
+        return f"{f'{self.agent} {self.variant}'.strip()} {self.env}:{self.total} seed {self.seed}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -112,44 +118,67 @@ def _experiment(argv: Sequence[str]) -> int:
         if row is not None and json.loads(row.config or "{}") != json.loads(run.settings):
             print(f"{run}: its row was run with other settings, {row.config}; remove the row to run it again")
     todo = [run for run in runs if run.key not in there]
+    if todo:
+        renew_evaluations(path)
     print(f"{path}: {len(runs) - len(todo)} of {len(runs)} runs are there, {len(todo)} to do", flush=True)
     return _run_all(todo, path, args.jobs)
 
 
 def plan(args: Args) -> list[Run]:
-    """All runs that the flags ask for, seed by seed so that an unfinished experiment is even. Raises UserError."""
+    """All runs that the flags ask for, seed after seed of a cell, so that what a cut session leaves is whole cells.
+
+    Raises:
+        UserError: a flag is wrong.
+    """
     _check(args)
-    _, config_cls = agent_classes(args.agent)
+    variants, runs = _variants(args), []
+    for text in args.envs:
+        env, _, steps = text.rpartition(":")
+        if not env or not steps.isdecimal() or int(steps) < 1:
+            raise UserError(f"env {text!r} must be ENV:STEPS, such as CartPole-v1:150000")
+        make(env, 1).close()  # raises now, and not in every run, if it cannot be made
+        for agent in args.agent:
+            preset = preset_for(agent, env, int(steps)) if args.presets else {}
+            for variant, changes in variants.items():
+                num_envs, config = _settings(agent, {**preset, **changes})
+                for seed in args.seeds:
+                    what = (agent, variant, env, seed, int(steps))
+                    runs.append(Run(*what, num_envs, config, args.evaluations, args.episodes))
+    if twice := [run for run, count in Counter(map(str, runs)).items() if count > 1]:
+        raise UserError(f"a run is asked for twice: {twice[0]}")
+    return runs
+
+
+def _variants(args: Args) -> dict[str, dict[str, Any]]:
+    """The settings that each variant changes, by the name in its rows. Raises UserError."""
     variants: dict[str, dict[str, Any]] = {"": {}} if args.shipped else {}
     for text in args.variant:
         name, equals, value = text.partition("=")
         if not equals or not re.fullmatch(r"[\w.-]+", name):
             raise UserError(f'variant {text!r} must be NAME=JSON, such as score=\'{{"actor_gradient": "score"}}\'')
+        if name in variants:
+            raise UserError(f"variant {name} is given twice")
         variants[name] = json_object(f"variant {name}", value)
     if not variants:
         raise UserError("nothing to run: give a variant or leave --no-shipped out")
-    runs = []
-    for seed in args.seeds:
-        for text in args.envs:
-            env, _, steps = text.rpartition(":")
-            if not env or not steps.isdecimal() or int(steps) < 1:
-                raise UserError(f"env {text!r} must be ENV:STEPS, such as CartPole-v1:150000")
-            if seed == args.seeds[0]:
-                make(env, 1).close()  # raises now, and not in every run, if it cannot be made
-            for variant, changes in variants.items():
-                settings = {**preset_for(args.agent, env, int(steps)), **changes}
-                settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
-                num_envs = settings.pop("num_envs", 8)
-                if not isinstance(num_envs, int) or num_envs < 1:
-                    raise UserError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
-                default = asdict(config_cls())
-                if unknown := sorted(settings.keys() - default.keys()):
-                    raise UserError(f"a setting of {args.agent} is not known: {', '.join(unknown)}")
-                replace(config_cls(), **settings)  # raises where a value is refused
-                differs = {key: value for key, value in settings.items() if value != default[key]}
-                what = (args.agent, variant, env, seed, int(steps))
-                runs.append(Run(*what, num_envs, differs, args.evaluations, args.episodes))
-    return runs
+    return variants if args.presets else {f"{ONE_SETTING} {name}".strip(): it for name, it in variants.items()}
+
+
+def _settings(agent: str, settings: dict[str, Any]) -> tuple[int, dict[str, Any]]:
+    """The number of environments, and those of the settings that are not the agent's defaults. Raises UserError."""
+    _, config_cls = agent_classes(agent)
+    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
+    num_envs = settings.pop("num_envs", TrainArgs.num_envs)
+    if not isinstance(num_envs, int) or num_envs < 1:
+        raise UserError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
+    default = asdict(config_cls())
+    if unknown := sorted(settings.keys() - default.keys()):
+        raise UserError(f"a setting of {agent} is not known: {', '.join(unknown)}")
+    try:
+        replace(config_cls(), **settings)  # raises where a value is refused
+    except TypeError as error:  # a word where a number must stand
+        raise UserError(f"a setting of {agent} is of the wrong type, {json.dumps(settings)}: {error}") from error
+    return num_envs, {key: value for key, value in settings.items() if value != default[key]}
 
 
 def _check(args: Args) -> None:
@@ -158,8 +187,11 @@ def _check(args: Args) -> None:
     for name in ("jobs", "evaluations", "episodes"):
         if getattr(args, name) < 1:
             raise UserError(f"{name} must be at least 1, got {getattr(args, name)}")
-    if not args.envs or not args.seeds or min(args.seeds) < 0:
-        raise UserError("envs and seeds need at least one each, and seeds are at least 0")
+    for name in ("agent", "envs", "seeds"):
+        if not getattr(args, name):
+            raise UserError(f"{name} needs at least one")
+    if min(args.seeds) < 0:
+        raise UserError(f"seeds must be at least 0, got {min(args.seeds)}")
 
 
 def _run_all(todo: list[Run], path: Path, jobs: int) -> int:
@@ -212,7 +244,7 @@ class Job:
             return Row(*run.key, seconds, "", "", *tail), [], f"failed: {why.removeprefix('error: ')}"
         done = json.loads(lines[-1])
         figures = (f"{done['seconds']:.1f}", f"{done['final_return']:.6g}", f"{done['steps_per_second']:.0f}")
-        evaluations = [Measured(*run.key[:4], *(f"{value:.10g}" for value in cells)) for cells in done["evaluations"]]
+        evaluations = [Measured(*run.key, *(f"{value:.10g}" for value in cells)) for cells in done["evaluations"]]
         said = f"return {done['final_return']:.5g}, {done['steps_per_second']:,.0f} steps/s"
         return Row(*run.key, *figures, *tail), evaluations, said
 

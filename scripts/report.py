@@ -1,4 +1,4 @@
-"""Prints a results file as a Markdown table and draws its learning curves."""
+"""Prints results files as one Markdown table, compares their agents and draws their learning curves."""
 
 from __future__ import annotations
 
@@ -11,31 +11,49 @@ if not __package__:  # run as a file: our packages come from this checkout, what
 
     __package__ = "scripts"
 
+import itertools
+import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
-from rl.checkpoint import writing
 from rl.errors import UserError
 
 from .cli import guarded, parse
-from .results import Measured, Row, read_evaluations, read_rows
+from .report_plot import check_picture, draw
+from .report_statistics import MIN_SEEDS, Estimate, improvement_interval, iqm_interval
+from .results import Key, Row, read_evaluations, read_rows
 
-HEAD = ("environment", "steps", "agent", "IQM", "worst seed", "all seeds", "steps/s")
+HEAD = ("environment", "steps", "agent", "IQM [95 % interval]", "worst seed", "all seeds", "steps/s", "seconds")
+NOTE = (
+    "Mean return of the final policy, deterministic. IQM: interquartile mean over seeds, with its 95 % stratified "
+    f"bootstrap interval (none below {MIN_SEEDS} seeds; of 3 it reaches from worst to best and holds the true mean in "
+    'about 3 of 4 cases, of 5 in 9 of 10); "k of n" where not every seed finished. steps/s and seconds: median over '
+    "seeds, of training alone."
+)
+BETTER_HEAD = ("agent", "against", "P(better) [95 % interval]", "runs", "tasks")
+BETTER_NOTE = (
+    "P(better): probability that a run of the agent ends with a higher return than a run of the other on the same "
+    "task, ties counted half, averaged over the tasks that both were run on; a failed run is below all that finished. "
+    f"95 % stratified bootstrap interval over seeds (none where a task has fewer than {MIN_SEEDS})."
+)
 
 
 @dataclass(frozen=True)
 class Args:
     """Flags of scripts/report.py."""
 
-    file: Positional[str]
-    """A results file, such as results/a2c.csv."""
+    files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE [FILE ...]")]
+    """Results files, such as results/a2c.csv; their rows are put together."""
     plot: str | None = None
     """Where to draw the learning curves, a PNG, PDF or SVG."""
+    improvement: bool = False
+    """Also print, for each pair of agents, how probable it is that a run of the one beats a run of the other."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,119 +63,125 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _report(argv: Sequence[str]) -> int:
     args = parse(Args, argv, "report", __doc__ or "")
-    path = Path(args.file)
-    rows = read_rows(path)
-    if not rows:
-        raise UserError(f"{path} has no rows yet")
-    print("\n".join(table(rows)))
+    paths = [Path(file) for file in args.files]
+    if not paths:
+        raise UserError("give a results file, such as results/a2c.csv")
     if args.plot is not None:
-        draw(Path(args.plot), read_evaluations(path))
+        check_picture(Path(args.plot))
+    rows = collect(paths)
+    evaluations = [measured for path in paths for measured in read_evaluations(path)] if args.plot is not None else []
+    lines = [*table(rows), *(["", *improvement(rows)] if args.improvement else [])]
+    print("\n".join(lines))
+    if args.plot is not None:
+        draw(Path(args.plot), rows, evaluations)
     return 0
 
 
-def iqm(values: Sequence[float]) -> float:
-    """The interquartile mean: the quarter at each end is left out, the rest averaged.
-
-    As rliable computes it (scipy.stats.trim_mean with 0.25): whole values are left out, floor(n / 4) at each end, so
-    that of five seeds the middle three count, alike.
-    """
-    cut = len(values) // 4
-    return statistics.fmean(sorted(values)[cut : len(values) - cut])
+def collect(paths: Sequence[Path]) -> list[Row]:
+    """The rows of all files. Raises UserError where one has none, or a run stands in two places."""
+    found: dict[Key, tuple[Row, Path]] = {}
+    for path in paths:
+        rows = read_rows(path)
+        if not rows:
+            raise UserError(f"{path} has no rows yet")
+        for row in rows:
+            if row.key in found:
+                what = f"{row.name} {row.env}:{row.total_timesteps} seed {row.seed}"
+                raise UserError(f"{what} stands in {found[row.key][1]} and again in {path}: which is to count?")
+            found[row.key] = row, path
+    return [row for row, _ in found.values()]
 
 
 def table(rows: Sequence[Row]) -> list[str]:
-    """Lines of Markdown: a row for every environment and agent (variant) that the file knows, run or not.
+    """Lines of Markdown: a row for every environment and agent (variant) that the rows know, run or not.
 
     Args:
-        rows: of one results file.
+        rows: of results files.
+    Raises:
+        UserError: rliable cannot be imported.
     """
-    tasks = list(dict.fromkeys((row.env, row.total_timesteps) for row in rows))
-    agents = sorted({(row.agent, row.variant) for row in rows})  # as it ships first
-    lines = [f"| {' | '.join(HEAD)} |", f"|{'|'.join(['---'] * 3 + ['---:'] * 4)}|"]
-    for env, steps in tasks:
-        here = [row for row in rows if (row.env, row.total_timesteps) == (env, steps)]
+    lines = _markdown(HEAD, 3)
+    for task in dict.fromkeys(row.task for row in rows):
+        here = [row for row in rows if row.task == task]
         seeds = sorted({int(row.seed) for row in here})
-        for agent, variant in agents:
-            mine = {int(row.seed): row for row in here if (row.agent, row.variant) == (agent, variant)}
-            cells = [env, f"{int(steps):,}", f"{agent} {variant}".strip(), *_figures(mine, seeds)]
-            lines.append(f"| {' | '.join(cells)} |")
+        for name in _names(rows):
+            mine = {int(row.seed): row for row in here if row.name == name}
+            lines.append(_line(task[0], f"{int(task[1]):,}", name, *_figures(mine, seeds)))
     commits, machines = (", ".join(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("commit", "machine"))
-    return [
-        *lines,
-        "",
-        "Mean return of the final policy, deterministic. IQM: interquartile mean over seeds; "
-        '"k of n" where not every seed finished.',
-        f"Commits: {commits}. Machines: {machines}.",
-    ]
+    return [*lines, "", NOTE, f"Commits: {commits}. Machines: {machines}."]
+
+
+def improvement(rows: Sequence[Row]) -> list[str]:
+    """Lines of Markdown: for each pair of agents (variants), how probably the one beats the other, and on what tasks.
+
+    Args:
+        rows: of results files.
+    Raises:
+        UserError: there is one agent only, or rliable cannot be imported.
+    """
+    names = _names(rows)
+    if len(names) < 2:
+        raise UserError(f"improvement needs two agents or variants to compare, the results hold {names[0]} alone")
+    lines = _markdown(BETTER_HEAD, 2)
+    for pair in itertools.combinations(names, 2):
+        sides = [_returns([row for row in rows if row.name == name]) for name in pair]
+        shared = [task for task in sides[0] if task in sides[1]]
+        if not shared:
+            lines.append(_line(*pair, "no task shared", "", ""))
+            continue
+        runs = [[side[task] for task in shared] for side in sides]
+        estimate = improvement_interval(list(zip(*runs, strict=True)))
+        few = min(len(returns) for side in runs for returns in side) < MIN_SEEDS
+        counts = " and ".join(str(sum(map(len, side))) for side in runs)
+        where = ", ".join(f"{env}:{steps}" for env, steps in shared)
+        lines.append(_line(*pair, _interval(estimate, ".2f", few), counts, where))
+    return [*lines, "", BETTER_NOTE]
+
+
+def _returns(rows: Sequence[Row]) -> dict[tuple[str, str], np.ndarray]:
+    """Final returns [n] of each task; that of a run that failed is below all others."""
+    tasks: dict[tuple[str, str], list[float]] = {}
+    for row in rows:
+        tasks.setdefault(row.task, []).append(float(row.final_return or -math.inf))
+    return {task: np.array(returns) for task, returns in tasks.items()}
 
 
 def _figures(mine: dict[int, Row], seeds: Sequence[int]) -> list[str]:
-    """IQM, worst seed, all seeds, steps/s of one agent on one task."""
+    """The cells of one agent on one task, from the IQM on."""
     if not mine:
-        return ["not run"] * 4
-    returns = {seed: float(row.final_return) for seed, row in mine.items() if row.final_return}
+        return ["not run"] * 5
+    done = {seed: row for seed, row in mine.items() if row.final_return}
+    returns = {seed: float(row.final_return) for seed, row in done.items()}
     each = [f"{returns[seed]:.5g}" if seed in returns else "failed" if seed in mine else "not run" for seed in seeds]
     if not returns:
-        return ["failed", "failed", ", ".join(each), ""]
+        return ["failed", "failed", ", ".join(each), "", ""]
     some = f" ({len(returns)} of {len(seeds)})" if len(returns) < len(seeds) else ""
+    middle = _interval(iqm_interval(np.array(list(returns.values()))[:, None]), ".5g", len(returns) < MIN_SEEDS)
     worst = "failed" if len(returns) < len(mine) else f"{min(returns.values()):.5g}"
-    speed = statistics.median(float(row.steps_per_second) for row in mine.values() if row.final_return)
-    return [f"{iqm(list(returns.values())):.5g}{some}", worst, ", ".join(each), f"{speed:,.0f}"]
+    speed, seconds = (
+        statistics.median(float(getattr(row, key)) for row in done.values()) for key in ("steps_per_second", "seconds")
+    )
+    return [middle + some, worst, ", ".join(each), f"{speed:,.0f}", f"{seconds:,.1f}"]
 
 
-def draw(path: Path, evaluations: Sequence[Measured]) -> None:
-    """Learning curves: a panel an environment, a line an agent (variant): mean over seeds, band from worst to best.
-
-    Args:
-        path: of the picture.
-        evaluations: those that stand beside the results.
-    Raises:
-        UserError: there are none, or the picture cannot be written.
-    """
-    if not evaluations:
-        raise UserError("there are no evaluations beside the results: nothing to draw")
-    from matplotlib.figure import Figure  # takes a second to import: only where it is needed
-
-    envs = list(dict.fromkeys(row.env for row in evaluations))
-    names = sorted({(row.agent, row.variant) for row in evaluations})
-    figure = Figure(figsize=(5.0 * len(envs), 3.6), layout="constrained")
-    for axis, env in zip(figure.subplots(1, len(envs), squeeze=False)[0], envs, strict=True):
-        for color, name in enumerate(names):
-            mine = [row for row in evaluations if row.env == env and (row.agent, row.variant) == name]
-            if not mine:
-                continue
-            steps, returns = curves(mine)
-            axis.plot(steps, returns.mean(0), color=f"C{color}", label=" ".join(name).strip())
-            axis.fill_between(steps, returns.min(0), returns.max(0), color=f"C{color}", alpha=0.2, linewidth=0)
-        axis.set(title=env, xlabel="environment steps", ylabel="return")
-        axis.grid(alpha=0.3)
-        axis.legend(frameon=False)
-    with writing(path):
-        try:
-            figure.savefig(path, dpi=120)
-        except ValueError as error:  # an ending that matplotlib does not know
-            raise UserError(f"cannot write {path}: {str(error).splitlines()[0]}") from error
+def _interval(estimate: Estimate, form: str, few: bool) -> str:
+    """A figure with its interval, or alone where there are too few seeds."""
+    value, low, high = (f"{part[0]:{form}}" for part in estimate)
+    return value if few else f"{value} [{low}, {high}]"
 
 
-def curves(evaluations: Sequence[Measured]) -> tuple[np.ndarray, np.ndarray]:
-    """The curves of all seeds at common steps: evaluations come a few steps apart from seed to seed.
+def _names(rows: Sequence[Row]) -> list[str]:
+    """All agents and variants, each agent as it ships first."""
+    return [name for _, name in sorted({((row.agent, row.variant), row.name) for row in rows})]
 
-    Args:
-        evaluations: of one environment and agent.
-    Returns:
-        steps [S], and returns [seeds, S] interpolated at them; S covers what every seed has reached.
-    """
-    by_seed: dict[str, dict[float, float]] = {}
-    for row in evaluations:
-        by_seed.setdefault(row.seed, {})[float(row.step)] = float(row.mean_return)
-    first, last = max(min(points) for points in by_seed.values()), min(max(points) for points in by_seed.values())
-    longest = max(by_seed.values(), key=len)
-    steps = np.clip(np.array(sorted(longest)), first, last)
-    returns = []
-    for points in by_seed.values():
-        at = sorted(points)
-        returns.append(np.interp(steps, np.array(at), np.array([points[step] for step in at])))
-    return steps, np.stack(returns)
+
+def _markdown(head: Sequence[str], words: int) -> list[str]:
+    """The head of a table whose first columns are words and whose others are figures."""
+    return [_line(*head), f"|{'|'.join(['---'] * words + ['---:'] * (len(head) - words))}|"]
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
 
 
 if __name__ == "__main__":

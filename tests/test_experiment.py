@@ -1,28 +1,38 @@
-"""Experiments and what is read from their files."""
+"""Experiments: what they run, and the files that they leave."""
 
 from __future__ import annotations
 
 import csv
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from agents import presets
-from scripts import experiment, report
-from scripts.results import Measured, Row, append, evaluations_path, read_rows
+from scripts import experiment, train
+from scripts.results import OLD_HEAD, Row, append, evaluations_path, read_evaluations, read_rows
 
 COLUMNS = "agent,variant,env,seed,total_timesteps,seconds,final_return,steps_per_second,commit,machine,config"
+EVALUATION_COLUMNS = "agent,variant,env,seed,total_timesteps,step,seconds,mean_return,std_return"
 QUADRATIC = "costgrad/OneStepQuadratic-v0"
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
 
 
-def row(seed: int, final: str, variant: str = "", env: str = "E-v0", steps: str = "100") -> Row:
-    return Row("a2c", variant, env, str(seed), steps, "1.0", final, "50" if final else "", "abc", "cpu", "{}")
+SMALL = ["--seeds", "0", "--evaluations", "2", "--episodes", "2"]
 
 
-def cells(line: str) -> list[str]:
-    return [cell.strip() for cell in line.strip("|").split("|")]
+def typed(script: str, *flags: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPTS / script), *flags]
+    return subprocess.run(
+        command, cwd=cwd, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=300
+    )
+
+
+def row(seed: int, final: str) -> Row:
+    return Row("a2c", "", "E-v0", str(seed), "100", "1.0", final, "50", "abc", "cpu", "{}")
 
 
 def test_one_row_a_run_and_none_twice(
@@ -42,7 +52,8 @@ def test_one_row_a_run_and_none_twice(
         assert float(r.final_return) <= 0 and float(r.steps_per_second) > 0 and float(r.seconds) > 0 and r.machine
     with evaluations_path(path).open() as file:
         evaluations = list(csv.DictReader(file))
-    assert list(evaluations[0]) == ["agent", "variant", "env", "seed", "step", "seconds", "mean_return", "std_return"]
+    assert list(evaluations[0]) == EVALUATION_COLUMNS.split(",")
+    assert {e["total_timesteps"] for e in evaluations} == {"512"}
     assert sorted((e["seed"], int(e["step"])) for e in evaluations)[-1] == ("1", 512)
     assert len(evaluations) >= 4
 
@@ -50,6 +61,25 @@ def test_one_row_a_run_and_none_twice(
     assert experiment.main(flags) == 0
     assert "2 of 2 runs are there, 0 to do" in capsys.readouterr().out
     assert path.read_text() == text
+
+
+def test_typed_by_a_user_with_two_agents(tmp_path: Path) -> None:
+    flags = ["--name", "two", "--agent", "a2c", "ppo", "--envs", f"{QUADRATIC}:300", "--no-presets", *SMALL]
+    done = typed("experiment.py", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = read_rows(tmp_path / "results" / "two.csv")
+    assert sorted((row.agent, row.variant) for row in rows) == [("a2c", "one setting"), ("ppo", "one setting")]
+    assert [row.config for row in rows] == ['{"num_envs": 8}'] * 2  # 64 by the preset
+    before = (tmp_path / "results" / "two.csv").read_bytes()
+    done = typed("experiment.py", *flags, "--jobs", "0", cwd=tmp_path)
+    assert done.returncode == 2 and done.stdout == "" and done.stderr == "error: jobs must be at least 1, got 0\n"
+    assert (tmp_path / "results" / "two.csv").read_bytes() == before
+
+    done = typed("report.py", "results/two.csv", "--plot", "two.png", "--improvement", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert f"| {QUADRATIC} | 300 | ppo one setting |" in done.stdout
+    assert "| a2c one setting | ppo one setting |" in done.stdout
+    assert (tmp_path / "two.png").read_bytes()[:4] == b"\x89PNG"
 
 
 def test_a_run_that_fails_has_a_row_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -63,6 +93,62 @@ def test_a_run_that_fails_has_a_row_too(tmp_path: Path, capsys: pytest.CaptureFi
     (failed,) = read_rows(tmp_path / "f.csv")
     assert failed.seed == "3" and failed.final_return == failed.steps_per_second == ""
     assert "failed" in capsys.readouterr().out
+
+
+def test_runs_come_cell_by_cell() -> None:
+    envs = ("CartPole-v1:100", "CartPole-v1:50")
+    variants = ('v={"gamma": 0.5}',)
+    runs = experiment.plan(experiment.Args("n", envs, agent=("ppo", "a2c"), seeds=(2, 1), variant=variants))
+    assert [(run.total, run.agent, run.variant, run.seed) for run in runs] == [
+        (total, agent, variant, seed)
+        for total in (100, 50)
+        for agent in ("ppo", "a2c")
+        for variant in ("", "v")
+        for seed in (2, 1)
+    ]
+
+
+def test_one_setting_has_no_preset(monkeypatch: pytest.MonkeyPatch) -> None:
+    for agent in ("a2c", "ppo"):
+        monkeypatch.setitem(presets.PRESETS, (agent, "CartPole-v1"), {"num_envs": 3, "gamma": 0.5})
+    flags = ("CartPole-v1:100", "Pendulum-v1:20")
+    args = experiment.Args("n", flags, ("a2c", "ppo"), (5,), variant=('v={"gae_lambda": 0.25}',), presets=False)
+    runs = experiment.plan(args)
+    assert [run.variant for run in runs] == ["one setting", "one setting v"] * 4
+    assert {run.num_envs for run in runs} == {train.Args.num_envs}
+    assert [run.config for run in runs] == [{}, {"gae_lambda": 0.25}] * 4
+    shipped = experiment.plan(experiment.Args("n", flags[:1], ("a2c", "ppo"), (5,)))
+    assert [(run.variant, run.num_envs, run.config) for run in shipped] == [("", 3, {"gamma": 0.5})] * 2
+
+
+def test_runs_of_other_lengths_are_other_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "n.csv"
+    append(path, Row._fields, [row(0, "1")._replace(env="CartPole-v1")])
+    todo: list[experiment.Run] = []
+    monkeypatch.setattr(experiment, "_run_all", lambda runs, *_: todo.extend(runs) or 0)
+    flags = ["--name", "n", "--results", str(tmp_path), "--seeds", "0", "--envs", "CartPole-v1:100", "CartPole-v1:200"]
+    assert experiment.main(flags) == 0
+    assert [run.key for run in todo] == [("a2c", "", "CartPole-v1", "0", "200")]
+
+
+def test_evaluations_of_old_learn_how_long_their_run_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "n.csv"
+    append(path, Row._fields, [row(0, "1")])
+    old = [("a2c", "", "E-v0", seed, "100", "1", "7", "0") for seed in "01"]  # seed 1 has lost its row
+    append(evaluations_path(path), OLD_HEAD, old)
+    assert [e.total_timesteps for e in read_evaluations(path)] == ["100", "0"]
+    monkeypatch.setattr(experiment, "_run_all", lambda *_: 0)
+    flags = ["--name", "n", "--results", str(tmp_path), "--seeds", "0", "--envs", "CartPole-v1:100"]
+    assert experiment.main(flags) == 0
+    lines = evaluations_path(path).read_text().splitlines()
+    assert lines == [EVALUATION_COLUMNS, "a2c,,E-v0,0,100,100,1,7,0", "a2c,,E-v0,1,0,100,1,7,0"]
+
+    evaluations_path(path).unlink()
+    append(evaluations_path(path), OLD_HEAD, old)
+    append(path, Row._fields, [row(0, "1")._replace(total_timesteps="200")])
+    before = evaluations_path(path).read_bytes()
+    assert experiment.main(flags) == 2  # nobody can say which of the two runs they are of
+    assert evaluations_path(path).read_bytes() == before
 
 
 def test_presets_hold_unless_a_variant_says_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,7 +175,15 @@ def test_presets_hold_unless_a_variant_says_otherwise(monkeypatch: pytest.Monkey
         (["--envs", "CartPole-v1:1", "--variant", 'v={"gama": 1}'], "gama"),
         (["--envs", "CartPole-v1:1", "--jobs", "0"], "jobs"),
         (["--envs", "CartPole-v1:1", "--agent", "dqn"], "dqn"),
+        (["--envs", "CartPole-v1:1", "--agent", "a2c", "dqn"], "dqn"),
+        (["--envs", "CartPole-v1:1", "--agent", "a2c", "a2c"], "twice: a2c CartPole-v1:1 seed 0"),
+        (["--envs", "CartPole-v1:1", "--agent", "ppo", "--variant", 'v={"actor_gradient": "score"}'], "of ppo"),
+        (["--envs", "CartPole-v1:1", "--variant", 'v={"gamma": "high"}'], "gamma"),
+        (["--envs", "CartPole-v1:1", "--variant", 'v={"gamma": 2}'], "gamma"),
+        (["--envs", "CartPole-v1:1", "--variant", "v={}", "--variant", "v={}"], "v is given twice"),
+        (["--envs", "CartPole-v1:1", "--no-shipped", "--no-presets"], "nothing to run"),
         (["--envs", "CartPole-v1:1", "--seeds", "-1"], "seeds"),
+        (["--envs", "CartPole-v1:1", "--seeds", "1", "1"], "twice: a2c CartPole-v1:1 seed 1"),
     ],
 )
 def test_bad_input_is_one_line(flags: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -106,48 +200,3 @@ def test_a_row_cut_short_does_not_swallow_the_next(tmp_path: Path) -> None:
     path.write_text(path.read_text().rstrip("\n"))
     append(path, Row._fields, [row(1, "2")])
     assert [r.seed for r in read_rows(path)] == ["0", "1"]
-
-
-def test_iqm_is_scipys_trimmed_mean() -> None:
-    assert report.iqm([100.0, 1.0, 3.0, 2.0, -50.0]) == 2.0  # of five the middle three, alike
-    assert report.iqm([9.0, 1.0, 2.0, 0.0]) == 1.5
-    assert report.iqm([1.0, 3.0, 8.0]) == 4.0  # floor(3 / 4) = 0 are left out
-    assert report.iqm(list(range(8))) == 3.5
-
-
-def test_report_shows_worst_failed_and_not_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "r.csv"
-    rows = [row(seed, value, "score") for seed, value in enumerate(("10", "500", "480", "490", "20"))]
-    rows += [row(0, "7"), row(1, ""), row(0, "1", env="F-v0")]
-    append(path, Row._fields, rows)
-    assert report.main([str(path)]) == 0
-    lines = [cells(line) for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
-    figures = {(line[0], line[2]): line[3:] for line in lines[2:]}
-    assert figures["E-v0", "a2c score"] == ["330", "10", "10, 500, 480, 490, 20", "50"]  # (20 + 480 + 490) / 3
-    assert figures["E-v0", "a2c"] == ["7 (1 of 5)", "failed", "7, failed, not run, not run, not run", "50"]
-    assert figures["F-v0", "a2c"] == ["1", "1", "1", "50"]
-    assert figures["F-v0", "a2c score"] == ["not run"] * 4
-
-
-def test_report_draws_curves_over_what_all_seeds_reached(tmp_path: Path) -> None:
-    points = [("0", 10, 0.0), ("0", 20, 10.0), ("0", 30, 20.0), ("1", 12, 4.0), ("1", 22, 4.0)]
-    evaluations = [Measured("a2c", "", "E-v0", s, str(t), "1", str(r), "0") for s, t, r in points]
-    steps, returns = report.curves(evaluations)
-    np.testing.assert_allclose(steps, [12, 20, 22])
-    np.testing.assert_allclose(returns, [[2, 10, 12], [4, 4, 4]])
-    path = tmp_path / "r.csv"
-    append(path, Row._fields, [row(0, "1")])
-    append(evaluations_path(path), Measured._fields, evaluations)
-    assert report.main([str(path), "--plot", str(tmp_path / "p.png")]) == 0
-    assert (tmp_path / "p.png").read_bytes()[:4] == b"\x89PNG"
-
-
-@pytest.mark.parametrize("content", [None, "", "a,b\n1,2\n", COLUMNS + "\n", COLUMNS + "\na2c,x\n"])
-def test_report_of_no_results_is_one_line(
-    content: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    path = tmp_path / "r.csv"
-    if content is not None:
-        path.write_text(content)
-    assert report.main([str(path)]) == 2
-    assert capsys.readouterr().err.count("\n") == 1
