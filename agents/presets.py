@@ -10,6 +10,26 @@ from typing import Any
 
 WHOLE_RUN = "as many as the run has"
 
+MUJOCO = ("HalfCheetah-v5", "Hopper-v5", "Walker2d-v5", "Ant-v5")
+PPO_MUJOCO: dict[str, Any] = {
+    "num_envs": 8,
+    "num_steps": 256,
+    "epochs": 10,
+    "minibatch": 64,
+    "lr": 3e-4,
+    "entropy_coef": 0.0,
+    "log_std": -0.5,
+    "decay_steps": WHOLE_RUN,
+}
+REPPO_MUJOCO: dict[str, Any] = {
+    "num_envs": 16,
+    "num_steps": 128,
+    "multiplier_lr": 3e-4,
+    "alpha": 1e-3,
+    "log_std": -0.5,
+    "decay_steps": WHOLE_RUN,
+}
+
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("a2c", "CartPole-v1"): {"num_envs": 8, "decay_steps": WHOLE_RUN},
     ("a2c", "Acrobot-v1"): {"num_envs": 16, "decay_steps": WHOLE_RUN},
@@ -48,6 +68,15 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "entropy_coef": 0.0,
         "decay_steps": WHOLE_RUN,
     },
+    ("ppo", "LunarLander-v3"): {
+        "num_envs": 16,
+        "num_steps": 256,
+        "gamma": 0.999,
+        "gae_lambda": 0.98,
+        "decay_steps": WHOLE_RUN,
+    },
+    **{("ppo", env): PPO_MUJOCO for env in MUJOCO},
+    **{("reppo", env): REPPO_MUJOCO for env in MUJOCO},
     ("reppo", "CartPole-v1"): {"num_envs": 8, "decay_steps": WHOLE_RUN},
     ("reppo", "Acrobot-v1"): {"num_envs": 16, "decay_steps": WHOLE_RUN},
     ("reppo", "Pendulum-v1"): {
