@@ -24,8 +24,6 @@ PPO_MUJOCO: dict[str, Any] = {
 REPPO_MUJOCO: dict[str, Any] = {
     "num_envs": 16,
     "num_steps": 128,
-    "multiplier_lr": 3e-4,
-    "alpha": 1e-3,
     "log_std": -0.5,
     "decay_steps": WHOLE_RUN,
 }
@@ -77,17 +75,15 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
     **{("ppo", env): PPO_MUJOCO for env in MUJOCO},
     **{("reppo", env): REPPO_MUJOCO for env in MUJOCO},
-    ("reppo", "CartPole-v1"): {"num_envs": 8, "decay_steps": WHOLE_RUN},
-    ("reppo", "Acrobot-v1"): {"num_envs": 16, "decay_steps": WHOLE_RUN},
-    ("reppo", "Pendulum-v1"): {
+    ("reppo", "CartPole-v1"): {"num_envs": 8, "entropy_target": 0.2, "decay_steps": WHOLE_RUN},
+    ("reppo", "Acrobot-v1"): {
         "num_envs": 16,
-        "gamma": 0.95,
-        "epochs": 8,
-        "actor_lr": 5e-4,
-        "multiplier_lr": 1e-2,
-        "hidden": (128, 128),
+        "entropy_target": 0.2,
+        "noise_correlation": 0.8,
         "decay_steps": WHOLE_RUN,
     },
+    ("reppo", "LunarLander-v3"): {"num_envs": 16, "entropy_target": 0.2, "decay_steps": WHOLE_RUN},
+    ("reppo", "Pendulum-v1"): {"num_envs": 16, "gamma": 0.95, "decay_steps": WHOLE_RUN},
     ("reppo", "MountainCarContinuous-v0"): {
         "num_envs": 16,
         "gamma": 0.999,
