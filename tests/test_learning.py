@@ -10,7 +10,7 @@ import torch
 import rl.rollout
 from agents import AGENTS
 from agents.a2c import A2C, A2CConfig
-from agents.presets import PRESETS
+from agents.presets import preset_for
 from envs import make
 from envs.known import LQR, Chain, OneStepQuadratic
 from envs.staircase import staircase
@@ -113,7 +113,7 @@ def test_the_bottom_step_of_a_staircase_is_found() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(100, 103))
 def test_lqr_within_two_percent(seed: int) -> None:
-    settings = PRESETS["a2c", "costgrad/LQR-v0"]
+    settings = preset_for("a2c", "costgrad/LQR-v0", 600_000)
     mean = learn("costgrad/LQR-v0", 600_000, 2_000, seed=seed, **settings)
     assert mean == pytest.approx(LQR().optimal_return(), rel=0.02)
 
