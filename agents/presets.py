@@ -53,8 +53,8 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("ppo", "CartPole-v1"): {"num_envs": 8, "decay_steps": WHOLE_RUN},
     ("ppo", "Acrobot-v1"): {"num_envs": 16, "gae_lambda": 0.94, "decay_steps": WHOLE_RUN},
     ("ppo", "Pendulum-v1"): {
-        "num_envs": 8,
-        "gamma": 0.9,
+        "num_envs": 16,
+        "gamma": 0.95,
         "epochs": 10,
         "entropy_coef": 0.0,
         "decay_steps": WHOLE_RUN,
