@@ -83,7 +83,7 @@ class PPOConfig:
     state_std: bool = False
     """Let the spread depend on the state."""
     noise_correlation: float = 0.0
-    """How much of a step's noise the next step keeps (continuous actions); long swings find what jitter does not."""
+    """How much of a step's noise the next step keeps; long swings find what jitter does not."""
 
     def __post_init__(self) -> None:
         """Raises UserError where a setting is out of its range."""
@@ -100,6 +100,15 @@ class Rows(NamedTuple):
     returns: Tensor  # [B] lambda-returns of cost
     value: Tensor  # [B] C(s) before this rollout, in units of C's scale
     weight: Tensor  # [B] equal where the row counts, 0 where it is a reset; sum 1
+
+
+class Learnt(NamedTuple):
+    """What a step of learning can tell."""
+
+    log_ratio: Tensor  # [B] log pi - log pi_old of each sample, before the step
+    actor_loss: Tensor  # [B]
+    critic_loss: Tensor
+    grad_norm: Tensor
 
 
 class PPO:
@@ -176,12 +185,15 @@ class PPO:
         for _ in range(self.config.epochs):
             for batch in minibatches(rows, self.config.minibatch, self.acting.generator):
                 learnt = self._learn(batch)
-            if self.config.target_kl and float(learnt["approx_kl"]) > 1.5 * self.config.target_kl:
+            # The mean of r - 1 - log r over what pi_old did is KL(pi_old||pi), and never negative.
+            moved = (learnt.log_ratio.expm1() - learnt.log_ratio) @ batch.weight
+            if self.config.target_kl and float(moved) > 1.5 * self.config.target_kl:
                 break
         if self.config.normalize_obs:  # last, so that this update saw what the policy saw
             self.critic.obs_norm.update(flat(rollout.obs), flat(rollout.valid))
         self.updates += 1
-        return metrics | learnt
+        metrics |= {"actor_loss": learnt.actor_loss @ batch.weight, "critic_loss": learnt.critic_loss}
+        return metrics | {"grad_norm": learnt.grad_norm, "approx_kl": moved}
 
     @torch.no_grad()
     def _targets(self, rollout: Rollout) -> Rows:
@@ -198,24 +210,20 @@ class PPO:
         x = x[: len(sample)]
         return Rows(x, sample, self.actor(x).log_prob(sample), *rest)
 
-    def _learn(self, batch: Rows) -> dict[str, Tensor]:
+    def _learn(self, batch: Rows) -> Learnt:
         """One step of the actor and C, down the sum of their losses."""
         c = self.config
         pi: Policy = self.actor(batch.x)
         log_ratio = pi.log_prob(batch.sample) - batch.log_prob
-        actor_loss = clipped_score(log_ratio, batch.advantage, c.clip) @ batch.weight
+        rows = actor_loss = clipped_score(log_ratio, batch.advantage, c.clip)
+        if c.entropy_coef:
+            fresh = self.acting.fresh(pi, len(batch.x))
+            rows = torch.sub(actor_loss, pi.entropy(fresh), alpha=c.entropy_coef)
         critic_loss = self.critic.loss(
             batch.x, None, batch.returns, batch.weight, before=batch.value, clip=c.value_clip
         )
-        loss = actor_loss + c.value_coef * critic_loss
-        if c.entropy_coef:
-            fresh = self.acting.fresh(pi, len(batch.x))
-            loss = loss - c.entropy_coef * (pi.entropy(fresh) @ batch.weight)
-        norm = descend(self.optimizer, loss)
-        with torch.no_grad():  # the mean of r - 1 - log r over what pi_old did is KL(pi_old||pi), and never negative
-            moved = (log_ratio.expm1() - log_ratio) @ batch.weight
-        losses = {"actor_loss": actor_loss.detach(), "critic_loss": critic_loss.detach()}
-        return losses | {"grad_norm": norm, "approx_kl": moved}
+        norm = descend(self.optimizer, torch.add(rows @ batch.weight, critic_loss, alpha=c.value_coef))
+        return Learnt(log_ratio.detach(), actor_loss.detach(), critic_loss.detach(), norm)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -135,7 +135,8 @@ def score(log_prob: Tensor, advantage: Tensor) -> Tensor:
 def clipped_score(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     """PPO's surrogate (1707.06347, eq. 7) for a cost: the worse of r A and clip(r, 1 - clip, 1 + clip) A.
 
-    Its gradient is that of `score` where r = 1, and ends where a step has made the ratio better by more than `clip`.
+    That is max(r A, A - clip |A|), for r is only bounded on the side where it makes things better. Its gradient is that
+    of `score` where r = 1, and ends where a step has made the ratio better by more than `clip`.
 
     Args:
         log_ratio: [B] log r = log pi(a|s) - log pi_old(a|s), with its graph.
@@ -145,8 +146,7 @@ def clipped_score(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
     Returns:
         [B].
     """
-    ratio = log_ratio.exp()
-    return torch.maximum(ratio * advantage, ratio.clamp(1 - clip, 1 + clip) * advantage)
+    return torch.maximum(log_ratio.exp() * advantage, advantage - clip * advantage.abs())
 
 
 def control_variate(expected: Tensor, log_prob: Tensor, returns: Tensor, taken: Tensor) -> Tensor:

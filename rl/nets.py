@@ -109,8 +109,7 @@ class MLP(nn.Module):
         if self.ensemble and x.dim() == 2:
             x = x.expand(self.ensemble, *x.shape)
         activation = _ACTIVATIONS[self.activation]
-        weights, biases = _entries(self.weights), _entries(self.biases)
-        gains, shifts = _entries(self.gains), _entries(self.shifts)
+        weights, biases, gains, shifts = (self._entries(name) for name in ("weights", "biases", "gains", "shifts"))
         last = len(weights) - 1
         for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             x = product(bias, x, weight)
@@ -138,10 +137,9 @@ class MLP(nn.Module):
             for width in self.sizes[1:-1]
         ]
 
+    def _entries(self, name: str) -> list[Tensor]:
+        """The tensors of one of the lists, as torch.func.functional_call may have swapped them.
 
-def _entries(parameters: nn.ParameterList) -> list[Tensor]:
-    """The list's tensors, as torch.func.functional_call may have swapped them.
-
-    Iterating over a ParameterList makes up a name for each entry and looks that up, at ten times the cost.
-    """
-    return [parameter for parameter in parameters._parameters.values() if parameter is not None]
+        Iterating over a ParameterList makes up a name for each entry and looks that up, at ten times the cost.
+        """
+        return list(self._modules[name]._parameters.values())  # type: ignore[union-attr, arg-type]

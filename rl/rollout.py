@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from rl.data import Rollout, Step, cost_of
 
@@ -86,6 +87,8 @@ def minibatches(rows: RowsT, size: int, generator: torch.Generator) -> Iterator[
         yield rows
         return
     order = torch.randperm(count, generator=generator, device=generator.device)
-    for columns in zip(*(column[order].split(size) for column in rows), strict=True):
-        part = rows._make(columns)
-        yield part._replace(weight=part.weight / part.weight.sum().clamp(min=1e-12))
+    shuffled = rows._make(column.index_select(0, order) for column in rows)
+    weight = F.pad(shuffled.weight, (0, -count % size)).view(-1, size)  # a part a row: one operation for all
+    weight /= weight.sum(1, keepdim=True).clamp(min=1e-12)
+    shuffled = shuffled._replace(weight=weight.view(-1)[:count])
+    yield from map(rows._make, zip(*(column.split(size) for column in shuffled), strict=True))

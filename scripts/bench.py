@@ -12,15 +12,9 @@ if not __package__:  # run as a file: our packages come from this checkout, what
     __package__ = "scripts"
 
 import contextlib
-import importlib.util
-import json
-import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -31,45 +25,11 @@ from envs.make import make
 from rl.errors import UserError
 from rl.session import LOG_POINTS
 
-from . import bench_envs
+from . import bench_envs, bench_side, bench_threshold
+from .bench_side import Side, check_peer, write_json
 from .bench_tables import print_learning, print_parts, print_rounds
+from .bench_work import SAME, WORK
 from .cli import guarded, parse
-
-# The work of Stable-Baselines3's A2C as it ships: one pass of C over the whole rollout, plain regression. All that
-# costs time is said here, so that a change of the agent's defaults is no change of the work.
-SETTINGS: dict[str, dict[str, Any]] = {
-    "a2c": {
-        "hidden": (64, 64),
-        "activation": "tanh",
-        "layer_norm": False,
-        "dropout": 0.0,
-        "ensemble": 1,
-        "actor_lr": 7e-4,
-        "critic_lr": 7e-4,
-        "gamma": 0.99,
-        "gae_lambda": 1.0,
-        "entropy_coef": 0.0,
-        "clip_norm": 0.5,
-        "decay_steps": 0,
-        "l2": 0.0,
-        "l1": 0.0,
-        "critic_passes": 1,
-        "critic_warmup": 0,
-        "head": "regression",
-    }
-}
-# An actor that follows C alone must not start before C knows anything, or it stays at a return of 9: C learns alone for
-# the first 2,000 steps, which are not measured, and a bonus keeps the policy from growing certain too early.
-NEEDED: dict[str, dict[str, Any]] = {"pathwise": {"critic_warmup": 2000, "entropy_coef": 0.01}}
-DIFFERENCES = (
-    "The same on both sides: environment id, number of environments, rollout length, networks, optimiser, learning "
-    "rate, gamma, lambda, clipping, episode statistics, TensorBoard at the same intervals, one process each, nothing "
-    "displayed.",
-    "Ours differs in: actor and C have an optimiser and a clipped gradient each, not one of both; advantages are "
-    "divided by their running size; episodes are counted in the loop, not by a Monitor around each environment; the "
-    "environments' back end, as printed (--env-backend sync steps them one by one); pathwise has an entropy bonus of "
-    "0.01, and its C learns alone for 2,000 steps, not measured.",
-)
 
 
 @dataclass(frozen=True)
@@ -80,14 +40,14 @@ class Args:
     """Algorithm."""
     env: str = "CartPole-v1"
     """Environment; with a peer it must be one that the peer knows too."""
-    num_envs: int = 8
-    """Environments side by side."""
-    num_steps: int = 5
-    """Steps of each environment between two updates."""
-    actor_gradient: tuple[Literal["score", "pathwise", "control_variate"], ...] = ("score", "pathwise")
-    """One measurement for each of these."""
-    optimizer: Literal["rmsprop", "adam"] = "rmsprop"
-    """On both sides; A2C is known by the first, ours ships with the second."""
+    num_envs: int | None = None
+    """Environments side by side; 8 for a2c and 4 for ppo unless given."""
+    num_steps: int | None = None
+    """Steps of each environment between two updates; 5 for a2c and 128 for ppo unless given."""
+    actor_gradient: tuple[Literal["score", "pathwise", "control_variate"], ...] | None = None
+    """One measurement of a2c for each of these; score and pathwise unless given."""
+    optimizer: Literal["rmsprop", "adam"] | None = None
+    """On both sides; a2c is known by the first, ours ships with the second, and ppo has no other."""
     normalize_obs: bool = False
     """Normalise observations on our side; the peer does not."""
     env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
@@ -117,16 +77,19 @@ class Args:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measures and prints; returns the exit code, 2 for wrong input. `envs` as first word: environments alone."""
+    """Measures and prints; returns the exit code, 2 for wrong input.
+
+    `envs` as first word measures environments alone, `threshold` the seconds until a task is solved.
+    """
     words = sys.argv[1:] if argv is None else argv
-    if words[:1] == ["envs"]:
-        return bench_envs.main(words[1:])
+    for name, other in (("envs", bench_envs), ("threshold", bench_threshold)):
+        if words[:1] == [name]:
+            return other.main(words[1:])
     return guarded(_bench, words)
 
 
 def _bench(argv: Sequence[str]) -> int:
-    args = parse(Args, argv, "bench", __doc__ or "")
-    _check(args)
+    args = _checked(parse(Args, argv, "bench", __doc__ or ""))
     console = Console(width=max(Console().width, 100))
     where = f"{args.num_envs} x {args.env}, {args.num_steps} steps a rollout, {args.threads} thread(s)"
     console.print(
@@ -134,8 +97,10 @@ def _bench(argv: Sequence[str]) -> int:
     )
     rounds = _rounds(args)
     print_rounds(console, args, rounds)
-    parts = _once(_ours(args, mode="parts", configs={g: _config(args, g) for g in args.actor_gradient}))
-    figures: dict[str, Any] = {"args": asdict(args), "rounds": rounds, **parts}
+    job = _job(args, {})
+    configs = {name: WORK[args.agent].config(job, name) for name in _measured(args)}
+    figures: dict[str, Any] = {"args": asdict(args), "rounds": rounds}
+    figures |= _once(_ours(args, mode="parts", configs=configs))
     if args.peer:
         figures["peer_env_alone"] = _once(_peer(args, mode="env"))["steps_per_second"]
     print_parts(console, args, figures)
@@ -143,112 +108,44 @@ def _bench(argv: Sequence[str]) -> int:
         figures["learning"] = _learning(args)
         print_learning(console, args, figures["learning"])
     if args.peer:
-        for line in DIFFERENCES:
+        for line in (SAME, WORK[args.agent].differences):
             console.print(line, highlight=False)
     if args.json_file is not None:
-        try:
-            Path(args.json_file).write_text(json.dumps(figures, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {args.json_file}: {error.strerror}") from error
+        write_json(args.json_file, figures)
     return 0
 
 
-def _check(args: Args) -> None:
-    if args.agent not in SETTINGS:
-        raise UserError(f"no settings to measure agent {args.agent!r} with: it must be one of {', '.join(SETTINGS)}")
+def _checked(args: Args) -> Args:
+    """The flags, with what the agent is measured with where none was given. Raises UserError."""
+    if args.agent not in WORK:
+        raise UserError(f"no settings to measure agent {args.agent!r} with: it must be one of {', '.join(WORK)}")
+    work = WORK[args.agent]
+    if args.actor_gradient is not None and not work.gradients:
+        raise UserError(f"actor-gradient {' '.join(args.actor_gradient)} is no setting of {args.agent}: leave it out")
+    if args.actor_gradient == ():
+        raise UserError("actor-gradient needs at least one of score, pathwise, control_variate")
+    usual: dict[str, Any] = {"num_envs": work.num_envs, "num_steps": work.num_steps, "optimizer": work.optimizers[0]}
+    args = replace(args, **{name: value for name, value in usual.items() if getattr(args, name) is None})
+    if args.optimizer not in work.optimizers:
+        raise UserError(f"optimizer of {args.agent} must be {' or '.join(work.optimizers)}, got {args.optimizer}")
     for name in ("num_envs", "num_steps", "repeats", "threads", "learning_steps"):
         if (value := getattr(args, name)) < 1:
             raise UserError(f"{name.replace('_', '-')} must be at least 1, got {value}")
     if args.seconds <= 0 or args.warmup < 0:
         raise UserError(f"seconds must be above 0 and warmup at least 0, got {args.seconds:g} and {args.warmup:g}")
-    if not args.actor_gradient:
-        raise UserError("actor-gradient needs at least one of score, pathwise, control_variate")
-    if args.peer and shutil.which(args.peer_python) is None:
-        raise UserError(f"cannot run {args.peer_python}: there is no such interpreter")
-    if args.peer and args.peer_python == sys.executable and importlib.util.find_spec("stable_baselines3") is None:
-        raise UserError(
-            "stable_baselines3 is not installed here: install it in a venv of its own, "
-            "and give --peer-python that venv's interpreter"
-        )
+    if args.peer:
+        check_peer(args.peer_python)
     make(args.env, 1, backend=args.env_backend).close()  # raises here, not in a process, if it cannot be made
+    return args
 
 
-JOB = ("env", "num_envs", "num_steps", "optimizer", "seconds", "warmup", "threads", "seed")  # of both sides
+# Of both sides.
+JOB = ("agent", "env", "num_envs", "num_steps", "optimizer", "normalize_obs", "seconds", "warmup", "threads", "seed")
 
 
-class Side:
-    """One training run in a process of its own, which stands still but when it is its turn."""
-
-    def __init__(self, command: Sequence[str], job: dict[str, Any]) -> None:
-        self.name, self.python = command[-1], command[0]
-        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
-        environ = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
-        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
-        try:
-            self._process = subprocess.Popen([*command, json.dumps(job)], env=environ, text=True, **pipes)
-        except OSError as error:
-            raise UserError(f"cannot run {self.python}: {error.strerror}") from error
-
-    def __enter__(self) -> Side:
-        """Nothing but itself; leaving ends the process."""
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Ends the process."""
-        for pipe in (self._process.stdin, self._process.stdout):
-            assert pipe is not None
-            with contextlib.suppress(BrokenPipeError):
-                pipe.close()
-        try:
-            self._process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._errors.close()
-
-    def turn(self) -> dict[str, Any]:
-        """Lets it run for one measurement. Raises UserError where it has failed."""
-        assert self._process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):
-            self._process.stdin.write("go\n")
-            self._process.stdin.flush()
-        return self.answer()
-
-    def answer(self) -> dict[str, Any]:
-        """The next figures it prints. Raises UserError where it has failed."""
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        with contextlib.suppress(ValueError):
-            return json.loads(line)
-        self._process.wait()
-        self._errors.seek(0)
-        said = self._errors.read().strip().splitlines() or [f"exit code {self._process.returncode}"]
-        raise UserError(f"{Path(self.name).name} failed in {self.python}: {said[-1].removeprefix('error: ')}")
-
-
-def _config(args: Args, gradient: str) -> dict[str, Any]:
-    """The agent's settings."""
-    own: dict[str, Any] = {
-        "num_steps": args.num_steps,
-        "minibatch": args.num_steps * args.num_envs,
-        "actor_gradient": gradient,
-    }
-    own["optimizer"] = args.optimizer
-    return {**SETTINGS[args.agent], **own, "normalize_obs": args.normalize_obs, **NEEDED.get(gradient, {})}
-
-
-def _ours(args: Args, gradient: str = "score", **changes: Any) -> Side:
-    more = {"agent": args.agent, "env_backend": args.env_backend, "config": _config(args, gradient)}
-    ours = [str(_beside("bench_ours.py"))] if __package__ == "scripts" else ["-m", f"{__package__}.bench_ours"]
-    return Side([sys.executable, *ours], _job(args, {**more, **changes}))
-
-
-def _peer(args: Args, **changes: Any) -> Side:
-    return Side([args.peer_python, str(_beside(f"bench_{args.peer}.py"))], _job(args, changes))
-
-
-def _beside(name: str) -> Path:
-    return Path(__file__).with_name(name)
+def _measured(args: Args) -> tuple[str, ...]:
+    """The names of our measurements: the ways of the gradient where the agent has several."""
+    return args.actor_gradient or WORK[args.agent].gradients or (args.agent,)
 
 
 def _job(args: Args, changes: dict[str, Any]) -> dict[str, Any]:
@@ -258,7 +155,17 @@ def _job(args: Args, changes: dict[str, Any]) -> dict[str, Any]:
     total = max(800_000, int(100_000 * (args.seconds * args.repeats + args.warmup)))
     job = {key: getattr(args, key) for key in JOB}
     job |= {"mode": "learn", "total": total, "episodes": 20, **changes}
-    return job | {"log_every": max(job["total"] // LOG_POINTS, args.num_envs)}
+    return job | {"log_every": max(job["total"] // LOG_POINTS, job["num_envs"])}
+
+
+def _ours(args: Args, name: str = "", **changes: Any) -> Side:
+    job = _job(args, {"env_backend": args.env_backend, **changes})
+    return bench_side.ours(job | {"config": WORK[args.agent].config(job, name or _measured(args)[0])})
+
+
+def _peer(args: Args, **changes: Any) -> Side:
+    config = WORK[args.agent].config(_job(args, changes), _measured(args)[0])
+    return bench_side.peer(str(args.peer), args.peer_python, _job(args, {**changes, "config": config}))
 
 
 def _rounds(args: Args) -> list[dict[str, dict[str, float]]]:
@@ -268,9 +175,9 @@ def _rounds(args: Args) -> list[dict[str, dict[str, float]]]:
         if args.peer:
             sides["peer"] = stack.enter_context(_peer(args))
             sides["peer"].answer()  # it is warm
-        for gradient in args.actor_gradient:
-            sides[gradient] = stack.enter_context(_ours(args, gradient))
-            sides[gradient].answer()
+        for name in _measured(args):
+            sides[name] = stack.enter_context(_ours(args, name))
+            sides[name].answer()
         return [{name: side.turn() for name, side in sides.items()} for _ in range(args.repeats)]
 
 
@@ -285,7 +192,7 @@ def _learning(args: Args) -> list[dict[str, float]]:
     rows = []
     for seed in args.learning_seeds:
         job = {"seconds": 0, "total": args.learning_steps, "seed": seed}
-        row: dict[str, float] = {g: _once(_ours(args, g, **job))["final_return"] for g in args.actor_gradient}
+        row: dict[str, float] = {name: _once(_ours(args, name, **job))["final_return"] for name in _measured(args)}
         if args.peer:
             row["peer"] = _once(_peer(args, **job))["final_return"]
         rows.append({"seed": seed, **row})

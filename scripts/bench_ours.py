@@ -30,7 +30,7 @@ from rl.evaluate import evaluate
 from rl.loop import Tick
 from rl.train import train
 
-from .bench_turns import Turns
+from .bench_turns import Goal, Turns
 from .cli import guarded
 
 PARTS = ("act", "env.step", "observe", "update")
@@ -46,7 +46,7 @@ def _measure(argv: Sequence[str]) -> int:
     torch.set_num_threads(job["threads"])
     env = make(job["env"], job["num_envs"], job["seed"], backend=job["env_backend"])
     try:
-        figures = {"learn": _learn, "parts": _parts}[job["mode"]](job, env)
+        figures = {"learn": _learn, "parts": _parts, "threshold": _threshold}[job["mode"]](job, env)
     finally:
         env.close()
     if figures is not None:
@@ -74,13 +74,22 @@ def _learn(job: dict[str, Any], env: MadeEnv) -> dict[str, float] | None:
         return {"final_return": evaluate(agent, env, job["episodes"]).mean}
     turns = Turns(job["warmup"], job["seconds"])
     cold = _cold_steps(job)
-    _train(job, agent, env, (lambda tick, _: tick.step < cold or turns(tick.step),))
+    # A turn begins and ends with an update: it holds whole rollouts.
+    _train(job, agent, env, (lambda tick, _: tick.step < cold or not tick.metrics or turns(tick.step),))
     return None
 
 
 def _cold_steps(job: dict[str, Any]) -> int:
     """Environment steps that are no measure: while C alone learns, or before classic control is machine code."""
-    return max(job["config"]["critic_warmup"], (PATIENCE + 1) * job["num_envs"])
+    return max(job["config"].get("critic_warmup", 0), (PATIENCE + 1) * job["num_envs"])
+
+
+def _threshold(job: dict[str, Any], env: MadeEnv) -> dict[str, float | bool]:
+    """Trains until a mean return of training episodes is reached."""
+    agent = _agent(job, env)
+    goal = Goal(job["threshold"], job["window"], job["launched"])
+    _train(job, agent, env, (lambda tick, _: not goal(tick.step, tick.returns),))
+    return goal.figures
 
 
 def _parts(job: dict[str, Any], env: MadeEnv) -> dict[str, Any]:
@@ -129,13 +138,15 @@ def _shares(job: dict[str, Any], env: MadeEnv) -> dict[str, float]:
 
     def follow(tick: Tick, agent: Any) -> bool:
         nonlocal steps, begin, end
-        end = time.perf_counter()
         if begin:
             steps += 1
-        elif end - started >= job["warmup"] and tick.step >= _cold_steps(job):
+        if not tick.metrics:  # whole rollouts
+            return True
+        end = time.perf_counter()
+        if not begin and end - started >= job["warmup"] and tick.step >= _cold_steps(job):
             begin = end
             spent.update(dict.fromkeys(PARTS, 0.0))
-        return not begin or end - begin < job["seconds"]
+        return not steps or end - begin < job["seconds"]
 
     _train(job, agent, env, (follow,))
     figures = {part: 1e6 * seconds / steps for part, seconds in spent.items()}

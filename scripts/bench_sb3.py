@@ -1,4 +1,4 @@
-"""The peer's side of scripts/bench.py: the same work by Stable-Baselines3's A2C, as its users would write it.
+"""The peer's side of scripts/bench.py: the same work by Stable-Baselines3's A2C or PPO, as its users would write it.
 
 It runs in the interpreter that Stable-Baselines3 is installed in, so it imports nothing of ours but a file of the
 standard library's. Settings come as JSON, the only argument; figures are lines of JSON printed.
@@ -30,14 +30,41 @@ def main() -> int:
 
 def _learn(job: dict[str, Any]) -> dict[str, float] | None:
     """Trains: in turns with the other side, or `total` steps and then an evaluation."""
-    from stable_baselines3 import A2C
+    from stable_baselines3.common.callbacks import BaseCallback
     from stable_baselines3.common.env_util import make_vec_env
     from stable_baselines3.common.evaluation import evaluate_policy
 
     env = make_vec_env(job["env"], n_envs=job["num_envs"], seed=job["seed"])
     folder = tempfile.TemporaryDirectory()
-    # Networks (64, 64 tanh for each of policy and value), gamma, lambda, value factor, clipping: as A2C ships.
-    model = A2C(
+    model = {"a2c": _a2c, "ppo": _ppo}[job["agent"]](job, env, folder.name)
+    turns = Turns(job["warmup"], job["seconds"]) if job["seconds"] else None
+
+    class TakesTurns(BaseCallback):  # type: ignore[misc]
+        """A turn begins and ends where a rollout begins: it holds whole ones."""
+
+        go_on = True
+
+        def _on_rollout_start(self) -> None:
+            self.go_on = turns is None or turns(self.num_timesteps)
+
+        def _on_step(self) -> bool:
+            return self.go_on
+
+    every = max(1, round(job["log_every"] / (job["num_envs"] * job["num_steps"])))
+    model.learn(job["total"], callback=TakesTurns(), log_interval=every)
+    folder.cleanup()
+    if turns is not None:
+        return None
+    fresh = make_vec_env(job["env"], n_envs=job["num_envs"], seed=job["seed"] + 1_000_000)
+    mean, _ = evaluate_policy(model, fresh, n_eval_episodes=job["episodes"], deterministic=True)
+    return {"final_return": float(mean)}
+
+
+def _a2c(job: dict[str, Any], env: Any, folder: str) -> Any:
+    """Networks (64, 64 tanh for each of policy and value), gamma, lambda, value factor, clipping: as A2C ships."""
+    from stable_baselines3 import A2C
+
+    return A2C(
         "MlpPolicy",
         env,
         learning_rate=7e-4,
@@ -49,23 +76,35 @@ def _learn(job: dict[str, Any]) -> dict[str, float] | None:
         max_grad_norm=0.5,
         use_rms_prop=job["optimizer"] == "rmsprop",
         policy_kwargs={"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": _tanh()},
-        tensorboard_log=folder.name,
+        tensorboard_log=folder,
         seed=job["seed"],
         device="cpu",
     )
-    turns = Turns(job["warmup"], job["seconds"]) if job["seconds"] else None
-    every = max(1, round(job["log_every"] / (job["num_envs"] * job["num_steps"])))
-    model.learn(
-        job["total"],
-        callback=None if turns is None else lambda *_: turns(model.num_timesteps),
-        log_interval=every,
+
+
+def _ppo(job: dict[str, Any], env: Any, folder: str) -> Any:
+    """The settings of our side's config."""
+    from stable_baselines3 import PPO
+
+    ours = job["config"]
+    return PPO(
+        "MlpPolicy",
+        env,
+        learning_rate=ours["lr"],
+        n_steps=ours["num_steps"],
+        batch_size=ours["minibatch"],
+        n_epochs=ours["epochs"],
+        gamma=ours["gamma"],
+        gae_lambda=ours["gae_lambda"],
+        clip_range=ours["clip"],
+        ent_coef=ours["entropy_coef"],
+        vf_coef=ours["value_coef"],
+        max_grad_norm=ours["clip_norm"],
+        policy_kwargs={"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": _tanh()},
+        tensorboard_log=folder,
+        seed=job["seed"],
+        device="cpu",
     )
-    folder.cleanup()
-    if turns is not None:
-        return None
-    fresh = make_vec_env(job["env"], n_envs=job["num_envs"], seed=job["seed"] + 1_000_000)
-    mean, _ = evaluate_policy(model, fresh, n_eval_episodes=job["episodes"], deterministic=True)
-    return {"final_return": float(mean)}
 
 
 def _tanh() -> Any:

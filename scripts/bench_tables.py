@@ -23,7 +23,8 @@ def ratios(rounds: Sequence[dict[str, dict[str, float]]], side: str, key: str = 
 
 def print_rounds(console: Console, args: Any, rounds: list[dict[str, dict[str, float]]]) -> None:
     """Figures and ratios of every round, their medians and extremes."""
-    title = {str(gradient): f"{args.agent} {gradient}" for gradient in args.actor_gradient}
+    measured = [name for name in rounds[0] if name != "peer"]
+    title = {name: name if name == args.agent else f"{args.agent} {name}" for name in measured}
     if args.peer:
         title["peer"] = args.peer
     table = Table(title="steps per second")
@@ -31,20 +32,20 @@ def print_rounds(console: Console, args: Any, rounds: list[dict[str, dict[str, f
     for name in title.values():
         table.add_column(name, justify="right")
     if args.peer:
-        for gradient in args.actor_gradient:
-            table.add_column(f"ratio {gradient}", justify="right")
+        for name in measured:
+            table.add_column(f"ratio {name}", justify="right")
     columns = [[figures[name]["steps_per_second"] for figures in rounds] for name in title]
-    over = [ratios(rounds, gradient) for gradient in args.actor_gradient] if args.peer else []
+    over = [ratios(rounds, name) for name in measured] if args.peer else []
     for i in range(len(rounds)):
         table.add_row(str(i + 1), *(f"{c[i]:,.0f}" for c in columns), *(f"{c[i]:.2f}" for c in over))
     median = statistics.median
     table.add_section()
     table.add_row("median", *(f"{median(c):,.0f}" for c in columns), *(f"{median(c):.2f}" for c in over))
     console.print(table)
-    for gradient, c in zip(args.actor_gradient, over, strict=False):
-        cpu = ratios(rounds, gradient, "steps_per_cpu_second")
+    for name, c in zip(measured, over, strict=False):
+        cpu = ratios(rounds, name, "steps_per_cpu_second")
         console.print(
-            f"ratio {gradient} / {args.peer}: min {min(c):.2f}, median {median(c):.2f}, max {max(c):.2f}; "
+            f"ratio {name} / {args.peer}: min {min(c):.2f}, median {median(c):.2f}, max {max(c):.2f}; "
             f"by CPU time, which others on the machine disturb less: median {median(cpu):.2f}",
             highlight=False,
         )
@@ -62,9 +63,9 @@ def print_parts(console: Console, args: Any, figures: dict[str, Any]) -> None:
     table.add_column("")
     for title in columns.values():
         table.add_column(title, justify="right")
-    for gradient, parts in figures["shares"].items():
+    for name, parts in figures["shares"].items():
         total = sum(parts[key] for key in columns)
-        table.add_row(gradient, *(f"{parts[key]:.0f} ({parts[key] / total:.0%})" for key in columns))
+        table.add_row(name, *(f"{parts[key]:.0f} ({parts[key] / total:.0%})" for key in columns))
     console.print(table)
 
 

@@ -1,4 +1,4 @@
-"""How the two sides of scripts/bench.py take turns. Standard library only: the peer's interpreter reads it too.
+"""How the sides of scripts/bench.py take turns. Standard library only: the peer's interpreter reads it too.
 
 A side says `{"ready": true}` once it is warm, then answers each line on its stdin with the figures of one measurement,
 as one line of JSON on its stdout, and ends when stdin does.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import deque
+from collections.abc import Iterable
 
 
 class Turns:
@@ -43,3 +45,41 @@ class Turns:
         self._mark = (time.perf_counter(), time.process_time(), steps)
         self._until = self._mark[0] + self.seconds
         return True
+
+
+class Goal:
+    """Called after each vector step of a training run; holds when the run came to a mean return.
+
+    Args:
+        threshold: the mean return.
+        window: of how many training episodes, the last ones; before there are so many it is not reached.
+        launched: when the process was started, as time.time() says it.
+    """
+
+    def __init__(self, threshold: float, window: int, launched: float) -> None:
+        self.threshold, self.launched = threshold, launched
+        self.returns: deque[float] = deque(maxlen=window)
+        self.reached, self.steps = False, 0
+        self._began = self._seen = time.time()
+        self._cpu = self._cpu_seen = time.process_time()
+
+    def __call__(self, steps: int, returns: Iterable[float]) -> bool:
+        """Takes in the environment steps so far and the returns of episodes that ended; whether it is reached."""
+        self.steps, self._seen, self._cpu_seen = steps, time.time(), time.process_time()
+        for value in returns:
+            self.returns.append(value)
+            full = len(self.returns) == self.returns.maxlen
+            self.reached = full and sum(self.returns) / len(self.returns) >= self.threshold
+        return self.reached
+
+    @property
+    def figures(self) -> dict[str, float | bool]:
+        """Whether it was reached, after how many steps, and in what time."""
+        seconds, process_seconds = self._seen - self._began, self._seen - self.launched
+        return {
+            "reached": self.reached,
+            "steps": self.steps,
+            "seconds": seconds,
+            "process_seconds": process_seconds,
+            "cpu_seconds": self._cpu_seen - self._cpu,
+        }

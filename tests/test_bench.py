@@ -6,19 +6,25 @@ import json
 import stat
 import subprocess
 import sys
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from scripts import bench
+from agents import AGENTS
+from envs.make import make
+from scripts import bench, bench_ours
 from scripts.bench_turns import Turns
+from scripts.bench_work import WORK
 
 ROOT = Path(__file__).resolve().parents[1]
-SHORT = ("--seconds", "0.1", "--warmup", "0.05", "--repeats", "2", "--actor-gradient", "score")
+TURNS = ("--seconds", "0.1", "--warmup", "0.05", "--repeats", "2")
+SHORT = (*TURNS, "--actor-gradient", "score")
 PEER = """#!{python}
-import json, sys
+import json, pathlib, sys
 job = json.loads(sys.argv[2])
+pathlib.Path(__file__).with_name("job.json").write_text(sys.argv[2])
 if job["mode"] == "env":
     print(json.dumps(dict(steps_per_second=7)))
 else:
@@ -58,6 +64,59 @@ def test_prints_the_ratio_to_a_peer_round_by_round(tmp_path: Path) -> None:
     assert all(shares[part] > 0 for part in ("act", "env.step", "observe", "update", "rest"))
 
 
+def test_ppo_is_the_same_work_on_both_sides(tmp_path: Path) -> None:
+    peer = executable(tmp_path / "peer", PEER.format(python=sys.executable))
+    flags = ("ppo", *TURNS, "--num-envs", "2", "--peer", "sb3", "--peer-python", peer)
+    done = run(*flags, "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0, done.stderr
+    assert "ratio ppo / sb3: min" in done.stdout and "normalised once a rollout" in done.stdout.replace("\n", " ")
+    figures: dict[str, Any] = json.loads((tmp_path / "figures.json").read_text())
+    assert set(figures["rounds"][0]) == {"peer", "ppo"} and set(figures["shares"]) == {"ppo"}
+    job = json.loads((tmp_path / "job.json").read_text())
+    assert (job["agent"], job["num_envs"], job["num_steps"], job["optimizer"]) == ("ppo", 2, 128, "adam")
+    ours, theirs = WORK["ppo"].config(job, "ppo"), job["config"]
+    assert theirs == {key: list(value) if isinstance(value, tuple) else value for key, value in ours.items()}
+    assert (theirs["minibatch"], theirs["epochs"], theirs["hidden"]) == (64, 4, [64, 64])
+
+
+@pytest.mark.parametrize("agent", WORK)
+def test_the_work_says_all_settings_that_cost_time(agent: str) -> None:
+    """So that a change of the agent's defaults is no change of the work."""
+    work, config = WORK[agent], AGENTS[agent][1]
+    job = {"num_envs": work.num_envs, "num_steps": work.num_steps, "optimizer": "adam", "normalize_obs": False}
+    said = work.config(job, (work.gradients or ("",))[0])
+    silent = {field.name for field in fields(config)} - set(said)
+    assert silent <= {"bins", "log_std", "state_std", "noise_correlation"}  # of other heads and actions
+    config(**said)
+
+
+@pytest.mark.parametrize(("agent", "rollout"), [("a2c", 40), ("ppo", 512)])
+def test_a_turn_holds_whole_rollouts(agent: str, rollout: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[int] = []
+
+    def turns(steps: int) -> bool:
+        seen.append(steps)
+        return len(seen) < 3
+
+    monkeypatch.setattr("scripts.bench_ours.Turns", lambda warmup, seconds: turns)
+    monkeypatch.setattr("scripts.bench_ours.PATIENCE", -1)
+    work = WORK[agent]
+    job = {"num_envs": work.num_envs, "num_steps": work.num_steps, "optimizer": "adam", "normalize_obs": False}
+    job |= {"agent": agent, "config": work.config(job, "score"), "seed": 0, "seconds": 1, "warmup": 0, "total": 10_000}
+    assert bench_ours._learn(job, make("CartPole-v1", work.num_envs)) is None
+    assert seen == [rollout, 2 * rollout, 3 * rollout]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("agent", WORK)
+def test_the_real_peer_takes_its_turns(agent: str, tmp_path: Path) -> None:
+    pytest.importorskip("stable_baselines3")
+    done = run(agent, *TURNS, "--peer", "sb3", "--json", str(tmp_path / "figures.json"))
+    assert done.returncode == 0, done.stderr
+    rounds = json.loads((tmp_path / "figures.json").read_text())["rounds"]
+    assert all(100 < figures["peer"]["steps_per_second"] < 100_000 for figures in rounds)
+
+
 def test_a_peer_that_fails_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     peer = executable(tmp_path / "peer", f"#!{sys.executable}\nimport sys\nsys.exit('no such package')\n")
     assert bench.main([*SHORT, "--peer", "sb3", "--peer-python", peer]) == 2
@@ -74,6 +133,11 @@ def test_a_peer_that_fails_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
         (["--actor-gradient", "other"], "actor-gradient"),
         (["--nonsense"], "nonsense"),
         (["dqn"], "dqn"),
+        (["ppo", "--actor-gradient", "score"], "actor-gradient score is no setting of ppo"),
+        (["ppo", "--optimizer", "rmsprop"], "optimizer of ppo must be adam, got rmsprop"),
+        (["ppo", "--num-steps", "0"], "num-steps must be at least 1, got 0"),
+        (["--actor-gradient"], "actor-gradient"),
+        (["ppo", "--json", "/no/such/folder/file"], "/no/such/folder/file"),
         (["--env", "NoSuchEnv-v9"], "NoSuchEnv"),
         (["--peer", "sb3", "--peer-python", "/no/such/python"], "/no/such/python"),
     ],

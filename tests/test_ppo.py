@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.ppo import PPO, Rows
+from agents.ppo import PPO, Learnt, Rows
 from rl.data import Step
 from rl.returns import lambda_return
 from tests import streams
@@ -29,7 +29,7 @@ def watched(agent: PPO) -> list[tuple[Rows, Tensor]]:
     seen: list[tuple[Rows, Tensor]] = []
     learn = agent._learn
 
-    def watch(batch: Rows) -> dict[str, Tensor]:
+    def watch(batch: Rows) -> Learnt:
         with torch.no_grad():
             seen.append((batch, agent.actor(batch.x).log_prob(batch.sample) - batch.log_prob))
         return learn(batch)
@@ -183,6 +183,17 @@ def test_the_divergence_that_is_told_is_an_estimate_of_kl_from_the_old_policy() 
     assert told == pytest.approx(((log_ratio.exp() - 1 - log_ratio) @ row.weight).item(), rel=1e-3)
     # r - 1 - log r estimates KL(old||new), which -log r estimates too.
     assert told == pytest.approx((-log_ratio @ row.weight).item(), rel=0.5, abs=5e-3) and told > 1e-3
+
+
+def test_the_actors_loss_that_is_told_is_the_papers_over_the_last_minibatch() -> None:
+    agent = make(epochs=6, minibatch=16, lr=1e-2, entropy_coef=0.3)
+    seen = watched(agent)
+    told = feed(agent, T, valid=streams.after_the_clock)[0]["actor_loss"]
+    row, log_ratio = seen[-1]
+    ratio = log_ratio.exp()
+    clipped = ratio.clamp(0.8, 1.2)
+    assert not torch.equal(ratio, clipped)
+    torch.testing.assert_close(told, torch.maximum(ratio * row.advantage, clipped * row.advantage) @ row.weight)
 
 
 def test_decay_steps_end_learning_and_penalties_shrink_weights() -> None:

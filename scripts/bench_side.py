@@ -1,0 +1,103 @@
+"""One side of a benchmark: a process that does what it is told and answers in lines of JSON."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from rl.errors import UserError
+
+
+class Side:
+    """A process of its own, which may stand still but when it is its turn.
+
+    Args:
+        command: interpreter and file; settings follow as JSON.
+        job: the settings, `threads` among them.
+    """
+
+    def __init__(self, command: Sequence[str], job: dict[str, Any]) -> None:
+        self.name, self.python = command[-1], command[0]
+        self._errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
+        environ = {**os.environ, "OMP_NUM_THREADS": str(job["threads"])}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": self._errors}
+        try:
+            self._process = subprocess.Popen([*command, json.dumps(job)], env=environ, text=True, **pipes)
+        except OSError as error:
+            raise UserError(f"cannot run {self.python}: {error.strerror}") from error
+
+    def __enter__(self) -> Side:
+        """Nothing but itself; leaving ends the process."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Ends the process."""
+        for pipe in (self._process.stdin, self._process.stdout):
+            assert pipe is not None
+            with contextlib.suppress(BrokenPipeError):
+                pipe.close()
+        try:
+            self._process.wait(timeout=20)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._errors.close()
+
+    def turn(self) -> dict[str, Any]:
+        """Lets it run for one measurement. Raises UserError where it has failed."""
+        assert self._process.stdin is not None
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.write("go\n")
+            self._process.stdin.flush()
+        return self.answer()
+
+    def answer(self) -> dict[str, Any]:
+        """The next figures it prints. Raises UserError where it has failed."""
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        with contextlib.suppress(ValueError):
+            return json.loads(line)
+        self._process.wait()
+        self._errors.seek(0)
+        said = self._errors.read().strip().splitlines() or [f"exit code {self._process.returncode}"]
+        raise UserError(f"{Path(self.name).name} failed in {self.python}: {said[-1].removeprefix('error: ')}")
+
+
+def ours(job: dict[str, Any]) -> Side:
+    """A process of ours."""
+    if __package__ == "scripts":
+        return Side([sys.executable, str(Path(__file__).with_name("bench_ours.py"))], job)
+    return Side([sys.executable, "-m", f"{__package__}.bench_ours"], job)
+
+
+def peer(name: str, python: str, job: dict[str, Any]) -> Side:
+    """A peer's process, in the interpreter it is installed in."""
+    return Side([python, str(Path(__file__).with_name(f"bench_{name}.py"))], job)
+
+
+def check_peer(python: str) -> None:
+    """Raises UserError where Stable-Baselines3 cannot be run."""
+    if shutil.which(python) is None:
+        raise UserError(f"cannot run {python}: there is no such interpreter")
+    if python == sys.executable and importlib.util.find_spec("stable_baselines3") is None:
+        raise UserError(
+            "stable_baselines3 is not installed here: install it in a venv of its own, "
+            "and give --peer-python that venv's interpreter"
+        )
+
+
+def write_json(path: str, figures: dict[str, Any]) -> None:
+    """Writes all figures. Raises UserError where it cannot."""
+    try:
+        Path(path).write_text(json.dumps(figures, indent=1) + "\n")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}") from error

@@ -1,0 +1,107 @@
+"""What scripts/bench.py measures: for each agent the work that its peer does too, said in full."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Work:
+    """One agent's work. All that costs time is said, so that a change of the agent's defaults is no change of it."""
+
+    num_envs: int
+    num_steps: int
+    optimizers: tuple[str, ...]
+    """That it can be measured with; the first unless a flag says otherwise."""
+    settings: dict[str, Any]
+    """Of the agent's config."""
+    differences: str
+    """In what ours differs from the peer's."""
+    minibatches: int = 1
+    """Of a pass over a rollout."""
+    gradients: tuple[str, ...] = ()
+    """Of `actor_gradient`: one measurement for each unless a flag says otherwise; () for an agent without it."""
+    needed: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Further settings, without which such a gradient does not learn."""
+
+    def config(self, job: dict[str, Any], name: str) -> dict[str, Any]:
+        """The agent's settings for the measurement `name` of a job."""
+        rows = job["num_envs"] * job["num_steps"]
+        own = {"num_steps": job["num_steps"], "minibatch": max(1, rows // self.minibatches)}
+        if self.gradients:
+            own |= {"actor_gradient": name}
+        if len(self.optimizers) > 1:
+            own |= {"optimizer": job["optimizer"]}
+        return {**self.settings, **own, "normalize_obs": job["normalize_obs"], **self.needed.get(name, {})}
+
+
+NETWORKS = {"hidden": (64, 64), "activation": "tanh", "layer_norm": False, "head": "regression"}
+SAME = (
+    "The same on both sides: environment id, number of environments, rollout length, minibatches, networks, optimiser, "
+    "learning rate, gamma, lambda, clipping, entropy bonus, episode statistics, TensorBoard at the same intervals, one "
+    "process each, nothing displayed."
+)
+COUNTED = (
+    "episodes are counted in the loop, not by a Monitor around each environment; the environments' back end, as "
+    "printed (--env-backend sync steps them one by one)"
+)
+WORK = {
+    # The work of Stable-Baselines3's A2C as it ships: one pass of C over the whole rollout, plain regression.
+    "a2c": Work(
+        num_envs=8,
+        num_steps=5,
+        optimizers=("rmsprop", "adam"),
+        settings={
+            **NETWORKS,
+            "dropout": 0.0,
+            "ensemble": 1,
+            "actor_lr": 7e-4,
+            "critic_lr": 7e-4,
+            "gamma": 0.99,
+            "gae_lambda": 1.0,
+            "entropy_coef": 0.0,
+            "clip_norm": 0.5,
+            "decay_steps": 0,
+            "l2": 0.0,
+            "l1": 0.0,
+            "critic_passes": 1,
+            "critic_warmup": 0,
+            "action_samples": 4,
+        },
+        gradients=("score", "pathwise"),
+        # An actor that follows C alone must not start before C knows anything, or it stays at a return of 9: C learns
+        # alone for the first 2,000 steps, which are not measured, and a bonus keeps the policy from growing certain too
+        # early.
+        needed={"pathwise": {"critic_warmup": 2000, "entropy_coef": 0.01}},
+        differences="Ours differs in: actor and C have an optimiser and a clipped gradient each, not one of both; "
+        f"advantages are divided by their running size; {COUNTED}; pathwise has an entropy bonus of 0.01, and its C "
+        "learns alone for 2,000 steps, not measured.",
+    ),
+    # Stable-Baselines3's PPO as it ships, but for the shape of the work: environments, rollout, passes and minibatches
+    # as CleanRL and purejaxrl have them for CartPole-v1.
+    "ppo": Work(
+        num_envs=4,
+        num_steps=128,
+        optimizers=("adam",),
+        settings={
+            **NETWORKS,
+            "epochs": 4,
+            "gamma": 0.99,
+            "gae_lambda": 0.95,
+            "lr": 3e-4,
+            "clip": 0.2,
+            "value_clip": 0.0,
+            "value_coef": 0.5,
+            "entropy_coef": 0.0,
+            "target_kl": 0.0,
+            "clip_norm": 0.5,
+            "decay_steps": 0,
+            "l2": 0.0,
+            "l1": 0.0,
+        },
+        minibatches=4,
+        differences="Ours differs in: C's targets are divided by their size; advantages are normalised once a "
+        f"rollout, not in each minibatch; {COUNTED}.",
+    ),
+}
