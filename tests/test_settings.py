@@ -48,7 +48,7 @@ def test_a_value_out_of_its_range_is_named(field: str, value: Any, said: str) ->
         (REPPOConfig, "beta", -1.0, "beta must be above 0, got -1.0"),
         (REPPOConfig, "kl_bound", 0.0, "kl_bound must be above 0, got 0.0"),
         (REPPOConfig, "entropy_target", float("inf"), "entropy_target must be a finite number, got inf"),
-        (REPPOConfig, "head", "mean", "head must be one of hl_gauss, regression, got 'mean'"),
+        (REPPOConfig, "head", "mean", "head must be one of regression, hl_gauss, got 'mean'"),
     ],
 )
 def test_a_value_out_of_the_range_of_its_agent_is_named(config: Any, field: str, value: Any, said: str) -> None:
