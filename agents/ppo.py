@@ -107,7 +107,7 @@ class Learnt(NamedTuple):
 
     log_ratio: Tensor  # [B] log pi - log pi_old of each sample, before the step
     actor_loss: Tensor  # [B]
-    critic_loss: Tensor
+    critic_loss: Tensor  # [B]
     grad_norm: Tensor
 
 
@@ -192,7 +192,7 @@ class PPO:
         if self.config.normalize_obs:  # last, so that this update saw what the policy saw
             self.critic.obs_norm.update(flat(rollout.obs), flat(rollout.valid))
         self.updates += 1
-        metrics |= {"actor_loss": learnt.actor_loss @ batch.weight, "critic_loss": learnt.critic_loss}
+        metrics |= {"actor_loss": learnt.actor_loss @ batch.weight, "critic_loss": learnt.critic_loss @ batch.weight}
         return metrics | {"grad_norm": learnt.grad_norm, "approx_kl": moved}
 
     @torch.no_grad()
@@ -219,10 +219,8 @@ class PPO:
         if c.entropy_coef:
             fresh = self.acting.fresh(pi, len(batch.x))
             rows = torch.sub(actor_loss, pi.entropy(fresh), alpha=c.entropy_coef)
-        critic_loss = self.critic.loss(
-            batch.x, None, batch.returns, batch.weight, before=batch.value, clip=c.value_clip
-        )
-        norm = descend(self.optimizer, torch.add(rows @ batch.weight, critic_loss, alpha=c.value_coef))
+        critic_loss = self.critic.losses(batch.x, None, batch.returns, before=batch.value, clip=c.value_clip)
+        norm = descend(self.optimizer, torch.add(rows, critic_loss, alpha=c.value_coef) @ batch.weight)
         return Learnt(log_ratio.detach(), actor_loss.detach(), critic_loss.detach(), norm)
 
     def predict(

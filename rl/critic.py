@@ -201,23 +201,32 @@ class Critic(nn.Module):
         target: Tensor,
         weight: Tensor,
         masks: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The mean of `losses` over a batch, by `weight` [B] of sum 1: a scalar."""
+        return self.losses(x, action, target, masks) @ weight
+
+    def losses(
+        self,
+        x: Tensor,
+        action: Tensor | None,
+        target: Tensor,
+        masks: list[Tensor] | None = None,
         before: Tensor | None = None,
         clip: float = 0.0,
     ) -> Tensor:
-        """The weighted mean loss of a batch, summed over the ensemble.
+        """The loss of each row of a batch, summed over the ensemble.
 
         Args:
             x: features [B, F].
             action: [B, A] in [-1, 1], [B] or [B, D] int64 from 0, or None, as the spec says.
             target: cost-to-go [B] in the environment's units, without gradient.
-            weight: [B], of sum 1.
             masks: of dropout.
             before: scaled predictions [B] that C should stay near, for `clip`.
             clip: as in PPO's code (not its paper), the larger of the losses of the prediction and of the prediction
                 brought back to within `clip` of `before`; 0 does not, and a distribution has no such clip.
 
         Returns:
-            a scalar.
+            [B].
         """
         if self.spec.action == "discrete" and action is not None:
             output = self.output(x, None, masks)
@@ -230,7 +239,7 @@ class Critic(nn.Module):
         if clip and before is not None and isinstance(self.head, Regression):
             near = before.unsqueeze(-1)
             loss = torch.maximum(loss, self.head.loss(near + (output - near).clamp(-clip, clip), scaled))
-        return (loss * weight).sum()
+        return loss[0] if len(loss) == 1 else loss.sum(0)
 
     def adapt(self, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """Fits the scale to a rollout's targets, and the last layer so that predictions stay where they were.

@@ -41,6 +41,7 @@ class Optimizer:
         self.penalised = torch.cat([torch.full((p.numel(),), float("weights." in name)) for name, p in named]).to(flat)
         self.current_lr = lr
         self.gradient = torch.zeros_like(flat)
+        self.one = torch.ones((), device=flat.device)
         self._longest = torch.tensor(clip_norm).to(flat)
         self._slots: list[Tensor] = []  # of each parameter in the flat gradient
         offset = 0
@@ -109,4 +110,4 @@ def descend(optimizer: Optimizer, loss: Tensor) -> Tensor:
     Returns:
         the gradient's length before clipping, a scalar.
     """
-    return optimizer.apply(torch.autograd.grad(loss, optimizer.parameters))
+    return optimizer.apply(torch.autograd.grad(loss, optimizer.parameters, optimizer.one))
