@@ -157,18 +157,7 @@ class A2C:
         self.codec = Codec(observation_space, action_space, device)
         weights, acting = spread(seed, 2)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
-        spec = CriticSpec.of(
-            self.codec,
-            state_only=c.actor_gradient == "score",
-            hidden=c.hidden,
-            ensemble=c.ensemble,
-            head=c.head,
-            bins=c.bins,
-            activation=c.activation,
-            layer_norm=c.layer_norm,
-            dropout=c.dropout,
-            normalize_obs=c.normalize_obs,
-        )
+        spec = CriticSpec.of(self.codec, c, state_only=c.actor_gradient == "score")
         self.critic = Critic(spec, start).to(device)
         actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
         self.actor = actor.to(device)
@@ -179,6 +168,8 @@ class A2C:
         self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
         self.advantage_square = 0.0  # running mean
+        self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic}  # of a checkpoint
+        self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
         self.steps = self.updates = 0
         self._sample = np.empty(0)  # of the last action, until `observe`
 
@@ -267,34 +258,17 @@ class A2C:
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
-        """An action for one observation or a batch, NumPy in and out, in the environment's units.
-
-        Args:
-            obs: [*observation_space.shape] or [N, *observation_space.shape].
-            state: handed back as it is; this agent has no memory between steps.
-            episode_start: not needed.
-            deterministic: the mode of pi instead of a sample.
-
-        Returns:
-            the action(s), and `state`.
-        """
+        """As `Agent` says; `state` is handed back, this agent has no memory between steps."""
         return self.acting.predict(obs, deterministic), state
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the future, but for the rollout under way; the tensors are the live ones."""
-        tensors = {
-            **checkpoint.module_state(actor=self.actor, critic=self.critic),
-            **self.actor_optimizer.state("actor_optimizer"),
-            **self.critic_optimizer.state("critic_optimizer"),
-            **self.acting.state(),
-        }
-        return tensors, {"steps": self.steps, "updates": self.updates, "advantage_square": self.advantage_square}
+        meta = {"steps": self.steps, "updates": self.updates, "advantage_square": self.advantage_square}
+        return checkpoint.gather(self.parts) | self.acting.state(), meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up what `state` gave; a rollout under way is dropped."""
-        checkpoint.load_modules(tensors, actor=self.actor, critic=self.critic)
-        self.actor_optimizer.load_state("actor_optimizer", tensors)
-        self.critic_optimizer.load_state("critic_optimizer", tensors)
+        checkpoint.hand_out(tensors, self.parts)
         self.acting.load_state(tensors, meta["steps"])
         self.steps, self.updates, self.advantage_square = meta["steps"], meta["updates"], meta["advantage_square"]
         self.memory.clear()

@@ -161,15 +161,7 @@ class REPPO:
         self.codec = Codec(observation_space, action_space, device)
         weights, acting = spread(seed, 2)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
-        spec = CriticSpec.of(
-            self.codec,
-            hidden=c.hidden,
-            head=c.head,
-            bins=c.bins,
-            activation=c.activation,
-            layer_norm=c.layer_norm,
-            normalize_obs=c.normalize_obs,
-        )
+        spec = CriticSpec.of(self.codec, c)
         self.critic = Critic(spec, start).to(device)
         actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
         self.actor = actor.to(device)
@@ -184,6 +176,14 @@ class REPPO:
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
+        self.parts: dict[str, checkpoint.Part] = {
+            "actor": self.actor,
+            "critic": self.critic,
+            "multipliers": self.multipliers,
+            "unit": self.unit,
+        }  # of a checkpoint
+        self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
+        self.parts["multiplier_optimizer"] = self.multiplier_optimizer
         self.steps = self.updates = 0
 
     def begin(self) -> None:
@@ -261,36 +261,17 @@ class REPPO:
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
-        """An action for one observation or a batch, NumPy in and out, in the environment's units.
-
-        Args:
-            obs: [*observation_space.shape] or [N, *observation_space.shape].
-            state: handed back as it is; this agent has no memory between steps.
-            episode_start: not needed.
-            deterministic: the mode of pi instead of a sample.
-
-        Returns:
-            the action(s), and `state`.
-        """
+        """As `Agent` says; `state` is handed back, this agent has no memory between steps."""
         return self.acting.predict(obs, deterministic), state
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the future, but for the rollout under way; the tensors are the live ones."""
-        tensors = checkpoint.module_state(
-            actor=self.actor, critic=self.critic, multipliers=self.multipliers, unit=self.unit
-        )
-        tensors |= self.actor_optimizer.state("actor_optimizer") | self.critic_optimizer.state("critic_optimizer")
-        tensors |= self.multiplier_optimizer.state("multiplier_optimizer") | self.acting.state()
-        return tensors, {"steps": self.steps, "updates": self.updates}
+        meta = {"steps": self.steps, "updates": self.updates}
+        return checkpoint.gather(self.parts) | self.acting.state(), meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up what `state` gave; a rollout under way is dropped."""
-        checkpoint.load_modules(
-            tensors, actor=self.actor, critic=self.critic, multipliers=self.multipliers, unit=self.unit
-        )
-        self.actor_optimizer.load_state("actor_optimizer", tensors)
-        self.critic_optimizer.load_state("critic_optimizer", tensors)
-        self.multiplier_optimizer.load_state("multiplier_optimizer", tensors)
+        checkpoint.hand_out(tensors, self.parts)
         self.acting.load_state(tensors, meta["steps"])
         self.steps, self.updates = meta["steps"], meta["updates"]
         self.memory.clear()

@@ -13,12 +13,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 
 from rl.errors import UserError
 from rl.spaces import space_from_json, space_to_json
@@ -181,17 +181,28 @@ def restore(path: str | Path, agent: Any, tensors: dict[str, Tensor], meta: dict
         raise UserError(f"checkpoint {path} does not fit this {type(agent).__name__}: {_line(error)}") from error
 
 
-def module_state(**modules: nn.Module) -> dict[str, Tensor]:
-    """The tensors of several modules under their names, `actor.net.weights.0` for instance."""
-    return {f"{name}.{key}": value for name, module in modules.items() for key, value in module.state_dict().items()}
+class Part(Protocol):
+    """A piece of an agent that keeps tensors: a module, an optimizer."""
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """The live tensors."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
+        """Takes up what `state_dict` gave."""
+        ...
 
 
-def load_modules(tensors: Mapping[str, Tensor], **modules: nn.Module) -> None:
-    """Puts what `module_state` gave into modules built alike. Raises RuntimeError where they do not fit."""
-    for name, module in modules.items():
+def gather(parts: Mapping[str, Part]) -> dict[str, Tensor]:
+    """The tensors of several parts under their names, `actor.net.weights.0` for instance."""
+    return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+
+
+def hand_out(tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> None:
+    """Puts what `gather` gave into parts built alike. Raises KeyError or RuntimeError where they do not fit."""
+    for name, part in parts.items():
         prefix = f"{name}."
-        own = {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
-        module.load_state_dict(own)
+        part.load_state_dict({k.removeprefix(prefix): value for k, value in tensors.items() if k.startswith(prefix)})
 
 
 def restore_generator(generator: torch.Generator, state: Tensor, steps: int) -> None:

@@ -11,7 +11,7 @@ speaks the user's units: raw observations, actions as the environment takes them
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -61,8 +61,17 @@ class CriticSpec:
     """The environment's first of each of them."""
 
     @staticmethod
-    def of(codec: Codec, state_only: bool = False, **settings: Any) -> CriticSpec:
-        """The spec for an environment's spaces; `state_only` leaves the action out."""
+    def of(codec: Codec, config: Any = None, state_only: bool = False, **settings: Any) -> CriticSpec:
+        """The spec for an environment's spaces.
+
+        Args:
+            codec: of the spaces.
+            config: of an agent; what stands in it under a name of ours is taken.
+            state_only: leaves the action out.
+            settings: further ones, by name.
+        """
+        ours = [field.name for field in fields(CriticSpec)]
+        settings = {name: getattr(config, name) for name in ours if hasattr(config, name)} | settings
         if state_only:
             return CriticSpec(codec.obs_shape, "none", **settings)
         if codec.multi:

@@ -39,7 +39,19 @@ class Agent(Protocol):
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:
-        """NumPy in and out, one observation or a batch, in the environment's units; leaves the training state alone."""
+        """An action for one observation or a batch, NumPy in and out, in the environment's units.
+
+        It leaves the training state alone.
+
+        Args:
+            obs: [*observation_space.shape] or [N, *observation_space.shape].
+            state: what the agent remembers of an episode; one without memory hands it back.
+            episode_start: [N] where an episode begins, for an agent with memory.
+            deterministic: the likeliest action instead of a sample.
+
+        Returns:
+            the action or actions, and the next `state`.
+        """
         ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Literal
 
 import torch
@@ -88,14 +89,14 @@ class Optimizer:
             self.flat.addcdiv_(flat, square.sqrt().add_(EPSILON), value=-self.current_lr)
         return norm
 
-    def state(self, name: str) -> dict[str, Tensor]:
-        """The optimiser's memory, its tensors named `name`.*; parameters belong to their module."""
-        return {f"{name}.{key}": value for key, value in self.memory.items()}
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimiser's memory; parameters belong to their module."""
+        return self.memory
 
-    def load_state(self, name: str, tensors: dict[str, Tensor]) -> None:
-        """Takes up what `state` gave."""
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Takes up what `state_dict` gave."""
         for key, value in self.memory.items():
-            value.copy_(tensors[f"{name}.{key}"])
+            value.copy_(state_dict[key])
 
 
 def descend(optimizer: Optimizer, loss: Tensor) -> Tensor:

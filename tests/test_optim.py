@@ -184,11 +184,11 @@ def test_state_loaded_into_a_fresh_optimiser_goes_on_bit_for_bit(kind: Any) -> N
     twin = Holder()
     fresh = Optimizer(twin, kind, lr=0.01)
     twin.load_state_dict(module.state_dict())
-    fresh.load_state("o", {name: value.clone() for name, value in optimizer.state("o").items()})
+    fresh.load_state_dict({name: value.clone() for name, value in optimizer.state_dict().items()})
     for _ in range(5):
         descend(optimizer, error(module))
         descend(fresh, error(twin))
     assert torch.equal(optimizer.flat, fresh.flat)
     forgetful = Optimizer(Holder(), kind, lr=0.01)  # negative control
     forgetful.flat.copy_(fresh.flat)
-    assert not torch.equal(forgetful.state("o")["o.square"], fresh.state("o")["o.square"])
+    assert not torch.equal(forgetful.state_dict()["square"], fresh.state_dict()["square"])
