@@ -177,7 +177,7 @@ class PPO:
         self.optimizer.anneal(self.steps)
         rows = self._targets(rollout)
         metrics = self.critic.adapt(rows.returns, rows.weight)
-        rows = rows._replace(value=rows.value / self.critic.cost_scale.scale)
+        rows = rows._replace(value=self.critic.cost_scale.scaled(rows.value))
         for _ in range(self.config.epochs):
             for batch in minibatches(rows, self.config.minibatch, self.acting.generator):
                 learnt = self._learn(batch)

@@ -104,8 +104,8 @@ class Critic(nn.Module):
         self.spec = spec
         self.discrete = spec.action == "discrete"
         self.obs_norm = RunningNorm(spec.obs_shape, spec.channel_axis)
-        self.cost_scale = CostScale()
         self.head: HLGauss | Regression = HLGauss(spec.bins) if spec.head == "hl_gauss" else Regression()
+        self.cost_scale = CostScale(self.head.bounded)
         self.heads = spec.action_size if spec.action == "discrete" else 1
         features = math.prod(spec.obs_shape) + (spec.action_size if spec.action in ("box", "one_hot") else 0)
         self.net = MLP(
@@ -192,7 +192,7 @@ class Critic(nn.Module):
             x: features.
             action: [B, A] in [-1, 1] for "box"; [B, D] choices from 0 for "one_hot".
         """
-        return self.head.mean(self.output(x, action)) * self.cost_scale.scale
+        return self.cost_scale.cost(self.head.mean(self.output(x, action)))
 
     def index(self, action: Tensor) -> Tensor:
         """An action in the list of all, from 0: [B] or [B, D] int64 -> [B] int64."""
@@ -243,7 +243,7 @@ class Critic(nn.Module):
             output = output.gather(2, index).squeeze(2)
         else:
             output = self.output(x, action, masks)
-        scaled = target / self.cost_scale.scale
+        scaled = self.cost_scale.scaled(target)
         loss = self.head.loss(output, scaled)
         if clip and before is not None and isinstance(self.head, Regression):
             near = before.unsqueeze(-1)
@@ -260,18 +260,18 @@ class Critic(nn.Module):
         Returns:
             metrics: the scale, and for hl_gauss the share of targets that the support still clips.
         """
-        ratio = self.cost_scale.update(target, weight)
+        ratio, offset = self.cost_scale.update(target, weight)
         last = self.net.weights[-1], self.net.biases[-1]
-        if ratio != 1 and last[0].any():  # while its last weights are 0, C says 0 in any unit
+        if (ratio, offset) != (1.0, 0.0) and last[0].any():  # while its last weights are 0, C says the same everywhere
             shape = (self.heads, self.head.outputs)
             weights, bias = (parameter.unflatten(-1, shape) for parameter in last)
-            new = self.head.rescale(weights, bias, ratio)
+            new = self.head.rescale(weights, bias, ratio, offset)
             with torch.no_grad():
                 for parameter, value in zip(last, new, strict=True):
                     parameter.copy_(value.flatten(-2))
         metrics = {"cost_scale": self.cost_scale.scale}
         if self.spec.head == "hl_gauss":
-            metrics["clipped_targets"] = (target.abs() > LIMIT * self.cost_scale.scale).float() @ weight
+            metrics["clipped_targets"] = (self.cost_scale.scaled(target).abs() > LIMIT).float() @ weight
         return metrics
 
     # As a file.

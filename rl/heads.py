@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -20,6 +19,7 @@ class Regression(nn.Module):
     """One output per cost, trained with its squared error."""
 
     outputs = 1
+    bounded = False
 
     def mean(self, output: Tensor) -> Tensor:
         """[..., 1] -> [...] scaled cost."""
@@ -34,9 +34,9 @@ class Regression(nn.Module):
         """[1]: the scaled cost starts at 0."""
         return torch.zeros(1)
 
-    def rescale(self, weight: Tensor, bias: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-        """The last layer [..., 1] that gives every scaled cost divided by `ratio`, exactly."""
-        return weight / ratio, bias / ratio
+    def rescale(self, weight: Tensor, bias: Tensor, ratio: float, offset: float) -> tuple[Tensor, Tensor]:
+        """The last layer [..., 1] that gives (scaled cost - `offset`) / `ratio`, exactly."""
+        return weight / ratio, (bias - offset) / ratio
 
 
 class HLGauss(nn.Module):
@@ -48,6 +48,7 @@ class HLGauss(nn.Module):
         bins: how many cover [-LIMIT, LIMIT].
     """
 
+    bounded = True
     centers: Tensor
     edges: Tensor
 
@@ -79,37 +80,54 @@ class HLGauss(nn.Module):
         """[bins]: the logits of a target at 0, so that the scaled cost starts at 0."""
         return self.target(torch.zeros(())).clamp(min=math.exp(-FAR)).log()
 
-    def rescale(self, weight: Tensor, bias: Tensor, ratio: float) -> tuple[Tensor, Tensor]:
-        """The last layer [..., bins] that gives every scaled cost divided by `ratio`.
+    def rescale(self, weight: Tensor, bias: Tensor, ratio: float, offset: float) -> tuple[Tensor, Tensor]:
+        """The last layer [..., bins] that gives (scaled cost - `offset`) / `ratio`.
 
         The new logits are the old ones read off (linearly interpolated) where the new bins lie; a new bin outside the
         old support gets next to no mass. The mean of the distribution moves by a small part of a bin.
         """
-        position = (self.centers * ratio - self.centers[0]) / self.width  # of each new bin, counted in old bins
+        position = (
+            self.centers * ratio + offset - self.centers[0]
+        ) / self.width  # of each new bin, counted in old bins
         inside = position.clamp(0, self.outputs - 1)
         lower = inside.floor().clamp(max=self.outputs - 2).long()
         part = inside - lower
         weight, bias = (t[..., lower] * (1 - part) + t[..., lower + 1] * part for t in (weight, bias))
         bias = bias - 4.0 * (position - inside).abs()
-        return weight, torch.maximum(bias, bias.amax(-1, keepdim=True) - FAR)
+        return weight, (bias - bias.amax(-1, keepdim=True)).clamp(min=-FAR)  # the largest is 0: float32 sees the others
 
 
 class CostScale(nn.Module):
-    """How many units of cost one scaled unit stands for, so that nobody sets cost bounds by hand.
+    """What scaled costs stand for, cost = shift + scale * scaled, so that nobody sets cost bounds by hand.
 
-    It follows the largest target, which therefore is never clipped. It moves in jumps, each at most a quarter more than
-    is needed, since each jump touches C's last layer.
+    It follows the lowest and the highest target, which therefore are never clipped. It moves in jumps, each at most a
+    quarter wider than is needed, since each jump touches C's last layer.
+
+    Args:
+        bounded: whether scaled costs have bounds that are worth filling: then the middle between lowest and highest
+            target is in the middle of them. Otherwise shift stays 0, and a scaled cost has the sign of the cost.
     """
 
     scale: Tensor
-    largest: Tensor
+    shift: Tensor
+    low: Tensor
+    high: Tensor
 
-    def __init__(self) -> None:
+    def __init__(self, bounded: bool = False) -> None:
         super().__init__()
-        self.register_buffer("scale", torch.ones(()))
-        self.register_buffer("largest", torch.zeros(()))
+        self.bounded = bounded
+        for name, value in (("scale", 1.0), ("shift", 0.0), ("low", 0.0), ("high", 0.0)):
+            self.register_buffer(name, torch.tensor(value))
 
-    def update(self, target: Tensor, weight: Tensor) -> float:
+    def cost(self, scaled: Tensor) -> Tensor:
+        """Scaled costs [...] in units of cost."""
+        return torch.addcmul(self.shift, scaled, self.scale) if self.bounded else scaled * self.scale
+
+    def scaled(self, cost: Tensor) -> Tensor:
+        """Costs [...] in scaled units."""
+        return (cost - self.shift) / self.scale if self.bounded else cost / self.scale
+
+    def update(self, target: Tensor, weight: Tensor) -> tuple[float, float]:
         """Takes in a rollout's targets, once a rollout; waits for the device.
 
         Args:
@@ -117,20 +135,38 @@ class CostScale(nn.Module):
             weight: [B] 0 where a row does not count.
 
         Returns:
-            new scale / old scale, 1 where nothing moved.
+            ratio, offset: what was `offset + ratio * x` in scaled units is x from now on; 1, 0 where nothing moved.
 
         Raises:
             Diverged: a target that counts is not a finite number.
         """
-        old, before = float(host(self.scale)), float(host(self.largest))
-        size = np.abs(host(target))
-        largest = max(float(size.max(where=host(weight) > 0, initial=0.0)), 0.995 * before)
-        if not math.isfinite(largest):
+        old, shift, low, high = (float(host(buffer)) for buffer in (self.scale, self.shift, self.low, self.high))
+        counted = host(target)[host(weight) > 0]
+        if not len(counted):
+            return 1.0, 0.0
+        lowest, highest = float(counted.min()), float(counted.max())
+        if not math.isfinite(lowest) or not math.isfinite(highest):
             raise Diverged("a target of C is not a finite number: learning diverged, lower its learning rates")
-        # The margin keeps the largest target out of the outermost bins, whose mean is short of their edge.
-        needed = max(largest / (0.9 * LIMIT), 1e-12)
-        self.largest.fill_(largest)
-        if old / 3 <= needed <= old and before:
-            return 1.0
-        self.scale = torch.full_like(self.scale, 1.25 * needed)  # a new one: metrics hold on to the old one
-        return 1.25 * needed / old
+        if not self.bounded:
+            highest = max(highest, -lowest)
+            lowest = -highest
+        begun, middle = high > low, (low + high) / 2
+        if begun:  # what has not been seen for long fades
+            low, high = (
+                min(lowest, middle + 0.995 * (low - middle)),
+                max(highest, middle + 0.995 * (high - middle)),
+            )
+        else:
+            low, high = lowest, highest
+        self.low.fill_(low)
+        self.high.fill_(high)
+        middle, half = (low + high) / 2, (high - low) / 2
+        # The margin keeps the outermost targets out of the outermost bins, whose mean is short of their edge; costs
+        # that hardly differ still get bins that float32 can tell apart.
+        needed = max(half / (0.9 * LIMIT), 1e-3 * abs(middle), 1e-12)
+        if begun and max(high - shift, shift - low) <= 0.9 * LIMIT * old and old <= 3 * needed:
+            return 1.0, 0.0
+        new = 1.25 * needed
+        # New tensors: metrics hold on to the old ones.
+        self.scale, self.shift = torch.full_like(self.scale, new), torch.full_like(self.shift, middle)
+        return new / old, (middle - shift) / old

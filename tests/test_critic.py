@@ -218,7 +218,7 @@ def test_constant_cost_is_learnt_by_bootstrapping_without_clipping(cost: float, 
             value = c(obs)[0].view(rows, 1)
         target = lambda_return(*column, value, goes_on, 1.0).flatten()
         clipped.append(c.adapt(target, weight).get("clipped_targets", torch.zeros(())))
-        outside.append((target.abs() > LIMIT * c.cost_scale.scale).float().mean())
+        outside.append((c.cost_scale.scaled(target).abs() > LIMIT).float().mean())
         for _ in range(8):
             descend(optimizer, c.loss(c.features(obs), None, target, weight))
     assert torch.stack(clipped).mean() < 1e-3 and torch.stack(outside).mean() < 1e-3
@@ -236,7 +236,8 @@ def test_costs_of_zero_do_not_spoil_the_first_real_one() -> None:
         for target, passes in ((torch.zeros(32), 20), (3 + obs[:, 0], 300)):
             c.adapt(target, weight)
             before = c(obs)
-            assert torch.isfinite(before).all() and before.abs().max() < 1
+            assert torch.isfinite(before).all()  # and somewhere between the old costs and the new
+            assert before.min() > min(0, target.min()) - 1 and before.max() < max(0, target.max()) + 1
             for _ in range(passes):
                 descend(optimizer, c.loss(c.features(obs), None, target, weight))
         assert (c(obs) - target).abs().mean() < 0.2, head
@@ -244,7 +245,7 @@ def test_costs_of_zero_do_not_spoil_the_first_real_one() -> None:
 
 def test_the_clipped_share_is_counted() -> None:
     c = Critic(STATE)
-    c.cost_scale.update = lambda target, weight: 1.0  # type: ignore[method-assign]
+    c.cost_scale.update = lambda target, weight: (1.0, 0.0)  # type: ignore[method-assign]
     target = torch.tensor([1.0, 4.9, 5.1, -100.0, 1e9])
     assert c.adapt(target, torch.full((5,), 1 / 5))["clipped_targets"].item() == pytest.approx(3 / 5)
     weight = torch.tensor([1.0, 1, 1, 1, 0]) / 4
@@ -267,11 +268,11 @@ def trained(head: Any) -> tuple[Critic, Tensor]:
 def test_predictions_stay_when_the_scale_moves() -> None:
     for head in ("regression", "hl_gauss"):
         fitted, obs = trained(head)
-        before, old = fitted(obs).detach(), fitted.cost_scale.scale.item()
+        before, old, shift = fitted(obs).detach(), fitted.cost_scale.scale.item(), fitted.cost_scale.shift.item()
         for larger in (1.001, 1.5, 2.5):  # how far the largest target lies beyond the old support
             c = deepcopy(fitted)
-            c.adapt(torch.full((256,), larger * LIMIT * old), torch.full((256,), 1 / 256))
-            new = c.cost_scale.scale.item()
+            c.adapt(torch.full((256,), shift + larger * LIMIT * old), torch.full((256,), 1 / 256))
+            new, moved = c.cost_scale.scale.item(), c.cost_scale.shift.item()
             assert new > 1.1 * old
             jump = (c(obs) - before).abs()
             if head == "regression":
@@ -281,8 +282,8 @@ def test_predictions_stay_when_the_scale_moves() -> None:
                 assert jump.max() < 0.6 * c.head.width * new
             # Negative control: the same move of the scale without the last layer's correction.
             stale = deepcopy(fitted)
-            stale.cost_scale.scale.fill_(new)
-            torch.testing.assert_close(stale(obs), before * (new / old), rtol=1e-3, atol=1e-3)
+            stale.cost_scale.scale.fill_(new), stale.cost_scale.shift.fill_(moved)
+            torch.testing.assert_close(stale(obs), moved + (before - shift) * (new / old), rtol=1e-3, atol=1e-3)
             assert (stale(obs) - before).abs().mean() > 5 * jump.mean()
 
 

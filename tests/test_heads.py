@@ -105,20 +105,24 @@ def test_the_initial_bias_means_cost_zero(head: HLGauss | Regression) -> None:
 def test_regression_rescales_exactly() -> None:
     head, draw = Regression(), torch.Generator().manual_seed(0)
     weight, bias, x = (torch.randn(*shape, generator=draw) for shape in ((8, 1), (1, 1), (20, 8)))
-    ratio = 3.7
-    new_weight, new_bias = head.rescale(weight, bias, ratio)
-    torch.testing.assert_close(head.mean(x @ new_weight + new_bias) * ratio, head.mean(x @ weight + bias))
+    ratio, offset = 3.7, -0.6
+    new_weight, new_bias = head.rescale(weight, bias, ratio, offset)
+    torch.testing.assert_close(head.mean(x @ new_weight + new_bias) * ratio + offset, head.mean(x @ weight + bias))
 
 
+@pytest.mark.parametrize("offset", [0.0, 0.37, -1.1])
 @pytest.mark.parametrize("ratio", [0.2, 0.4, 0.9, 1.25, 1.5, 2.0])
-def test_hl_gauss_rescales_a_smoothed_target_by_less_than_a_tenth_of_a_bin_on_average(ratio: float) -> None:
+def test_hl_gauss_rescales_a_smoothed_target_by_less_than_a_tenth_of_a_bin_on_average(
+    ratio: float, offset: float
+) -> None:
     head = HLGauss(BINS)
-    cost = torch.linspace(-1, 1, 301) * LIMIT * 0.8 * min(1.0, ratio)  # inside both supports
+    low, high = max(-1.0, offset / LIMIT - ratio), min(1.0, offset / LIMIT + ratio)  # inside both supports
+    cost = 0.8 * LIMIT * ((high - low) / 2 * torch.linspace(-1, 1, 301)) + LIMIT * (low + high) / 2
     bias = head.target(cost).clamp(min=math.exp(-12)).log()
-    _, moved = head.rescale(torch.zeros_like(bias), bias, ratio)
-    jump = (head.mean(moved) * ratio - cost).abs() / (head.width * ratio)  # in new bins
+    _, moved = head.rescale(torch.zeros_like(bias), bias, ratio, offset)
+    jump = (head.mean(moved) * ratio + offset - cost).abs() / (head.width * ratio)  # in new bins
     assert jump.mean() < 0.1 and jump.max() < 0.25
-    stale = (head.mean(bias) * ratio - cost).abs() / (head.width * ratio)  # negative control
+    stale = (head.mean(bias) * ratio + offset - cost).abs() / (head.width * ratio)  # negative control
     assert stale.mean() > 1.0
 
 
@@ -131,8 +135,7 @@ def test_scale_covers_the_largest_target_without_waste(size: float) -> None:
     draw = torch.Generator().manual_seed(0)
     target = size * (1 + torch.randn(200, generator=draw))
     scale = CostScale()
-    ratio = scale.update(target, torch.ones(200))
-    assert ratio == pytest.approx(scale.scale.item())  # from 1
+    assert scale.update(target, torch.ones(200)) == (pytest.approx(scale.scale.item()), 0)  # from 1
     needed = target.abs().max().item() / LIMIT
     assert needed <= scale.scale.item() < 1.5 * needed
 
@@ -142,9 +145,9 @@ def test_scale_stands_still_while_it_fits_and_moves_when_it_must() -> None:
     scale.update(*targets([1.0, -1.0]))
     first = scale.scale.clone()
     for value in (0.8, 1.1, 0.9):
-        assert scale.update(*targets([value, -value])) == 1
+        assert scale.update(*targets([value, -value])) == (1, 0)
     assert scale.scale == first
-    ratio = scale.update(*targets([50.0, -50.0]))
+    ratio, _ = scale.update(*targets([50.0, -50.0]))
     assert ratio > 1 and scale.scale * LIMIT > 50
     assert (scale.scale / first).item() == pytest.approx(ratio)
 
@@ -157,13 +160,49 @@ def test_scale_shrinks_when_targets_do() -> None:
     assert scale.scale < 4
 
 
+@pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
+def test_a_bounded_scale_lays_the_targets_into_the_middle(size: float) -> None:
+    """All costs between 90 and 100: half a symmetric support would lie idle, and the other be used by a tenth."""
+    scale = CostScale(bounded=True)
+    target = size * torch.linspace(90, 100, 50)
+    ratio, offset = scale.update(target, torch.ones(50))
+    assert (ratio, offset) == (pytest.approx(scale.scale.item()), pytest.approx(scale.shift.item()))  # from 1 and 0
+    scaled = scale.scaled(target)
+    torch.testing.assert_close(scale.cost(scaled), target)
+    assert scaled[-1].item() == pytest.approx(-scaled[0].item(), rel=1e-4) and 0.6 * LIMIT < scaled[-1] < LIMIT
+    one_sided = CostScale()
+    one_sided.update(target, torch.ones(50))
+    assert one_sided.shift == 0 and one_sided.scaled(target).diff().sum() < 0.1 * (scaled[-1] - scaled[0])
+
+
+def test_a_bounded_scale_tells_how_to_go_from_old_units_to_new_ones() -> None:
+    scale = CostScale(bounded=True)
+    scale.update(*targets([3.0, 5.0]))
+    before = scale.scaled(torch.tensor([3.0, 4.2, 40.0]))
+    assert scale.update(*targets([3.2, 4.9])) == (1, 0)
+    ratio, offset = scale.update(*targets([4.0, 50.0]))
+    assert ratio > 1 and offset > 0
+    after = scale.scaled(torch.tensor([3.0, 4.2, 40.0]))
+    torch.testing.assert_close(offset + ratio * after, before)
+    assert after.abs().max() < LIMIT < before.abs().max()
+
+
+@pytest.mark.parametrize("cost", [0.0, 1e-3, -7.0, 1e6])
+def test_costs_that_do_not_differ_still_get_a_scale(cost: float) -> None:
+    scale = CostScale(bounded=True)
+    for _ in range(3):
+        scale.update(*targets([cost, cost]))
+    assert scale.scaled(torch.tensor(cost)) == 0 and scale.cost(torch.zeros(())) == pytest.approx(cost)
+    assert 0 < scale.scale < max(1e-2 * abs(cost), 1e-11)
+
+
 def test_a_scale_that_was_handed_out_stays_when_the_scale_moves() -> None:
     """A metric is read later than it was written."""
     scale = CostScale()
     scale.update(*targets([1.0, -1.0]))
     reported = scale.scale
     before = reported.item()
-    assert scale.update(*targets([50.0, -50.0])) > 1
+    assert scale.update(*targets([50.0, -50.0]))[0] > 1
     assert reported.item() == before != scale.scale.item()
     assert scale.state_dict()["scale"] == scale.scale  # and the new one is what a checkpoint holds
 
@@ -181,4 +220,4 @@ def test_a_target_that_is_no_number_is_said_where_it_counts(target: float) -> No
         CostScale().update(targets, torch.full((3,), 1 / 3))
     scale = CostScale()
     scale.update(targets, torch.tensor([0.5, 0.0, 0.5]))
-    assert scale.largest == 2
+    assert scale.high == 2
