@@ -53,8 +53,8 @@ class REPPOConfig:
     """Learning rate of the actor."""
     critic_lr: float = 1e-3
     """Learning rate of C."""
-    multiplier_lr: float = 3e-4
-    """Learning rate of the logs of alpha and beta: faster, and the policy swings with its temperature."""
+    multiplier_lr: float = 0.01
+    """How fast the logs of alpha and beta follow what they miss; see `Multipliers`."""
     critic_warmup: int = 2000
     """Environment steps at the start in which C alone learns: its first gradients are worth nothing."""
     kl_bound: float = 0.1
@@ -110,12 +110,30 @@ class Rows(NamedTuple):
 
 
 class Multipliers(nn.Module):
-    """The temperature alpha and the weight beta of the pull back, by their logs."""
+    """The temperature alpha and the weight beta of the pull back, by their logs.
 
-    def __init__(self, alpha: float, beta: float) -> None:
+    Each rises by a share of what is missed of the thing it holds, and falls by a share of the excess. In proportion,
+    and not by steps of one length as Adam would, so that the policy does not swing with them.
+    """
+
+    log_alpha: Tensor
+    log_beta: Tensor
+
+    def __init__(self, alpha: float, beta: float, lr: float) -> None:
         super().__init__()
-        self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
-        self.log_beta = nn.Parameter(torch.tensor(math.log(beta)))
+        self.lr = lr
+        self.register_buffer("log_alpha", torch.tensor(math.log(alpha)))
+        self.register_buffer("log_beta", torch.tensor(math.log(beta)))
+
+    def adjust(self, missing_entropy: Tensor, excess_kl: Tensor) -> None:
+        """One step of both; the misses count up to 1.
+
+        Args:
+            missing_entropy: target less entropy, in nats a dimension of the action.
+            excess_kl: divergence less bound, in units of the bound.
+        """
+        self.log_alpha.add_(missing_entropy.clamp(-1, 1), alpha=self.lr)
+        self.log_beta.add_(excess_kl.clamp(-1, 1), alpha=self.lr)
 
 
 def actor_loss(cost: Tensor, entropy: Tensor, kl: Tensor, alpha: Tensor, beta: Tensor, kl_bound: float) -> Tensor:
@@ -125,8 +143,8 @@ def actor_loss(cost: Tensor, entropy: Tensor, kl: Tensor, alpha: Tensor, beta: T
         cost: [B] E_pi C(s, a) in units of the size of discounted costs, with its graph through C.
         entropy: [B] of pi.
         kl: [B] KL(pi_old || pi).
-        alpha: the temperature, without a graph.
-        beta: weight of the divergence, without a graph.
+        alpha: the temperature.
+        beta: weight of the divergence.
         kl_bound: nats; infinity never pulls back.
 
     Returns:
@@ -165,14 +183,14 @@ class REPPO:
         self.critic = Critic(spec, start).to(device)
         actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
         self.actor = actor.to(device)
-        self.multipliers = Multipliers(c.alpha, c.beta).to(device)
+        self.multipliers = Multipliers(c.alpha, c.beta, c.multiplier_lr).to(device)
         self.unit = CostUnit()  # of alpha and of the actor's loss; on the host, where costs come from
         penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
-        self.multiplier_optimizer = Optimizer(self.multipliers, "adam", c.multiplier_lr)
         most = sum(math.log(n) for n in self.codec.choices) if self.codec.discrete else -self.codec.action_size
         self.entropy_target = c.entropy_target * most
+        self.dimensions = len(self.codec.choices) if self.codec.discrete else self.codec.action_size
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
@@ -183,7 +201,6 @@ class REPPO:
             "unit": self.unit,
         }  # of a checkpoint
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
-        self.parts["multiplier_optimizer"] = self.multiplier_optimizer
         self.steps = self.updates = 0
 
     def begin(self) -> None:
@@ -250,13 +267,13 @@ class REPPO:
         entropy, kl = pi.entropy(sample), type(pi).of(batch.old).kl(pi)
         alpha, beta = self.multipliers.log_alpha.exp(), self.multipliers.log_beta.exp()
         bound = self.config.kl_bound if self.config.kl_gate else math.inf
-        loss = actor_loss(cost, entropy, kl, alpha.detach(), beta.detach(), bound) @ batch.weight
+        loss = actor_loss(cost, entropy, kl, alpha, beta, bound) @ batch.weight
         mean_entropy, mean_kl = entropy.detach() @ batch.weight, kl.detach() @ batch.weight
-        held = alpha * (mean_entropy - self.entropy_target) + beta * (self.config.kl_bound - mean_kl)
         norm = descend(self.actor_optimizer, loss)
-        descend(self.multiplier_optimizer, held)
+        missing = (self.entropy_target - mean_entropy) / self.dimensions
+        self.multipliers.adjust(missing, mean_kl / self.config.kl_bound - 1)
         metrics = {"actor_loss": loss.detach(), "actor_grad_norm": norm, "entropy": mean_entropy, "kl": mean_kl}
-        return metrics | {"alpha": alpha.detach(), "beta": beta.detach()}
+        return metrics | {"alpha": alpha, "beta": beta}
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

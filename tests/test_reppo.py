@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from agents.reppo import REPPO, Rows, actor_loss
+from agents.reppo import REPPO, Multipliers, Rows, actor_loss
 from rl.actor import Categorical
 from tests import streams
 from tests.streams import SPACES, N, T, changed, constant, count_steps, every_fourth, everything, feed, finite
@@ -66,7 +66,7 @@ def test_every_combination_learns_something_finite(space: str, head: Any, state_
         "actor_optimizer",
         "unit.",
     )
-    for part in (*parts, "multipliers.log_beta", "critic_optimizer", "multiplier_optimizer", "steps", "updates"):
+    for part in (*parts, "multipliers.log_beta", "critic_optimizer", "steps", "updates"):
         assert changed(before, after, part), part
 
 
@@ -297,9 +297,9 @@ def test_c_alone_learns_during_the_warmup() -> None:
 @pytest.mark.parametrize(("epochs", "minibatch", "steps"), [(1, ALL, 1), (3, 32, 3), (2, 16, 4), (2, 10, 8)])
 def test_epochs_and_minibatch_count_the_steps_of_each(epochs: int, minibatch: int, steps: int) -> None:
     agent = make(epochs=epochs, minibatch=minibatch)
-    taken = [count_steps(o) for o in (agent.actor_optimizer, agent.critic_optimizer, agent.multiplier_optimizer)]
+    taken = [count_steps(o) for o in (agent.actor_optimizer, agent.critic_optimizer)]
     feed(agent, T)
-    assert [len(t) for t in taken] == [steps] * 3
+    assert [len(t) for t in taken] == [steps] * 2
 
 
 def test_decay_steps_end_learning() -> None:
@@ -318,6 +318,31 @@ def test_multipliers_start_where_they_are_set_and_stay_positive() -> None:
     metrics = feed(agent, 5 * T)[-1]
     assert 0 < metrics["alpha"] < 0.02 and 0 < metrics["beta"] < 0.3
     assert isinstance(agent.actor(torch.zeros(1, 3)), Categorical)
+
+
+def test_multipliers_follow_in_proportion_to_what_they_miss_and_no_faster_than_their_rate() -> None:
+    m = Multipliers(alpha=0.2, beta=3.0, lr=0.1)
+    for missing, excess, alpha, beta in (
+        (0.5, 0.0, 0.2 * math.exp(0.05), 3.0),
+        (-0.5, -0.2, 0.2, 3.0 * math.exp(-0.02)),
+        (50.0, 1e9, 0.2 * math.exp(0.1), 3.0 * math.exp(0.08)),
+    ):
+        m.adjust(torch.tensor(missing), torch.tensor(excess))
+        assert m.log_alpha.exp().item() == pytest.approx(alpha) and m.log_beta.exp().item() == pytest.approx(beta)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_the_temperature_misses_are_counted_a_dimension(space: str) -> None:
+    agent = make(space, multiplier_lr=0.1, alpha=0.5, entropy_target=0.5 if space == "discrete" else -0.4)
+    feed(agent, T)
+    seen = watched(agent)
+    feed(agent, T, start=T)
+    row = seen[0]
+    before, metrics = agent.multipliers.log_alpha.item(), agent._update_actor(row)
+    dimensions = 1 if space == "discrete" else 2
+    missing = (agent.entropy_target - metrics["entropy"].item()) / dimensions
+    assert -1 < missing < 1 and abs(missing) > 1e-3
+    assert agent.multipliers.log_alpha.item() - before == pytest.approx(0.1 * missing, rel=1e-3, abs=1e-6)
 
 
 def test_settings_reach_what_they_set() -> None:
