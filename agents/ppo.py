@@ -146,11 +146,8 @@ class PPO:
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
-        self.parts: dict[str, checkpoint.Part] = {
-            "actor": self.actor,
-            "critic": self.critic,
-            "optimizer": self.optimizer,
-        }  # of a checkpoint
+        self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic}  # of a checkpoint
+        self.parts["optimizer"] = self.optimizer
         self.steps = self.updates = 0
         self._sample = np.empty(0)  # of the last action, until `observe`
 

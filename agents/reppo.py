@@ -194,12 +194,8 @@ class REPPO:
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
-        self.parts: dict[str, checkpoint.Part] = {
-            "actor": self.actor,
-            "critic": self.critic,
-            "multipliers": self.multipliers,
-            "unit": self.unit,
-        }  # of a checkpoint
+        self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic}  # of a checkpoint
+        self.parts |= {"multipliers": self.multipliers, "unit": self.unit}
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
         self.steps = self.updates = 0
 

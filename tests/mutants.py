@@ -147,7 +147,13 @@ MUTANTS = [
         "unit = torch.full_like(row.weight, 1 / len(row.weight)) / (",
         "a2c agents",
     ),
-    Mutant("reset rows weigh in C's loss", "rl/critic.py", "(loss * weight).sum()", "(loss / len(x)).sum()", "critic"),
+    Mutant(
+        "reset rows weigh in C's loss",
+        "rl/critic.py",
+        "return self.losses(x, action, target, masks) @ weight",
+        "return self.losses(x, action, target, masks).mean()",
+        "critic",
+    ),
     # Gradients
     Mutant(
         "C detached in the pathwise loss",
@@ -177,15 +183,15 @@ MUTANTS = [
     Mutant(
         "expectation without a slope",
         "rl/gradient.py",
-        "(pi.probs * _action_costs",
-        "(pi.probs.detach() * _action_costs",
+        "return (_listed_probs(critic, pi) * _action_costs",
+        "return (_listed_probs(critic, pi).detach() * _action_costs",
         "gradient",
     ),
     Mutant(
         "control variate's expectation without a slope",
         "rl/gradient.py",
-        "(pi.probs * cost)",
-        "(pi.probs.detach() * cost)",
+        "(_listed_probs(critic, pi) * cost)",
+        "(_listed_probs(critic, pi).detach() * cost)",
         "gradient",
     ),
     Mutant(
@@ -198,8 +204,8 @@ MUTANTS = [
     Mutant(
         "the likeliest action for the one taken",
         "rl/gradient.py",
-        "cost.gather(-1, action.",
-        "cost.gather(-1, pi.mode().",
+        "critic.index(action).unsqueeze",
+        "critic.index(pi.mode()).unsqueeze",
         "gradient",
     ),
     Mutant("log-probability's sign", "rl/actor.py", "-F.nll_loss(", "F.nll_loss(", "actor"),
@@ -233,7 +239,13 @@ MUTANTS = [
         "(gaussian + log_slope).sum(-1)",
         "actor",
     ),
-    Mutant("Gumbel noise upside down", "rl/actor.py", ".log_().neg_()", ".log_()", "actor"),
+    Mutant(
+        "Gumbel noise upside down",
+        "rl/actor.py",
+        "generator=generator).log_().neg_()",
+        "generator=generator).log_()",
+        "actor",
+    ),
     Mutant(
         "global random state",
         "rl/actor.py",
@@ -251,7 +263,7 @@ MUTANTS = [
     Mutant("one seed and the next share streams", "rl/seeds.py", SEQUENCE, "[seed + i for i in range(count)]", "seeds"),
     Mutant("every stream is the same", "rl/seeds.py", SEQUENCE, "[seed * 10**6] * count", "seeds"),
     Mutant("playing goes on with training's stream", "rl/acting.py", "spread(seed, 2)", "(seed, seed)", "seeds"),
-    Mutant("noise grows by its past", "rl/acting.py", "fresh * noise[t]", "noise[t]", "acting"),
+    Mutant("noise grows by its past", "rl/acting.py", "fresh * normal[t]", "normal[t]", "acting"),
     Mutant(
         "noise of a rollout begins anew", "rl/acting.py", "self._last if t == 0 else", "None if t == 0 else", "acting"
     ),
@@ -325,15 +337,15 @@ MUTANTS = [
     Mutant(
         "scale too small",
         "rl/heads.py",
-        "full_like(self.scale, 1.25 * needed)",
-        "full_like(self.scale, needed / 4)",
+        "new = 1.25 * needed",
+        "new = needed / 4",
         "heads",
     ),
     Mutant(
         "the scale moves under those who were told it",
         "rl/heads.py",
-        "self.scale = torch.full_like(self.scale, 1.25 * needed)",
-        "self.scale.fill_(1.25 * needed)",
+        "self.scale, self.shift = torch.full_like(self.scale, new), torch",
+        "self.scale, self.shift = self.scale.fill_(new), torch",
         "heads",
     ),
     Mutant("reset rows set the scale", "rl/heads.py", "host(weight) > 0", "host(weight) > -1", "heads"),
@@ -381,13 +393,23 @@ MUTANTS = [
     Mutant("short gradients stretched", "rl/optim.py", "torch.maximum(norm, self._longest)", "norm", "optim"),
     Mutant("penalties on biases", "rl/optim.py", 'float("weights." in name)', "1.0", "optim"),
     Mutant("decay ignored", "rl/optim.py", "max(0.0, 1 - step / self.decay_steps)", "1.0", "optim"),
-    Mutant("optimiser's memory not loaded", "rl/optim.py", 'value.copy_(tensors[f"{name}.{key}"])', "pass", "optim"),
+    Mutant("optimiser's memory not loaded", "rl/optim.py", "value.copy_(state_dict[key])", "pass", "optim"),
     # PPO
     Mutant(
-        "ppo: clip on the wrong side", "rl/gradient.py", "torch.maximum(ratio *", "torch.minimum(ratio *", "gradient"
+        "ppo: clip on the wrong side",
+        "rl/gradient.py",
+        "torch.maximum(log_ratio",
+        "torch.minimum(log_ratio",
+        "gradient",
     ),
-    Mutant("ppo: clip below alone", "rl/gradient.py", "clamp(1 - clip, 1 + clip)", "clamp(min=1 - clip)", "gradient"),
-    Mutant("ppo: no clip", "rl/gradient.py", "ratio.clamp(1 - clip, 1 + clip) *", "ratio *", "gradient ppo"),
+    Mutant(
+        "ppo: clip below alone",
+        "rl/gradient.py",
+        "advantage - clip * advantage.abs()",
+        "advantage - clip * advantage",
+        "gradient",
+    ),
+    Mutant("ppo: no clip", "rl/gradient.py", "advantage - clip * advantage.abs()", "advantage - 1e9", "gradient ppo"),
     Mutant(
         "ppo: ratio upside down",
         "agents/ppo.py",
@@ -422,24 +444,22 @@ MUTANTS = [
     Mutant(
         "ppo: before and after swapped", "agents/ppo.py", "value, next_value = host", "next_value, value = host", "ppo"
     ),
-    Mutant("ppo: entropy's sign", "agents/ppo.py", "loss - c.entropy_coef * (pi", "loss + c.entropy_coef * (pi", "ppo"),
-    Mutant(
-        "ppo: entropy twice", "agents/ppo.py", "loss - c.entropy_coef * (pi", "loss - 2 * c.entropy_coef * (pi", "ppo"
-    ),
+    Mutant("ppo: entropy's sign", "agents/ppo.py", "alpha=c.entropy_coef", "alpha=-c.entropy_coef", "ppo"),
+    Mutant("ppo: entropy twice", "agents/ppo.py", "alpha=c.entropy_coef", "alpha=2 * c.entropy_coef", "ppo"),
     Mutant("ppo: never stops", "agents/ppo.py", "if self.config.target_kl and", "if False and", "ppo"),
     Mutant("ppo: stops without a bound", "agents/ppo.py", "if self.config.target_kl and", "if", "ppo"),
     Mutant(
         "ppo: divergence's sign",
         "agents/ppo.py",
-        "(log_ratio.expm1() - log_ratio)",
-        "(-log_ratio.expm1() + log_ratio)",
+        "(learnt.log_ratio.expm1() - learnt.log_ratio)",
+        "(-learnt.log_ratio.expm1() + learnt.log_ratio)",
         "ppo",
     ),
     Mutant("ppo: one epoch", "agents/ppo.py", "range(self.config.epochs)", "range(1)", "ppo"),
     Mutant(
         "ppo: value before in units of cost",
         "agents/ppo.py",
-        "value=rows.value / self.critic.cost_scale.scale",
+        "value=self.critic.cost_scale.scaled(rows.value)",
         "value=rows.value",
         "ppo",
     ),
@@ -475,8 +495,8 @@ MUTANTS = [
     Mutant(
         "ppo: state without its optimizer",
         "agents/ppo.py",
-        'self.optimizer.load_state("optimizer", tensors)',
-        "pass",
+        '        self.parts["optimizer"] = self.optimizer\n',
+        "",
         "agents",
     ),
     # REPPO
@@ -574,15 +594,15 @@ MUTANTS = [
     Mutant(
         "reppo: alpha's sign",
         "agents/reppo.py",
-        "alpha * (mean_entropy - self.entropy_target)",
-        "alpha * (self.entropy_target - mean_entropy)",
+        "missing = (self.entropy_target - mean_entropy)",
+        "missing = (mean_entropy - self.entropy_target)",
         "reppo",
     ),
     Mutant(
         "reppo: beta's sign",
         "agents/reppo.py",
-        "beta * (self.config.kl_bound - mean_kl)",
-        "beta * (mean_kl - self.config.kl_bound)",
+        "mean_kl / self.config.kl_bound - 1)",
+        "1 - mean_kl / self.config.kl_bound)",
         "reppo",
     ),
     Mutant(
@@ -616,9 +636,29 @@ MUTANTS = [
     Mutant(
         "reppo: state without its multipliers",
         "agents/reppo.py",
-        'self.multiplier_optimizer.load_state("multiplier_optimizer", tensors)',
-        "pass",
+        '"multipliers": self.multipliers, ',
+        "",
         "agents",
+    ),
+    Mutant("reppo: multipliers leap", "agents/reppo.py", "missing_entropy.clamp(-1, 1)", "missing_entropy", "reppo"),
+    Mutant(
+        "reppo: entropy missed is counted as a whole",
+        "agents/reppo.py",
+        "- mean_entropy) / self.dimensions",
+        "- mean_entropy)",
+        "reppo",
+    ),
+    # The scale of a distribution over costs
+    Mutant("support round zero", "rl/heads.py", "torch.full_like(self.shift, middle)", "self.shift", "heads"),
+    Mutant(
+        "support moves and the last layer does not",
+        "rl/critic.py",
+        "bias, ratio, offset)",
+        "bias, ratio, 0.0)",
+        "critic heads",
+    ),
+    Mutant(
+        "a number is shifted as it was", "rl/heads.py", "(bias - offset) / ratio", "(bias + offset) / ratio", "heads"
     ),
     # Distributions and minibatches
     Mutant(
@@ -653,13 +693,23 @@ MUTANTS = [
     Mutant(
         "minibatches weigh less than 1",
         "rl/rollout.py",
-        "part.weight / part.weight.sum().clamp(min=1e-12)",
-        "part.weight",
+        "weight /= weight.sum(1, keepdim=True).clamp(min=1e-12)",
+        "pass",
         "rollout",
     ),
-    Mutant("minibatches divide by 0", "rl/rollout.py", ".sum().clamp(min=1e-12)", ".sum()", "rollout"),
     Mutant(
-        "a target that is no number goes through", "rl/heads.py", "if not math.isfinite(largest):", "if False:", "heads"
+        "minibatches divide by 0",
+        "rl/rollout.py",
+        ".sum(1, keepdim=True).clamp(min=1e-12)",
+        ".sum(1, keepdim=True)",
+        "rollout",
+    ),
+    Mutant(
+        "a target that is no number goes through",
+        "rl/heads.py",
+        "if not math.isfinite(lowest) or not math.isfinite(highest):",
+        "if False:",
+        "heads",
     ),
 ]
 
