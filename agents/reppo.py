@@ -41,7 +41,7 @@ class REPPOConfig:
 
     num_steps: int = 64
     """Steps of each environment between two updates."""
-    epochs: int = 4
+    epochs: int = 8
     """Passes over each rollout."""
     minibatch: int = 128
     """Rows of a minibatch."""
@@ -53,8 +53,8 @@ class REPPOConfig:
     """Learning rate of the actor."""
     critic_lr: float = 1e-3
     """Learning rate of C."""
-    multiplier_lr: float = 0.01
-    """How fast the logs of alpha and beta follow what they miss; see `Multipliers`."""
+    multiplier_lr: float = 0.1
+    """How fast the logs of alpha and beta follow what they miss, a rollout; see `Multipliers`."""
     critic_warmup: int = 2000
     """Environment steps at the start in which C alone learns: its first gradients are worth nothing."""
     kl_bound: float = 0.1
@@ -75,8 +75,8 @@ class REPPOConfig:
     """Factor of the penalty l1 |w| on weights of actor and C."""
     normalize_obs: bool = True
     """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
-    head: Literal["regression", "hl_gauss"] = "regression"
-    """C as one number, or as the paper's distribution over cost bins: slower at our few updates, see the README."""
+    head: Literal["regression", "hl_gauss"] = "hl_gauss"
+    """C as a distribution over cost bins trained with cross-entropy, or as one number."""
     bins: int = 151
     """Cost bins of hl_gauss."""
     kl_gate: bool = True
@@ -126,7 +126,7 @@ class Multipliers(nn.Module):
         self.register_buffer("log_beta", torch.tensor(math.log(beta)))
 
     def adjust(self, missing_entropy: Tensor, excess_kl: Tensor) -> None:
-        """One step of both; the misses count up to 1.
+        """One step of both, once a rollout; the misses count up to 1.
 
         Args:
             missing_entropy: target less entropy, in nats a dimension of the action.
@@ -224,11 +224,14 @@ class REPPO:
         self.unit.update(rollout.cost, rollout.discount, rollout.done, rollout.valid)
         rows = self._targets(rollout)
         metrics = self.critic.adapt(rows.returns, rows.weight)
+        warm = self.steps > self.config.critic_warmup
         for _ in range(self.config.epochs):
             for batch in minibatches(rows, self.config.minibatch, self.acting.generator):
                 metrics |= self._update_critic(batch)
-                if self.steps > self.config.critic_warmup:
+                if warm:
                     metrics |= self._update_actor(batch)
+        if warm:
+            metrics |= self._adjust_multipliers(rows)
         if self.config.normalize_obs:  # last, so that this update saw what the policy saw
             self.critic.obs_norm.update(flat(rollout.obs), flat(rollout.valid))
         self.updates += 1
@@ -256,7 +259,7 @@ class REPPO:
         return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
 
     def _update_actor(self, batch: Rows) -> dict[str, Tensor]:
-        """One step of the actor through C, and of the multipliers towards what they hold."""
+        """One step of the actor through C, or back to where it came from."""
         pi: Policy = self.actor(batch.x)
         sample = self.acting.fresh(pi, len(batch.x))
         cost = expected_cost(self.critic, batch.x, pi, sample) / self.unit.value
@@ -264,12 +267,19 @@ class REPPO:
         alpha, beta = self.multipliers.log_alpha.exp(), self.multipliers.log_beta.exp()
         bound = self.config.kl_bound if self.config.kl_gate else math.inf
         loss = actor_loss(cost, entropy, kl, alpha, beta, bound) @ batch.weight
-        mean_entropy, mean_kl = entropy.detach() @ batch.weight, kl.detach() @ batch.weight
         norm = descend(self.actor_optimizer, loss)
-        missing = (self.entropy_target - mean_entropy) / self.dimensions
-        self.multipliers.adjust(missing, mean_kl / self.config.kl_bound - 1)
-        metrics = {"actor_loss": loss.detach(), "actor_grad_norm": norm, "entropy": mean_entropy, "kl": mean_kl}
-        return metrics | {"alpha": alpha, "beta": beta}
+        return {"actor_loss": loss.detach(), "actor_grad_norm": norm}
+
+    @torch.no_grad()
+    def _adjust_multipliers(self, rows: Rows) -> dict[str, Tensor]:
+        """One step of the multipliers, by where the update has left the policy."""
+        pi: Policy = self.actor(rows.x)
+        entropy = pi.entropy(self.acting.fresh(pi, len(rows.x))) @ rows.weight
+        kl = type(pi).of(rows.old).kl(pi) @ rows.weight
+        missing = (self.entropy_target - entropy) / self.dimensions
+        self.multipliers.adjust(missing, kl / self.config.kl_bound - 1)
+        alpha, beta = self.multipliers.log_alpha.exp(), self.multipliers.log_beta.exp()
+        return {"entropy": entropy, "kl": kl, "alpha": alpha, "beta": beta}
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

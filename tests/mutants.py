@@ -594,15 +594,15 @@ MUTANTS = [
     Mutant(
         "reppo: alpha's sign",
         "agents/reppo.py",
-        "missing = (self.entropy_target - mean_entropy)",
-        "missing = (mean_entropy - self.entropy_target)",
+        "missing = (self.entropy_target - entropy)",
+        "missing = (entropy - self.entropy_target)",
         "reppo",
     ),
     Mutant(
         "reppo: beta's sign",
         "agents/reppo.py",
-        "mean_kl / self.config.kl_bound - 1)",
-        "1 - mean_kl / self.config.kl_bound)",
+        "kl / self.config.kl_bound - 1)",
+        "1 - kl / self.config.kl_bound)",
         "reppo",
     ),
     Mutant(
@@ -622,8 +622,8 @@ MUTANTS = [
     Mutant(
         "reppo: actor learns during the warmup",
         "agents/reppo.py",
-        "if self.steps > self.config.critic_warmup:",
-        "if True:",
+        "warm = self.steps > self.config.critic_warmup",
+        "warm = True",
         "reppo",
     ),
     Mutant(
@@ -644,8 +644,8 @@ MUTANTS = [
     Mutant(
         "reppo: entropy missed is counted as a whole",
         "agents/reppo.py",
-        "- mean_entropy) / self.dimensions",
-        "- mean_entropy)",
+        "- entropy) / self.dimensions",
+        "- entropy)",
         "reppo",
     ),
     # The scale of a distribution over costs

@@ -152,7 +152,7 @@ def test_what_entropy_is_worth_follows_the_costs_and_not_itself(reward: float) -
         worths.append(max(rows.returns.abs().max().item() for rows in seen))
     assert units[0] == units[1]  # of costs that went up to 4 in a row
     assert 0.5 * reward < units[0] < 2 * reward
-    assert worths[0] < 4.1 * reward < worths[1]
+    assert worths[0] < 4.3 * reward < worths[1]
 
 
 # The actor ------------------------------------------------------------------------------------------------------------
@@ -202,8 +202,27 @@ def test_the_actors_gradient_is_that_of_the_loss_written_out(space: str) -> None
     slopes = torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, list(actor.parameters()))])
     torch.testing.assert_close(agent.actor_optimizer.gradient, slopes, rtol=1e-3, atol=1e-5)
     assert slopes.norm() > 1e-2
-    told = [metrics[name].item() for name in ("actor_loss", "entropy", "kl")]
-    assert told == pytest.approx([loss.item(), entropy.mean().item(), kl.mean().item()], rel=1e-3)
+    assert metrics["actor_loss"].item() == pytest.approx(loss.item(), rel=1e-3)
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_entropy_and_divergence_are_told_as_the_update_has_left_them(space: str) -> None:
+    agent = make(space)
+    row = some_rows(agent)
+    streams.spread_out(agent.actor_optimizer, seed=9, by=0.1)
+    draw = torch.Generator()
+    draw.set_state(agent.acting.generator.get_state())
+    told, pi = agent._adjust_multipliers(row), agent.actor(row.x)
+    if space == "discrete":
+        probs, old = pi.logits.softmax(-1), row.old.softmax(-1)
+        entropy, kl = -(probs * probs.log()).sum(-1), (old * (old / probs).log()).sum(-1)
+    else:
+        sample = pi.mean + pi.log_std.exp() * torch.randn(1, len(row.x), 2, generator=draw)[0]
+        entropy, (mean, log_std) = -pi.log_prob(sample), row.old.chunk(2, -1)
+        normals = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(pi.mean, pi.log_std.exp())
+        kl = torch.distributions.kl_divergence(*normals).sum(-1)
+    expected = [entropy.mean().item(), kl.mean().item()]
+    assert [told[name].item() for name in ("entropy", "kl")] == pytest.approx(expected, rel=1e-3) and expected[1] > 1e-3
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -213,8 +232,8 @@ def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(space: str) -> 
     before = everything(agent)
     agent._update_actor(row)
     between = everything(agent)
-    assert changed(before, between, "actor.") and changed(before, between, "multipliers.")
-    assert not changed(before, between, "critic")
+    assert changed(before, between, "actor.")
+    assert not changed(before, between, "critic") and not changed(before, between, "multipliers.")
     agent._update_critic(row)
     after = everything(agent)
     assert changed(between, after, "critic.net")
@@ -228,7 +247,7 @@ def test_the_temperature_falls_where_there_is_more_entropy_than_wanted_and_rises
         assert agent.entropy_target == pytest.approx(target * (math.log(3) if space == "discrete" else 2))
         row = some_rows(agent)
         before = agent.multipliers.log_alpha.item()
-        agent._update_actor(row)
+        agent._adjust_multipliers(row)
         assert (agent.multipliers.log_alpha.item() < before) == falls
 
 
@@ -239,7 +258,7 @@ def test_the_pull_back_strengthens_beyond_the_bound_and_weakens_within(space: st
         row = some_rows(agent)
         streams.spread_out(agent.actor_optimizer, seed=9, by=0.1)
         before = agent.multipliers.log_beta.item()
-        agent._update_actor(row)
+        agent._adjust_multipliers(row)
         assert (agent.multipliers.log_beta.item() > before) == rises
 
 
@@ -338,7 +357,7 @@ def test_the_temperature_misses_are_counted_a_dimension(space: str) -> None:
     seen = watched(agent)
     feed(agent, T, start=T)
     row = seen[0]
-    before, metrics = agent.multipliers.log_alpha.item(), agent._update_actor(row)
+    before, metrics = agent.multipliers.log_alpha.item(), agent._adjust_multipliers(row)
     dimensions = 1 if space == "discrete" else 2
     missing = (agent.entropy_target - metrics["entropy"].item()) / dimensions
     assert -1 < missing < 1 and abs(missing) > 1e-3
