@@ -53,8 +53,8 @@ class REPPOConfig:
     """Learning rate of the actor."""
     critic_lr: float = 1e-3
     """Learning rate of C."""
-    multiplier_lr: float = 0.1
-    """How fast the logs of alpha and beta follow what they miss, a rollout; see `Multipliers`."""
+    multiplier_lr: float = 0.03
+    """How fast the logs of alpha and beta follow what they miss, a rollout; it falls as `actor_lr` does."""
     critic_warmup: int = 2000
     """Environment steps at the start in which C alone learns: its first gradients are worth nothing."""
     kl_bound: float = 0.1
@@ -277,7 +277,8 @@ class REPPO:
         entropy = pi.entropy(self.acting.fresh(pi, len(rows.x))) @ rows.weight
         kl = type(pi).of(rows.old).kl(pi) @ rows.weight
         missing = (self.entropy_target - entropy) / self.dimensions
-        self.multipliers.adjust(missing, kl / self.config.kl_bound - 1)
+        pace = self.actor_optimizer.current_lr / (self.config.actor_lr or 1.0)  # an actor that slows down is not pushed
+        self.multipliers.adjust(missing * pace, (kl / self.config.kl_bound - 1) * pace)
         alpha, beta = self.multipliers.log_alpha.exp(), self.multipliers.log_beta.exp()
         return {"entropy": entropy, "kl": kl, "alpha": alpha, "beta": beta}
 

@@ -640,6 +640,13 @@ MUTANTS = [
         "",
         "agents",
     ),
+    Mutant(
+        "reppo: multipliers wind up",
+        "agents/reppo.py",
+        "pace = self.actor_optimizer.current_lr / (self.config.actor_lr or 1.0)",
+        "pace = 1.0",
+        "reppo",
+    ),
     Mutant("reppo: multipliers leap", "agents/reppo.py", "missing_entropy.clamp(-1, 1)", "missing_entropy", "reppo"),
     Mutant(
         "reppo: entropy missed is counted as a whole",

@@ -325,9 +325,11 @@ def test_decay_steps_end_learning() -> None:
     agent = make(decay_steps=2 * T * N)
     feed(agent, 2 * T)
     frozen = agent.actor_optimizer.flat.clone(), agent.critic_optimizer.flat.clone()
+    held = agent.multipliers.log_alpha.clone()
     feed(agent, T, start=2 * T, reward=lambda t, r: r.clip(-1, 1))
     assert torch.equal(agent.actor_optimizer.flat, frozen[0])
     assert torch.equal(agent.critic_optimizer.flat, frozen[1])
+    assert agent.multipliers.log_alpha == held  # else they would wind up against an actor that cannot follow
 
 
 def test_multipliers_start_where_they_are_set_and_stay_positive() -> None:
