@@ -58,7 +58,7 @@ class REPPOConfig:
     critic_warmup: int = 2000
     """Environment steps at the start in which C alone learns: its first gradients are worth nothing."""
     kl_bound: float = 0.1
-    """KL(pi_old||pi), in nats, beyond which a state is pulled back."""
+    """KL(pi_old||pi), in nats, beyond which a state is pulled back; it falls as `actor_lr` does."""
     entropy_target: float = 0.5
     """What the temperature holds: this share of log n for n discrete actions, minus this a dimension of a box."""
     alpha: float = 1e-3
@@ -265,7 +265,7 @@ class REPPO:
         cost = expected_cost(self.critic, batch.x, pi, sample) / self.unit.value
         entropy, kl = pi.entropy(sample), type(pi).of(batch.old).kl(pi)
         alpha, beta = self.multipliers.log_alpha.exp(), self.multipliers.log_beta.exp()
-        bound = self.config.kl_bound if self.config.kl_gate else math.inf
+        bound = self.config.kl_bound * self.pace if self.config.kl_gate else math.inf
         loss = actor_loss(cost, entropy, kl, alpha, beta, bound) @ batch.weight
         norm = descend(self.actor_optimizer, loss)
         return {"actor_loss": loss.detach(), "actor_grad_norm": norm}
@@ -277,10 +277,15 @@ class REPPO:
         entropy = pi.entropy(self.acting.fresh(pi, len(rows.x))) @ rows.weight
         kl = type(pi).of(rows.old).kl(pi) @ rows.weight
         missing = (self.entropy_target - entropy) / self.dimensions
-        pace = self.actor_optimizer.current_lr / (self.config.actor_lr or 1.0)  # an actor that slows down is not pushed
-        self.multipliers.adjust(missing * pace, (kl / self.config.kl_bound - 1) * pace)
+        excess = kl / (self.config.kl_bound * self.pace + 1e-9) - 1
+        self.multipliers.adjust(missing * self.pace, excess * self.pace)
         alpha, beta = self.multipliers.log_alpha.exp(), self.multipliers.log_beta.exp()
         return {"entropy": entropy, "kl": kl, "alpha": alpha, "beta": beta}
+
+    @property
+    def pace(self) -> float:
+        """How fast the actor may move, from 1 to 0: what is as steep as at the start would throw it off at the end."""
+        return self.actor_optimizer.current_lr / (self.config.actor_lr or 1.0)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

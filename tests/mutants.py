@@ -601,8 +601,8 @@ MUTANTS = [
     Mutant(
         "reppo: beta's sign",
         "agents/reppo.py",
-        "kl / self.config.kl_bound - 1)",
-        "1 - kl / self.config.kl_bound)",
+        "excess = kl / (self.config.kl_bound * self.pace + 1e-9) - 1",
+        "excess = 1 - kl / (self.config.kl_bound * self.pace + 1e-9)",
         "reppo",
     ),
     Mutant(
@@ -643,8 +643,15 @@ MUTANTS = [
     Mutant(
         "reppo: multipliers wind up",
         "agents/reppo.py",
-        "pace = self.actor_optimizer.current_lr / (self.config.actor_lr or 1.0)",
-        "pace = 1.0",
+        "return self.actor_optimizer.current_lr / (self.config.actor_lr or 1.0)",
+        "return 1.0",
+        "reppo",
+    ),
+    Mutant(
+        "reppo: the bound stays wide",
+        "agents/reppo.py",
+        "bound = self.config.kl_bound * self.pace if",
+        "bound = self.config.kl_bound if",
         "reppo",
     ),
     Mutant("reppo: multipliers leap", "agents/reppo.py", "missing_entropy.clamp(-1, 1)", "missing_entropy", "reppo"),

@@ -332,6 +332,24 @@ def test_decay_steps_end_learning() -> None:
     assert agent.multipliers.log_alpha == held  # else they would wind up against an actor that cannot follow
 
 
+@pytest.mark.parametrize("space", SPACES)
+def test_the_bound_falls_with_the_learning_rate(space: str) -> None:
+    """Half way, a divergence between half the bound and the bound is beyond it: the row is pulled back."""
+    agent = make(space, clip_norm=0.0, kl_bound=0.05, decay_steps=4 * T * N)
+    row = some_rows(agent)
+    assert agent.pace == 0.5
+    streams.spread_out(agent.actor_optimizer, seed=9, by=0.1 if space == "discrete" else 0.02)
+    with torch.no_grad():
+        pi = agent.actor(row.x)
+        kl = type(pi).of(row.old).kl(pi)
+    between = (kl > 0.025) & (kl < 0.05)
+    assert between.any()
+    alone = Rows(*(column[between] for column in row))
+    alone = alone._replace(weight=torch.full_like(alone.weight, 1 / len(alone.weight)))
+    beta = agent.multipliers.log_beta.exp().item()
+    assert agent._update_actor(alone)["actor_loss"].item() == pytest.approx(beta * kl[between].mean().item(), rel=1e-3)
+
+
 def test_multipliers_start_where_they_are_set_and_stay_positive() -> None:
     agent = make(alpha=0.2, beta=3.0, multiplier_lr=0.5, entropy_target=-20.0, kl_bound=1e3)
     start = agent.multipliers.log_alpha.exp().item(), agent.multipliers.log_beta.exp().item()
