@@ -52,6 +52,14 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "log_std": 0.0,
         "decay_steps": WHOLE_RUN,
     },
+    ("a2c", "LunarLander-v3"): {
+        "num_envs": 16,
+        "num_steps": 32,
+        "minibatch": 256,
+        "gamma": 0.999,
+        "gae_lambda": 0.98,
+        "decay_steps": WHOLE_RUN,
+    },
     ("ppo", "CartPole-v1"): {"num_envs": 8, "decay_steps": WHOLE_RUN},
     ("ppo", "Acrobot-v1"): {"num_envs": 16, "gae_lambda": 0.94, "decay_steps": WHOLE_RUN},
     ("ppo", "Pendulum-v1"): {
@@ -93,7 +101,15 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "epochs": 4,
         "decay_steps": WHOLE_RUN,
     },
-    ("reppo", "LunarLander-v3"): {"num_envs": 16, "entropy_target": 0.2, "decay_steps": WHOLE_RUN},
+    ("reppo", "LunarLander-v3"): {
+        "num_envs": 16,
+        "gamma": 0.999,
+        "gae_lambda": 0.98,
+        "entropy_target": 0.2,
+        "head": "regression",
+        "epochs": 4,
+        "decay_steps": WHOLE_RUN,
+    },
     ("reppo", "Pendulum-v1"): {"num_envs": 16, "gamma": 0.95, "decay_steps": WHOLE_RUN},
     ("reppo", "MountainCarContinuous-v0"): {
         "num_envs": 16,
