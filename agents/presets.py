@@ -117,6 +117,11 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "noise_correlation": 0.98,
         "decay_steps": WHOLE_RUN,
     },
+    **{(agent, env): {"num_envs": 1} for agent in ("td3", "sac") for env in MUJOCO},
+    **{
+        (agent, "Pendulum-v1"): {"num_envs": 1, "learning_starts": 1_000, "actor_lr": 1e-3, "critic_lr": 1e-3}
+        for agent in ("td3", "sac")
+    },
     ("a2c", "costgrad/OneStepQuadratic-v0"): {
         "num_envs": 64,
         "num_steps": 2,

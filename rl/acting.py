@@ -62,6 +62,14 @@ class Acting:
             self._noise = self._draw(len(obs))
         return self.actor.act(self.output(obs), self._noise[t])
 
+    def uniform(self, rows: int) -> np.ndarray:
+        """Actions [rows, A], [rows] or [rows, D] drawn with equal chances, to begin with."""
+        if self.codec.discrete:  # a policy that prefers nothing
+            noise = host(self.actor.noise(rows, generator=self.generator))
+            return self.actor.act(np.zeros((rows, self.codec.action_size), np.float32), noise)[1]
+        shape = (rows, *self.actor.noise_shape)
+        return host(2 * torch.rand(shape, generator=self.generator, device=self.generator.device) - 1)
+
     def best(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The mode of pi: obs [N, *obs_shape] -> sample, action."""
         return self.actor.act(self.output(obs), None)

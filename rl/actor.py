@@ -170,6 +170,11 @@ class SquashedGaussian(NamedTuple):
         return SquashedGaussian(*columns.chunk(2, -1))
 
 
+def normal_noise(*shape: int, generator: torch.Generator) -> Tensor:
+    """Of mean 0 and variance 1, on the generator's device."""
+    return torch.randn(*shape, generator=generator, device=generator.device)
+
+
 class CategoricalActor(nn.Module):
     """pi(a|s) over n discrete actions, or over D such choices at once.
 
@@ -277,7 +282,7 @@ class GaussianActor(nn.Module):
 
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
         """What `SquashedGaussian.sample` takes: [*batch, A]."""
-        return torch.randn(*batch, self.actions, generator=generator, device=generator.device)
+        return normal_noise(*batch, self.actions, generator=generator)
 
     def noise_from(self, normal: np.ndarray) -> np.ndarray:
         """Normal noise as it is."""
@@ -293,7 +298,55 @@ class GaussianActor(nn.Module):
         return sample, np.tanh(sample)
 
 
-Actor = CategoricalActor | GaussianActor
+class DeterministicActor(nn.Module):
+    """The action mu(s) in [-1, 1]^A, and noise round it where the agent explores (1802.09477).
+
+    Args:
+        features: width of a state's features.
+        actions: A.
+        hidden: widths of the hidden layers.
+        activation: between them.
+        layer_norm: whether they are normalised.
+        noise: standard deviation of the exploration, in units of the action.
+        generator: decides the initial weights.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        actions: int,
+        hidden: tuple[int, ...],
+        activation: Activation,
+        layer_norm: bool,
+        noise: float,
+        generator: torch.Generator | None = None,
+    ) -> None:
+        super().__init__()
+        self.actions, self.spread = actions, noise
+        self.noise_shape = (actions,)
+        self.net = MLP((features, *hidden, actions), None, activation, layer_norm, out_gain=0.01, generator=generator)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Features [B, F] -> actions [B, A]."""
+        return self.net(x).tanh()
+
+    def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
+        """Normal noise [*batch, A]."""
+        return normal_noise(*batch, self.actions, generator=generator)
+
+    def noise_from(self, normal: np.ndarray) -> np.ndarray:
+        """Normal noise as it is."""
+        return normal
+
+    def act(self, output: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
+        """The same on the host: net's outputs, noise [N, A] (None: none) -> action, action [N, A]."""
+        action = np.tanh(output)
+        if noise is not None:
+            action = np.minimum(np.maximum(action + np.float32(self.spread) * noise, -1), 1)
+        return action, action
+
+
+Actor = CategoricalActor | GaussianActor | DeterministicActor
 Policy = Categorical | SquashedGaussian
 
 

@@ -177,22 +177,30 @@ class Critic(nn.Module):
             obs = self.obs_norm(obs)
         return obs if obs.dim() == 2 else obs.flatten(1)
 
-    def output(self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None) -> Tensor:
+    def output(
+        self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None, first: bool = False
+    ) -> Tensor:
         """The last layer: features [B, F] (and an action of `cost`) -> [K, B, head] or [K, B, n, head]."""
         if self.spec.action == "one_hot" and action is not None:
             action = self.one_hot(action)
-        out = self.net(x if action is None else torch.cat((x, action), -1), masks)
+        out = self.net(x if action is None else torch.cat((x, action), -1), masks, first)
         actions = (self.heads,) if self.discrete else ()
-        return out.view(self.spec.ensemble, len(x), *actions, self.head.outputs)  # a single critic: an ensemble of one
+        return out.view(
+            1 if first else self.spec.ensemble, len(x), *actions, self.head.outputs
+        )  # a single critic: an ensemble of one
 
-    def cost(self, x: Tensor, action: Tensor | None = None) -> Tensor:
+    def cost(
+        self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None, first: bool = False
+    ) -> Tensor:
         """Features [B, F] -> cost [K, B], or [K, B, n] of "discrete", in the environment's units.
 
         Args:
             x: features.
             action: [B, A] in [-1, 1] for "box"; [B, D] choices from 0 for "one_hot".
+            masks: of dropout.
+            first: ask the first of the ensemble alone: K is 1.
         """
-        return self.cost_scale.cost(self.head.mean(self.output(x, action)))
+        return self.cost_scale.cost(self.head.mean(self.output(x, action, masks, first)))
 
     def index(self, action: Tensor) -> Tensor:
         """An action in the list of all, from 0: [B] or [B, D] int64 -> [B] int64."""

@@ -40,6 +40,17 @@ class Rollout(NamedTuple):
     extra: dict[str, Array]  # [T, N, ...] what the agent knew when it acted, e.g. its pre-tanh sample
 
 
+class Batch(NamedTuple):
+    """B transitions over up to n steps each, as an off-policy update reads them."""
+
+    obs: Tensor  # [B, *obs_shape] as the environment gave it, not normalised
+    action: Tensor  # [B, A], [B] or [B, D]
+    cost: Tensor  # [B] sum_j gamma^j c_{t+j} of the k steps
+    discount: Tensor  # [B] gamma^k, 0 where the task terminated
+    next_obs: Tensor  # [B, *obs_shape] after the k steps
+    weight: Tensor  # [B] of sum 1
+
+
 def host(tensor: Tensor) -> Array:
     """The tensor as an array, without its graph: the same memory on the CPU, a copy from another device."""
     return tensor.detach().cpu().numpy()

@@ -95,21 +95,26 @@ class MLP(nn.Module):
             self.gains.append(nn.Parameter(torch.ones(*lead, width)))
             self.shifts.append(nn.Parameter(torch.zeros(*lead, width)))
 
-    def forward(self, x: Tensor, masks: list[Tensor] | None = None) -> Tensor:
+    def forward(self, x: Tensor, masks: list[Tensor] | None = None, first: bool = False) -> Tensor:
         """Runs the net, or all K members.
 
         Args:
             x: [B, sizes[0]], for all members alike, or [K, B, sizes[0]].
             masks: from `dropout_masks`; None drops nothing.
+            first: of an ensemble, run its first member alone.
 
         Returns:
-            [B, sizes[-1]], or [K, B, sizes[-1]] of an ensemble.
+            [B, sizes[-1]], or [K, B, sizes[-1]] of an ensemble, [1, B, sizes[-1]] of its first member.
         """
         product = torch.baddbmm if self.ensemble else torch.addmm
-        if self.ensemble and x.dim() == 2:
-            x = x.expand(self.ensemble, *x.shape)
+        members = 1 if first and self.ensemble else self.ensemble
+        if members and x.dim() == 2:
+            x = x.expand(members, *x.shape)
         activation = _ACTIVATIONS[self.activation]
         weights, biases, gains, shifts = (self._entries(name) for name in ("weights", "biases", "gains", "shifts"))
+        if members != self.ensemble:
+            weights, biases, gains, shifts = ([p[:1] for p in entries] for entries in (weights, biases, gains, shifts))
+            masks = masks and [mask[:1] for mask in masks]
         last = len(weights) - 1
         for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
             x = product(bias, x, weight)

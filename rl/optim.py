@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
+from copy import deepcopy
+from typing import Generic, Literal, TypeVar
 
 import torch
 from torch import Tensor, nn
 
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
 EPSILON = 1e-5  # added to the root of the mean square
+
+
+def flatten(module: nn.Module) -> tuple[list[Tensor], Tensor]:
+    """Moves all parameters of a module into one memory: the parameters, and that memory as one vector."""
+    parameters: list[Tensor] = list(module.parameters())
+    flat = torch.cat([p.detach().reshape(-1) for p in parameters])
+    offset = 0
+    for p in parameters:
+        p.data = flat[offset : offset + p.numel()].view_as(p)
+        offset += p.numel()
+    return parameters, flat
 
 
 class Optimizer:
@@ -35,9 +48,8 @@ class Optimizer:
         decay_steps: int = 0,
     ) -> None:
         named = list(module.named_parameters())
-        self.parameters = [p for _, p in named]
         self.lr, self.clip_norm, self.l2, self.l1, self.decay_steps = lr, clip_norm, l2, l1, decay_steps
-        flat = torch.cat([p.detach().reshape(-1) for p in self.parameters])
+        self.parameters, flat = flatten(module)
         self.flat = flat
         self.penalised = torch.cat([torch.full((p.numel(),), float("weights." in name)) for name, p in named]).to(flat)
         self.current_lr = lr
@@ -47,7 +59,6 @@ class Optimizer:
         self._slots: list[Tensor] = []  # of each parameter in the flat gradient
         offset = 0
         for p in self.parameters:
-            p.data = flat[offset : offset + p.numel()].view_as(p)
             self._slots.append(self.gradient[offset : offset + p.numel()].view_as(p))
             offset += p.numel()
         self.memory = {"square": torch.zeros_like(flat)}
@@ -112,3 +123,29 @@ def descend(optimizer: Optimizer, loss: Tensor) -> Tensor:
         the gradient's length before clipping, a scalar.
     """
     return optimizer.apply(torch.autograd.grad(loss, optimizer.parameters, optimizer.one))
+
+
+class Target(nn.Module, Generic[ModuleT]):
+    """A copy of a module that follows it slowly (1509.02971, algorithm 1).
+
+    Children of the module that have no parameters, such as running statistics, are shared, not copied.
+
+    Args:
+        module: after its optimizer was made.
+        optimizer: of the module.
+        tau: share of the way that one step goes.
+    """
+
+    copy: ModuleT
+
+    def __init__(self, module: ModuleT, optimizer: Optimizer, tau: float) -> None:
+        super().__init__()
+        self.copy, self.tau = deepcopy(module), tau
+        for name, child in module.named_children():
+            if not any(True for _ in child.parameters()):
+                setattr(self.copy, name, child)
+        self._flat, self._followed = flatten(self.copy)[1], optimizer
+
+    def follow(self) -> None:
+        """One step towards the module."""
+        self._flat.lerp_(self._followed.flat, self.tau)

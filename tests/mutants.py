@@ -183,15 +183,15 @@ MUTANTS = [
     Mutant(
         "expectation without a slope",
         "rl/gradient.py",
-        "return (_listed_probs(critic, pi) * _action_costs",
-        "return (_listed_probs(critic, pi).detach() * _action_costs",
+        "return (listed_probs(critic, pi) * _action_costs",
+        "return (listed_probs(critic, pi).detach() * _action_costs",
         "gradient",
     ),
     Mutant(
         "control variate's expectation without a slope",
         "rl/gradient.py",
-        "(_listed_probs(critic, pi) * cost)",
-        "(_listed_probs(critic, pi).detach() * cost)",
+        "(listed_probs(critic, pi) * cost)",
+        "(listed_probs(critic, pi).detach() * cost)",
         "gradient",
     ),
     Mutant(
@@ -249,8 +249,8 @@ MUTANTS = [
     Mutant(
         "global random state",
         "rl/actor.py",
-        "torch.randn(*batch, self.actions, generator=generator,",
-        "torch.randn(*batch, self.actions,",
+        "torch.randn(*shape, generator=generator,",
+        "torch.randn(*shape,",
         "actor",
     ),
     Mutant(
@@ -673,6 +673,88 @@ MUTANTS = [
     ),
     Mutant(
         "a number is shifted as it was", "rl/heads.py", "(bias - offset) / ratio", "(bias + offset) / ratio", "heads"
+    ),
+    # Off-policy
+    Mutant("td3: the cheaper critic", "agents/td3.py", ".amax(0)", ".amin(0)", "offpolicy"),
+    Mutant(
+        "td3: noise is not clipped",
+        "agents/td3.py",
+        "(c.target_noise * noise).clamp(-c.noise_clip, c.noise_clip)",
+        "c.target_noise * noise",
+        "offpolicy",
+    ),
+    Mutant(
+        "td3: the target is the critic",
+        "agents/td3.py",
+        "c, critic = self.config, self.target_critic.copy",
+        "c, critic = self.config, self.critic",
+        "offpolicy",
+    ),
+    Mutant("td3: no delay", "agents/td3.py", "self.updates % self.config.policy_delay == 0", "True", "offpolicy"),
+    Mutant("td3: all critics in the actor", "agents/td3.py", "first=True)[0]", "first=False).mean(0)", "offpolicy"),
+    Mutant("sac: entropy a cost", "agents/sac.py", "amax(0) - alpha", "amax(0) + alpha", "offpolicy"),
+    Mutant("sac: the cheaper critic", "agents/sac.py", "masks).amax(0)", "masks).amin(0)", "offpolicy"),
+    Mutant(
+        "sac: the dearer critic of a choice",
+        "agents/sac.py",
+        "masks=masks).mean(0)",
+        "masks=masks).amax(0)",
+        "offpolicy",
+    ),
+    Mutant(
+        "sac: temperature's sign",
+        "agents/sac.py",
+        "(mean_entropy - self.entropy_target)",
+        "(self.entropy_target - mean_entropy)",
+        "offpolicy",
+    ),
+    Mutant("a target goes the rest of the way", "rl/optim.py", "flat, self.tau)", "flat, 1 - self.tau)", "offpolicy"),
+    Mutant(
+        "replay: a clock is no end",
+        "rl/replay.py",
+        "step.terminated | step.truncated, self",
+        "step.terminated, self",
+        "replay",
+    ),
+    Mutant(
+        "replay: ends where it begins",
+        "rl/replay.py",
+        '~kept["terminated"][last]',
+        '~kept["terminated"][place]',
+        "replay",
+    ),
+    Mutant(
+        "replay: later costs weigh 1", "rl/replay.py", 'discount * kept["cost"][last]', 'kept["cost"][last]', "replay"
+    ),
+    Mutant("replay: gamma once", "rl/replay.py", "discount * self.gamma, discount", "discount, discount", "replay"),
+    Mutant(
+        "replay: the observation after one step",
+        "rl/replay.py",
+        'kept["next_obs"][last]',
+        'kept["next_obs"][place]',
+        "replay",
+    ),
+    Mutant(
+        "replay: old links stay",
+        "rl/replay.py",
+        'arrays["valid"][row], arrays["following"][row] = step.valid, NONE',
+        'arrays["valid"][row] = step.valid',
+        "replay",
+    ),
+    Mutant(
+        "replay: fresh episodes go on with old ones",
+        "rl/replay.py",
+        "self._newest = self._newest[:0]",
+        "pass",
+        "replay",
+    ),
+    Mutant("replay: a reward is a cost", "rl/replay.py", "cost_of(step.reward)", "step.reward", "replay"),
+    Mutant(
+        "replay: reset rows are drawn",
+        "rl/replay.py",
+        "while not bool((counts := valid[place]).all()):",
+        "while False:",
+        "replay",
     ),
     # Distributions and minibatches
     Mutant(

@@ -23,12 +23,17 @@ SMALL: dict[str, dict[str, Any]] = {
     | {"head": "hl_gauss", "layer_norm": False, "entropy_coef": 0.01},
     "ppo": {"num_steps": T, "hidden": (16,), "minibatch": 16, "epochs": 2, "bins": 21},
     "reppo": {"num_steps": T, "hidden": (16,), "minibatch": 16, "epochs": 2, "bins": 21, "critic_warmup": 0},
+    "sac": {"hidden": (16,), "batch": 16, "learning_starts": 8, "capacity": 2000, "update_ratio": 0.5},
+    "td3": {"hidden": (16,), "batch": 16, "learning_starts": 8, "capacity": 2000, "update_ratio": 0.5},
 }
+ON_POLICY = ("a2c", "ppo", "reppo")
+BOX_ONLY = ("td3",)
 
 
-def make(agent: str, space: str = "discrete", seed: int = 0, **settings: Any) -> Any:
-    """A small agent of that name for a space of that name."""
+def make(agent: str, space: str | None = None, seed: int = 0, **settings: Any) -> Any:
+    """A small agent of that name for a space of that name; discrete unless it cannot be."""
     cls, config = AGENTS[agent]
+    space = space or ("box" if agent in BOX_ONLY else "discrete")
     return cls(OBS, SPACES[space], config(**(SMALL[agent] | settings)), seed)
 
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 
+import rl.replay
 import rl.rollout
 from agents import AGENTS
 from agents.a2c import A2C, A2CConfig
@@ -48,7 +49,24 @@ SHORT: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {  # steps and settin
         | {"critic_warmup": 1_000, "actor_lr": 3e-3, "critic_lr": 3e-3, "log_std": -1.0, "entropy_target": 1.5}
         | {"decay_steps": 25_000},
     ),
+    ("td3", "OneStepQuadratic"): (
+        8_000,
+        {"learning_starts": 500, "hidden": (64, 64), "batch": 128, "update_ratio": 0.25, "capacity": 10_000}
+        | {"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.02, "noise": 0.2, "decay_steps": 8_000},
+    ),
+    ("sac", "OneStepQuadratic"): (
+        8_000,
+        {"learning_starts": 500, "hidden": (64, 64), "batch": 128, "update_ratio": 0.25, "capacity": 10_000}
+        | {"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.02, "alpha": 0.1, "alpha_lr": 3e-3, "decay_steps": 8_000},
+    ),
+    ("sac", "Chain"): (
+        4_000,
+        {"learning_starts": 500, "hidden": (32,), "batch": 64, "update_ratio": 0.5, "capacity": 10_000}
+        | {"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.02, "alpha": 0.1, "alpha_lr": 3e-3, "entropy_target": 0.4},
+    ),
 }
+QUADRATIC = [agent for agent, task in SHORT if task == "OneStepQuadratic"]
+CHAINED = [agent for agent, task in SHORT if task == "Chain"]
 
 
 def learn(
@@ -85,22 +103,25 @@ def test_a_reward_taken_for_a_cost_is_not_learnt(kind: Any, monkeypatch: pytest.
     assert learn("costgrad/Chain-v0", 8_000, 1, actor_gradient=kind, **CHAIN) == -float(chain.horizon or 0)
 
 
-@pytest.mark.parametrize("name", ["ppo", "reppo"])
-def test_ppo_and_reppo_learn_the_quadratic_within_two_percent(name: str) -> None:
+@pytest.mark.parametrize("name", QUADRATIC)
+def test_the_other_agents_learn_the_quadratic_within_two_percent(name: str) -> None:
     steps, settings = SHORT[name, "OneStepQuadratic"]
     mean = learn("costgrad/OneStepQuadratic-v0", steps, 500, agent_name=name, **settings)
     assert mean == pytest.approx(OneStepQuadratic().optimal_return(), rel=0.02)
 
 
-@pytest.mark.parametrize("name", ["ppo", "reppo"])
-def test_ppo_and_reppo_walk_the_chain_the_shortest_way(name: str) -> None:
+@pytest.mark.parametrize("name", CHAINED)
+def test_the_other_agents_walk_the_chain_the_shortest_way(name: str) -> None:
     steps, settings = SHORT[name, "Chain"]
     assert learn("costgrad/Chain-v0", steps, 1, agent_name=name, **settings) == Chain().optimal_return()
 
 
-@pytest.mark.parametrize("name", ["ppo", "reppo"])
-def test_ppo_and_reppo_do_not_learn_from_a_reward_taken_for_a_cost(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rl.rollout, "cost_of", lambda reward: reward)
+@pytest.mark.parametrize("name", CHAINED)
+def test_the_other_agents_do_not_learn_from_a_reward_taken_for_a_cost(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for room in (rl.rollout, rl.replay):
+        monkeypatch.setattr(room, "cost_of", lambda reward: reward)
     (steps, settings), chain = SHORT[name, "Chain"], Chain()
     assert learn("costgrad/Chain-v0", steps, 1, agent_name=name, **settings) == -float(chain.horizon or 0)
 

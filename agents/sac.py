@@ -1,0 +1,263 @@
+"""SAC: soft actor-critic (Haarnoja et al. 2018, 1812.05905), for continuous and discrete actions (1910.07207).
+
+Off-policy: every transition is kept and learnt from many times. The actor descends C less the worth of its own entropy,
+and a temperature holds that entropy. Continuous actions are reparameterised, and the dearer critic counts. For discrete
+ones the expectation over actions goes through C exactly, and the mean of the critics counts (2209.10081).
+
+The file reads in the order in which the data flows: act, observe, update of C, update of the actor through C.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from torch import Tensor, nn
+
+from rl import checkpoint
+from rl.acting import Acting
+from rl.actor import Categorical, Policy, actor_for
+from rl.critic import LISTED, Critic, CriticSpec
+from rl.data import Batch, Step
+from rl.errors import UserError
+from rl.gradient import listed_probs
+from rl.nets import Activation
+from rl.optim import Optimizer, Target, descend
+from rl.replay import Replay
+from rl.returns import td_target
+from rl.seeds import spread
+from rl.settings import check_settings
+from rl.spaces import Codec
+
+CHUNK = 64  # vector steps whose noise is drawn at once
+
+
+@dataclass(frozen=True)
+class SACConfig:
+    """Settings of SAC; every one is a flag of scripts/train.py."""
+
+    gamma: float = 0.99
+    """Discount of the cost of each further step."""
+    fold: int = 1
+    """Steps that a transition spans (n of n-step returns)."""
+    capacity: int = 1_000_000
+    """Transitions that are kept."""
+    batch: int = 256
+    """Rows of a batch."""
+    learning_starts: int = 10_000
+    """Environment steps of uniform actions before learning."""
+    update_ratio: float = 1.0
+    """Updates of C an environment step."""
+    actor_lr: float = 3e-4
+    """Learning rate of the actor."""
+    critic_lr: float = 3e-4
+    """Learning rate of C."""
+    tau: float = 0.005
+    """Share of the way that a target goes in a step."""
+    critics: int = 2
+    """In C; a target takes the dearest."""
+    alpha: float = 1.0
+    """Initial temperature: what a nat of entropy is worth, in units of cost."""
+    alpha_lr: float = 3e-4
+    """Learning rate of the temperature; 0 keeps it."""
+    entropy_target: float = 1.0
+    """What the temperature holds: minus this a dimension of a box, half of this share of log n for n actions."""
+    noise_correlation: float = 0.0
+    """How much of a step's noise the next step keeps; long swings find what jitter does not."""
+    clip_norm: float = 0.0
+    """Length that gradients are cut to; 0 leaves them."""
+    decay_steps: int = 0
+    """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
+    l2: float = 0.0
+    """Factor of the penalty l2/2 |w|^2 on weights of actor and C."""
+    l1: float = 0.0
+    """Factor of the penalty l1 |w| on weights of actor and C."""
+    dropout: float = 0.0
+    """Share of C's hidden units dropped (DroQ, 2110.02034)."""
+    normalize_obs: bool = False
+    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of actor and C."""
+    activation: Activation = "relu"
+    """Between the layers of actor and C."""
+    layer_norm: bool = False
+    """Layer normalisation in actor and C."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        check_settings(self)
+
+
+class Temperature(nn.Module):
+    """What a nat of entropy is worth, by its log."""
+
+    def __init__(self, alpha: float) -> None:
+        super().__init__()
+        self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
+
+    @property
+    def alpha(self) -> Tensor:
+        """Without a graph."""
+        return self.log_alpha.detach().exp()
+
+
+class SAC:
+    """The agent of rl.loop.Agent.
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment.
+        config: its settings.
+        seed: decides initial weights, actions and batches.
+        device: where it lives.
+
+    Raises:
+        UserError: a space it cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        config: SACConfig | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.config = c = config or SACConfig()
+        self.codec = Codec(observation_space, action_space, device)
+        weights, acting, draw = spread(seed, 3)
+        start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
+        spec = CriticSpec.of(self.codec, c, ensemble=c.critics, head="regression")
+        self.critic = Critic(spec, start).to(device)
+        if spec.action == "one_hot":
+            raise UserError(
+                f"SAC takes up to {LISTED} combinations of choices, {action_space} has more: A2C, PPO and REPPO do"
+            )
+        actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, 0.0, start, state_std=True)
+        self.actor = actor.to(device)
+        self.temperature = Temperature(c.alpha).to(device)
+        penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
+        self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
+        self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
+        self.target_critic = Target(self.critic, self.critic_optimizer, c.tau)
+        self.temperature_optimizer = Optimizer(self.temperature, "adam", c.alpha_lr)
+        most = sum(math.log(n) for n in self.codec.choices) / 2 if self.codec.discrete else -self.codec.action_size
+        self.entropy_target = c.entropy_target * most
+        norm = self.critic.obs_norm if c.normalize_obs else None
+        self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
+        self.memory = Replay(c.capacity, c.gamma, c.fold, draw)
+        self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
+        self.parts |= {"target_critic": self.target_critic, "temperature": self.temperature}
+        self.parts["temperature_optimizer"] = self.temperature_optimizer
+        self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
+        self.steps = self.updates = self.clock = 0
+        self.owed = 0.0  # updates
+
+    def begin(self) -> None:
+        """Fresh episodes start, perhaps in another number."""
+        self.memory.begin()
+        self.acting.begin()
+        self.clock = 0
+
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
+        """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode; uniform at the start."""
+        if not explore:
+            return self.acting.best(obs)[1]
+        if self.steps < self.config.learning_starts:
+            return self.acting.uniform(len(obs))
+        self.clock += 1
+        return self.acting.explore(obs, (self.clock - 1) % CHUNK)[1]
+
+    def observe(self, step: Step) -> None:
+        """Puts one vector step into the replay."""
+        self.memory.add(step)
+        if self.config.normalize_obs:
+            self.critic.obs_norm.update(step.obs, step.valid)
+        counted = int(step.valid.sum())
+        self.steps += counted
+        if self.steps > self.config.learning_starts:
+            self.owed += counted * self.config.update_ratio
+
+    def update(self) -> dict[str, Tensor]:
+        """As many updates as the steps are worth, of C, the actor and the temperature."""
+        metrics: dict[str, Tensor] = {}
+        self.critic_optimizer.anneal(self.steps)
+        self.actor_optimizer.anneal(self.steps)
+        while self.owed >= 1:
+            self.owed -= 1
+            self.updates += 1
+            batch = self._features(self.memory.sample(self.config.batch))
+            metrics |= self._update_critic(batch)
+            metrics |= self._update_actor(batch)
+            self.target_critic.follow()
+        return metrics
+
+    def _features(self, batch: Batch) -> Batch:
+        """The batch with normalised observations, on the agent's device."""
+        moved = Batch(*(column.to(self.codec.device) for column in batch))
+        return moved._replace(obs=self.critic.features(moved.obs), next_obs=self.critic.features(moved.next_obs))
+
+    def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of C towards what the transition cost and the targets say of what follows."""
+        with torch.no_grad():
+            following, _ = self._soft_cost(self.target_critic.copy, batch.next_obs, self.actor(batch.next_obs))
+            target = td_target(batch.cost, batch.discount, following)
+        masks = self.critic.net.dropout_masks(len(target), self.acting.generator)
+        loss = self.critic.loss(batch.obs, batch.action, target, batch.weight, masks)
+        norm = descend(self.critic_optimizer, loss)
+        return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+
+    def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the actor through C, and of the temperature towards the entropy that it holds."""
+        soft, entropy = self._soft_cost(self.critic, batch.obs, self.actor(batch.obs))
+        loss, mean_entropy = soft @ batch.weight, entropy.detach() @ batch.weight
+        norm = descend(self.actor_optimizer, loss)
+        metrics = {"actor_loss": loss.detach(), "actor_grad_norm": norm, "entropy": mean_entropy}
+        if self.config.alpha_lr:
+            descend(self.temperature_optimizer, self.temperature.log_alpha * (mean_entropy - self.entropy_target))
+        return metrics | {"alpha": self.temperature.alpha}
+
+    def _soft_cost(self, critic: Critic, x: Tensor, pi: Policy) -> tuple[Tensor, Tensor]:
+        """E_pi [C(s, a) + alpha log pi(a|s)] and the entropy: [B, F] -> [B], [B], with their graph."""
+        masks = critic.net.dropout_masks(len(x), self.acting.generator)
+        alpha = self.temperature.alpha
+        if isinstance(pi, Categorical):
+            entropy = pi.entropy()
+            with torch.no_grad():  # the gradient reaches pi through its probabilities
+                cost = critic.cost(x, masks=masks).mean(0)
+            return (listed_probs(critic, pi) * cost).sum(-1) - alpha * entropy, entropy
+        sample = self.acting.fresh(pi, len(x))
+        assert sample is not None
+        entropy = pi.entropy(sample)
+        return critic.cost(x, pi.action(sample[0]), masks).amax(0) - alpha * entropy, entropy
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """As `Agent` says; `state` is handed back, this agent has no memory between steps."""
+        return self.acting.predict(obs, deterministic), state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides the future, the replay included; the tensors are the live ones."""
+        meta = {"steps": self.steps, "updates": self.updates, "owed": self.owed}
+        return checkpoint.gather(self.parts) | self.acting.state(), meta
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        checkpoint.hand_out(tensors, self.parts)
+        self.acting.load_state(tensors, meta["steps"])
+        self.steps, self.updates, self.owed, self.clock = meta["steps"], meta["updates"], meta["owed"], 0
+
+    def save(self, path: str | Path) -> None:
+        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
+        checkpoint.save_agent(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> SAC:
+        """Reads what `save` wrote. Raises UserError where it cannot."""
+        return checkpoint.load_agent(path, cls, SACConfig, device)

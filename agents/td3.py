@@ -1,0 +1,238 @@
+"""TD3: twin delayed deterministic policy gradient (Fujimoto et al. 2018, 1802.09477); DDPG (1509.02971) is a setting.
+
+Off-policy: every transition is kept and learnt from many times, and the actor is a function of the state that descends
+C where it stands. Three things keep C from flattering it: the dearer of two critics in the target, noise on the
+target's action, and an actor that waits. DDPG has none: critics=1, target_noise=0, policy_delay=1.
+
+The file reads in the order in which the data flows: act, observe, update of C, update of the actor through C.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from torch import Tensor
+
+from rl import checkpoint
+from rl.acting import Acting
+from rl.actor import DeterministicActor
+from rl.critic import Critic, CriticSpec
+from rl.data import Batch, Step
+from rl.errors import UserError
+from rl.nets import Activation
+from rl.optim import Optimizer, Target, descend
+from rl.replay import Replay
+from rl.returns import td_target
+from rl.seeds import spread
+from rl.settings import check_settings
+from rl.spaces import Codec
+
+CHUNK = 64  # vector steps whose noise is drawn at once
+
+
+@dataclass(frozen=True)
+class TD3Config:
+    """Settings of TD3; every one is a flag of scripts/train.py."""
+
+    gamma: float = 0.99
+    """Discount of the cost of each further step."""
+    fold: int = 1
+    """Steps that a transition spans (n of n-step returns)."""
+    capacity: int = 1_000_000
+    """Transitions that are kept."""
+    batch: int = 256
+    """Rows of a batch."""
+    learning_starts: int = 10_000
+    """Environment steps of uniform actions before learning."""
+    update_ratio: float = 1.0
+    """Updates of C an environment step."""
+    policy_delay: int = 2
+    """Updates of C for each of the actor."""
+    actor_lr: float = 3e-4
+    """Learning rate of the actor."""
+    critic_lr: float = 3e-4
+    """Learning rate of C."""
+    tau: float = 0.005
+    """Share of the way that a target goes in a step."""
+    critics: int = 2
+    """In C; a target takes the dearest."""
+    noise: float = 0.1
+    """Deviation of the exploration; an action reaches from -1 to 1."""
+    target_noise: float = 0.2
+    """Deviation of the noise on the target's action."""
+    noise_clip: float = 0.5
+    """Largest noise on the target's action."""
+    noise_correlation: float = 0.0
+    """How much of a step's noise the next step keeps; long swings find what jitter does not."""
+    clip_norm: float = 0.0
+    """Length that gradients are cut to; 0 leaves them."""
+    decay_steps: int = 0
+    """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
+    l2: float = 0.0
+    """Factor of the penalty l2/2 |w|^2 on weights of actor and C."""
+    l1: float = 0.0
+    """Factor of the penalty l1 |w| on weights of actor and C."""
+    dropout: float = 0.0
+    """Share of C's hidden units dropped (DroQ, 2110.02034)."""
+    normalize_obs: bool = False
+    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of actor and C."""
+    activation: Activation = "relu"
+    """Between the layers of actor and C."""
+    layer_norm: bool = False
+    """Layer normalisation in actor and C."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        check_settings(self)
+
+
+class TD3:
+    """The agent of rl.loop.Agent.
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment, a Box.
+        config: its settings.
+        seed: decides initial weights, actions and batches.
+        device: where it lives.
+
+    Raises:
+        UserError: a space it cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        config: TD3Config | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.config = c = config or TD3Config()
+        self.codec = Codec(observation_space, action_space, device)
+        if self.codec.discrete:
+            raise UserError(f"TD3 acts in a bounded Box, not in {action_space}: SAC, PPO, REPPO and A2C take that")
+        weights, acting, draw = spread(seed, 3)
+        start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
+        spec = CriticSpec.of(self.codec, c, ensemble=c.critics, head="regression")
+        self.critic = Critic(spec, start).to(device)
+        shape = (math.prod(self.codec.obs_shape), self.codec.action_size, c.hidden, c.activation, c.layer_norm)
+        self.actor = DeterministicActor(*shape, c.noise, start).to(device)
+        penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
+        self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
+        self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
+        self.target_critic = Target(self.critic, self.critic_optimizer, c.tau)
+        self.target_actor = Target(self.actor, self.actor_optimizer, c.tau)
+        norm = self.critic.obs_norm if c.normalize_obs else None
+        self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
+        self.memory = Replay(c.capacity, c.gamma, c.fold, draw)
+        self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
+        self.parts |= {"target_actor": self.target_actor, "target_critic": self.target_critic}
+        self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
+        self.steps = self.updates = self.clock = 0
+        self.owed = 0.0  # updates
+
+    def begin(self) -> None:
+        """Fresh episodes start, perhaps in another number."""
+        self.memory.begin()
+        self.acting.begin()
+        self.clock = 0
+
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
+        """[N, *obs_shape] -> [N, A] in [-1, 1]: mu(s) and noise; uniform at the start."""
+        if not explore:
+            return self.acting.best(obs)[1]
+        if self.steps < self.config.learning_starts:
+            return self.acting.uniform(len(obs))
+        self.clock += 1
+        return self.acting.explore(obs, (self.clock - 1) % CHUNK)[1]
+
+    def observe(self, step: Step) -> None:
+        """Puts one vector step into the replay."""
+        self.memory.add(step)
+        if self.config.normalize_obs:
+            self.critic.obs_norm.update(step.obs, step.valid)
+        counted = int(step.valid.sum())
+        self.steps += counted
+        if self.steps > self.config.learning_starts:
+            self.owed += counted * self.config.update_ratio
+
+    def update(self) -> dict[str, Tensor]:
+        """As many updates as the steps are worth: C each time, the actor and the targets every few times."""
+        metrics: dict[str, Tensor] = {}
+        self.critic_optimizer.anneal(self.steps)
+        self.actor_optimizer.anneal(self.steps)
+        while self.owed >= 1:
+            self.owed -= 1
+            self.updates += 1
+            batch = self._features(self.memory.sample(self.config.batch))
+            metrics |= self._update_critic(batch)
+            if self.updates % self.config.policy_delay == 0:
+                metrics |= self._update_actor(batch)
+                self.target_critic.follow()
+                self.target_actor.follow()
+        return metrics
+
+    def _features(self, batch: Batch) -> Batch:
+        """The batch with normalised observations, on the agent's device."""
+        moved = Batch(*(column.to(self.codec.device) for column in batch))
+        return moved._replace(obs=self.critic.features(moved.obs), next_obs=self.critic.features(moved.next_obs))
+
+    def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of C towards what the transition cost and the targets say of what follows."""
+        generator = self.acting.generator
+        with torch.no_grad():
+            noise = self.actor.noise(len(batch.cost), generator=generator)
+            cost = self.target_cost(batch.next_obs, noise)
+            target = td_target(batch.cost, batch.discount, cost)
+        masks = self.critic.net.dropout_masks(len(target), generator)
+        loss = self.critic.loss(batch.obs, batch.action, target, batch.weight, masks)
+        norm = descend(self.critic_optimizer, loss)
+        return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+
+    def target_cost(self, x: Tensor, noise: Tensor) -> Tensor:
+        """The dearest of the target critics, at the target actor's action and clipped noise (eq. 14): [B, F] -> [B]."""
+        c, critic = self.config, self.target_critic.copy
+        near = (c.target_noise * noise).clamp(-c.noise_clip, c.noise_clip)
+        action = (self.target_actor.copy(x) + near).clamp(-1, 1)
+        return critic.cost(x, action, critic.net.dropout_masks(len(x), self.acting.generator)).amax(0)
+
+    def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the actor down the first critic of C."""
+        loss = self.critic.cost(batch.obs, self.actor(batch.obs), first=True)[0] @ batch.weight
+        norm = descend(self.actor_optimizer, loss)
+        return {"actor_loss": loss.detach(), "actor_grad_norm": norm}
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """As `Agent` says; `state` is handed back, this agent has no memory between steps."""
+        return self.acting.predict(obs, deterministic), state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides the future, the replay included; the tensors are the live ones."""
+        meta = {"steps": self.steps, "updates": self.updates, "owed": self.owed}
+        return checkpoint.gather(self.parts) | self.acting.state(), meta
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        checkpoint.hand_out(tensors, self.parts)
+        self.acting.load_state(tensors, meta["steps"])
+        self.steps, self.updates, self.owed, self.clock = meta["steps"], meta["updates"], meta["owed"], 0
+
+    def save(self, path: str | Path) -> None:
+        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
+        checkpoint.save_agent(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> TD3:
+        """Reads what `save` wrote. Raises UserError where it cannot."""
+        return checkpoint.load_agent(path, cls, TD3Config, device)

@@ -1,0 +1,131 @@
+"""The memory of an off-policy agent: a ring of transitions, allocated once, its observations as they came.
+
+Several steps are folded into one when a batch is drawn (Sutton & Barto 2018, section 7.1, with endings), so the ring
+holds plain transitions and any n can be read from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import psutil
+import torch
+from torch import Tensor
+
+from rl.data import Batch, Step, cost_of
+from rl.errors import UserError
+
+GIB = 2**30
+SPARE = 0.9  # share of the machine's free memory that a replay may take
+NONE = -1
+
+
+class Replay:
+    """The newest transitions, and batches of them drawn with equal chances.
+
+    A row knows the row that its episode went on with. A reset row lies in the ring too, but is never drawn.
+
+    Args:
+        capacity: transitions.
+        gamma: discount of a step.
+        fold: n, the steps that one row of a batch spans; fewer where an episode or the ring ends.
+        seed: decides what is drawn.
+    """
+
+    def __init__(self, capacity: int, gamma: float, fold: int = 1, seed: int = 0) -> None:
+        self.capacity, self.gamma, self.fold = capacity, gamma, fold
+        self.generator = torch.Generator().manual_seed(seed)
+        self.size = self.next = 0  # rows that are filled, and the row that is written next
+        self.columns: dict[str, Tensor] = {}
+        self._arrays: dict[str, np.ndarray] = {}  # the same memory
+        self._newest = np.empty(0, np.int64)  # the rows of the step before, whose episodes may go on
+
+    def begin(self) -> None:
+        """Fresh episodes start, perhaps in another number: nothing goes on from the newest step."""
+        self._newest = self._newest[:0]
+
+    def add(self, step: Step) -> None:
+        """Copies one vector step in, over the oldest rows where the ring is full.
+
+        Raises:
+            UserError: at the first step, if the machine has not got the memory or more environments than rows step.
+        """
+        if not self.columns:
+            self._allocate(step)
+        arrays, count = self._arrays, len(step.reward)
+        row = np.arange(self.next, self.next + count) % self.capacity
+        arrays["obs"][row], arrays["action"][row], arrays["next_obs"][row] = step.obs, step.action, step.next_obs
+        arrays["cost"][row], arrays["terminated"][row] = cost_of(step.reward), step.terminated
+        arrays["valid"][row], arrays["following"][row] = step.valid, NONE
+        if len(self._newest) == count:
+            arrays["following"][self._newest] = row
+        self._newest = np.where(step.terminated | step.truncated, self.capacity, row)  # a spare row: nobody reads it
+        self.next = (self.next + count) % self.capacity
+        self.size = min(self.size + count, self.capacity)
+
+    def sample(self, rows: int) -> Batch:
+        """Draws a batch of B `rows`, with replacement; at least one transition that counts must be in."""
+        return self.batch(self.draw(rows))
+
+    def draw(self, rows: int) -> Tensor:
+        """Places [B] int64 of transitions that count, with equal chances."""
+        place = torch.randint(self.size, (rows,), generator=self.generator)
+        valid = self.columns["valid"]
+        while not bool((counts := valid[place]).all()):  # a reset row: once an episode at most
+            place = torch.where(counts, place, torch.randint(self.size, (rows,), generator=self.generator))
+        return place
+
+    def batch(self, place: Tensor) -> Batch:
+        """The transitions that start at `place` [B], each over up to n steps.
+
+        cost = sum_j gamma^j c_{t+j} and discount = gamma^k over k <= n steps: an ending of the episode and the newest
+        step of the ring end the sum; discount is 0 only where the task terminated.
+        """
+        kept = self.columns
+        cost, last = kept["cost"][place], place
+        discount = torch.full_like(cost, self.gamma)
+        for _ in range(self.fold - 1):
+            following = kept["following"][last]
+            goes_on = following != NONE
+            last = torch.where(goes_on, following, last)
+            cost = cost + torch.where(goes_on, discount * kept["cost"][last], 0.0)
+            discount = torch.where(goes_on, discount * self.gamma, discount)
+        discount = discount * ~kept["terminated"][last]
+        obs, next_obs = kept["obs"][place], kept["next_obs"][last]
+        return Batch(obs, kept["action"][place], cost, discount, next_obs, torch.full_like(cost, 1 / len(cost)))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What is filled, and where the ring stands; nothing goes on from the newest step of a replay taken up."""
+        position = torch.tensor([self.next, self.size])
+        filled = {name: column[: self.size] for name, column in self.columns.items()}
+        return filled | {"position": position, "generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Takes up what `state_dict` gave."""
+        self.generator.set_state(state_dict["generator"])
+        self.next, self.size = state_dict["position"].tolist()
+        filled = {name: value for name, value in state_dict.items() if name not in ("position", "generator")}
+        self.columns = {name: torch.empty(self.capacity + 1, *v.shape[1:], dtype=v.dtype) for name, v in filled.items()}
+        for name, value in filled.items():
+            self.columns[name][: self.size] = value
+        self._arrays = {name: column.numpy() for name, column in self.columns.items()}
+        self.begin()
+
+    def _allocate(self, step: Step) -> None:
+        if len(step.reward) > self.capacity:
+            raise UserError(
+                f"capacity must be at least the number of environments, {len(step.reward)}: {self.capacity}"
+            )
+        like = {"obs": step.obs, "action": step.action, "next_obs": step.next_obs, "cost": np.empty(0, np.float32)}
+        like |= {"following": np.empty(0, np.int64), "terminated": step.terminated, "valid": step.valid}
+        needed = self.capacity * sum(value.itemsize * int(np.prod(value.shape[1:])) for value in like.values())
+        free = psutil.virtual_memory().available
+        if needed > SPARE * free:
+            raise UserError(
+                f"a replay of {self.capacity:,} transitions takes {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are "
+                "free: lower its capacity"
+            )
+        rows = self.capacity + 1
+        self._arrays = {name: np.empty((rows, *value.shape[1:]), value.dtype) for name, value in like.items()}
+        self.columns = {name: torch.from_numpy(array) for name, array in self._arrays.items()}

@@ -1,0 +1,182 @@
+"""The replay: n steps by brute force at every ending and every place of the ring, equal chances, memory, resume."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import rl.replay
+from rl.data import Step
+from rl.errors import UserError
+from rl.replay import Replay
+
+N = 3
+
+
+def step(t: int, n: int = N, **parts: Any) -> Step:
+    """Every number of it says which step and environment it is of."""
+    name = 100.0 * t + np.arange(n)
+    plain = Step(
+        obs=np.stack((name, -name), 1).astype(np.float32),
+        action=name[:, None].astype(np.float32) / 1e4,
+        reward=-name - 1,
+        next_obs=np.stack((name + 100, -name - 100), 1).astype(np.float32),
+        terminated=np.zeros(n, dtype=bool),
+        truncated=np.zeros(n, dtype=bool),
+        valid=np.ones(n, dtype=bool),
+        extra={},
+    )
+    return plain._replace(**parts)
+
+
+def stream(steps: int, seed: int = 0, share: float = 0.25) -> list[Step]:
+    """Steps whose endings, of both kinds and both at once, fall anywhere."""
+    draw = np.random.default_rng(seed)
+    return [step(t, terminated=draw.random(N) < share, truncated=draw.random(N) < share) for t in range(steps)]
+
+
+def brute_force(steps: list[Step], first: int, t: int, i: int, n: int, gamma: float) -> tuple[float, float, float]:
+    """Cost, discount and the name of the next observation of what starts at step t, if the ring begins at `first`."""
+    assert t >= first
+    cost, k = 0.0, 0
+    while True:
+        row = steps[t + k]
+        cost += gamma**k * -float(row.reward[i])
+        k += 1
+        if row.terminated[i] or row.truncated[i] or k == n or t + k == len(steps):
+            return cost, 0.0 if row.terminated[i] else gamma**k, float(row.next_obs[i, 0])
+
+
+@pytest.mark.parametrize("fold", [1, 2, 3, 7])
+@pytest.mark.parametrize("steps", [1, 4, 10, 23])
+def test_every_row_by_brute_force_before_and_after_the_ring_is_full(fold: int, steps: int) -> None:
+    """Ten steps fit in; after 23 the newest stands in the middle and the oldest 13 are gone."""
+    memory, rows = Replay(10 * N, 0.9, fold), stream(steps, seed=steps)
+    for row in rows:
+        memory.add(row)
+    assert memory.size == min(steps, 10) * N
+    batch = memory.batch(torch.arange(memory.size))
+    seen = set()
+    for b in range(memory.size):
+        name = float(batch.obs[b, 0])
+        t, i = int(name) // 100, int(name) % 100
+        seen.add((t, i))
+        cost, discount, following = brute_force(rows, max(0, steps - 10), t, i, fold, 0.9)
+        got = float(batch.cost[b]), float(batch.discount[b]), float(batch.next_obs[b, 0])
+        assert got == pytest.approx((cost, discount, following), rel=1e-5)
+        assert float(batch.action[b, 0]) == pytest.approx(name / 1e4, rel=1e-5)
+    assert seen == {(t, i) for t in range(max(0, steps - 10), steps) for i in range(N)}
+
+
+def test_a_clock_is_no_end_of_the_task_and_the_task_wins_where_both_are_set() -> None:
+    memory, ended = Replay(30, 0.9, 3), np.array([True, False, True])
+    memory.add(step(0, terminated=ended, truncated=np.array([False, True, True])))
+    memory.add(step(1))
+    batch = memory.batch(torch.arange(3))
+    torch.testing.assert_close(batch.discount, torch.tensor([0.0, 0.9, 0.0]))
+    torch.testing.assert_close(batch.cost, torch.tensor([1.0, 2.0, 3.0]))  # nothing of the next episode
+
+
+def test_what_is_put_in_is_copied() -> None:
+    memory, row = Replay(30, 0.9), step(0)
+    memory.add(row)
+    for part in row[:-1]:
+        part[...] = 77
+    batch = memory.batch(torch.arange(3))
+    assert batch.obs.abs().max() == 2 and batch.cost.tolist() == [1, 2, 3]
+
+
+def test_rows_are_drawn_with_equal_chances_and_reset_rows_never() -> None:
+    memory = Replay(20 * N, 0.9, seed=3)
+    for t in range(20):
+        memory.add(step(t, valid=np.array([True, t % 5 != 0, True])))
+    place = memory.draw(60_000)
+    counts = torch.bincount(place, minlength=60)
+    valid = memory.columns["valid"][:60]
+    assert (counts[~valid] == 0).all() and valid.sum() == 56
+    expected = 60_000 / 56
+    chi_square = ((counts[valid] - expected) ** 2 / expected).sum()
+    assert chi_square < 110  # of 55 degrees of freedom: once in 1e5
+    weights = memory.sample(64).weight
+    torch.testing.assert_close(weights, torch.full((64,), 1 / 64))
+
+
+def test_fresh_episodes_end_those_under_way() -> None:
+    memory = Replay(30, 0.5, 4)
+    memory.add(step(0))
+    memory.add(step(1))
+    memory.begin()
+    memory.add(step(2))
+    batch = memory.batch(torch.arange(9))
+    torch.testing.assert_close(batch.discount, torch.tensor([0.25] * 3 + [0.5] * 6))
+    assert batch.next_obs[0, 0] == 200 and batch.cost[0] == pytest.approx(1 + 0.5 * 101)
+
+
+def test_a_replay_taken_up_goes_on_to_the_bit() -> None:
+    whole, fresh, rows = Replay(10 * N, 0.9, 3, seed=1), Replay(10 * N, 0.9, 3, seed=2), stream(40)
+    for row in rows[:23]:
+        whole.add(row)
+    whole.draw(5)
+    fresh.load_state_dict({name: value.clone() for name, value in whole.state_dict().items()})
+    whole.begin()  # as a run that was cut short does
+    for row in rows[23:]:
+        whole.add(row), fresh.add(row)
+        for a, b in zip(whole.sample(16), fresh.sample(16), strict=True):
+            assert torch.equal(a, b)
+
+
+def test_an_empty_replay_and_one_half_full_can_be_saved() -> None:
+    fresh = Replay(30, 0.9)
+    fresh.load_state_dict(Replay(30, 0.9).state_dict())
+    fresh.add(step(0))
+    half = fresh.state_dict()
+    assert len(half["cost"]) == N  # no more than what is filled
+    again = Replay(30, 0.9)
+    again.load_state_dict(half)
+    again.add(step(1))
+    assert again.size == 2 * N and again.batch(torch.arange(6)).cost.tolist() == [1, 2, 3, 101, 102, 103]
+
+
+def test_memory_that_the_machine_has_not_got_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rl.replay.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
+    with pytest.raises(UserError, match=r"a replay of 1,000 transitions takes .* GiB .* are free: lower its capacity"):
+        Replay(1000, 0.9).add(step(0))
+    Replay(250, 0.9).add(step(0))  # 34 bytes a row: less than nine tenths of what is free
+
+
+def test_more_environments_than_rows_are_refused() -> None:
+    with pytest.raises(UserError, match="capacity must be at least the number of environments, 3: 2"):
+        Replay(2, 0.9).add(step(0))
+
+
+def test_images_stay_bytes() -> None:
+    memory = Replay(6, 0.9)
+    image = np.full((N, 4, 4, 3), 200, dtype=np.uint8)
+    memory.add(step(0, obs=image, next_obs=image))
+    assert memory.columns["obs"].dtype == torch.uint8 and memory.sample(4).obs.shape == (4, 4, 4, 3)
+
+
+def test_a_ring_that_the_steps_do_not_divide_and_another_number_of_environments() -> None:
+    """Rows of 3 and then of 4 environments lie across the ring's end; what goes on, and what not, stays true."""
+    memory = Replay(11, 0.5, 2)
+    for t in range(5):
+        memory.add(step(t))
+    memory.begin()
+    for t in range(5, 7):
+        memory.add(step(t, 4))
+    assert memory.size == 11
+    names = [(t, i) for t in range(7) for i in range(3 if t < 5 else 4)][-11:]
+    batch = memory.batch(torch.arange(11))
+    found = {}
+    for b in range(11):
+        name = int(batch.obs[b, 0])
+        found[name // 100, name % 100] = float(batch.cost[b]), float(batch.discount[b])
+    assert sorted(found) == sorted(names)
+    for (t, i), (cost, discount) in found.items():
+        goes_on = (t in (3, 5)) or (t < 4 and (t + 1, i) in found)
+        name = 100 * t + i + 1
+        assert (cost, discount) == ((name + 0.5 * (name + 100), 0.25) if goes_on else (name, 0.5)), (t, i)
