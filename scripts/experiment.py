@@ -1,7 +1,7 @@
 """Trains agents on environments x seeds x variants and appends one row a run to results/NAME.csv.
 
-A run that is in the file already is not run again; one that fails gets a row without figures. A run that Ctrl-C cuts
-short leaves none, and runs when the command is called again.
+A run that is in the file already is not run again; one that fails gets a row without figures. A run that Ctrl-C or
+SIGTERM cuts short leaves none, and runs when the command is called again.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ if not __package__:  # run as a file: our packages come from this checkout, what
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -198,12 +199,15 @@ def _run_all(todo: list[Run], path: Path, jobs: int) -> int:
     """Runs all, `jobs` at a time, and appends rows in the order in which they finish."""
     waiting, failed, number = list(reversed(todo)), 0, 0
     running: list[Job] = []
+    stops: list[int] = []  # a flag, and no exception: that could fall between a run's start and our knowing of it
+    before = {s: signal.signal(s, lambda number, _: stops.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
-        while waiting or running:
+        while (waiting or running) and not stops:
             while waiting and len(running) < jobs:
                 running.append(Job(waiting.pop()))
             time.sleep(0.05)
-            for job in [job for job in running if job.process.poll() is not None]:
+            ended = [job for job in running if job.process.poll() is not None]
+            for job in [] if stops else ended:  # Ctrl-C reaches the runs too: what it ended has not failed
                 running.remove(job)
                 row, evaluations, said = job.finish()
                 append(evaluations_path(path), Measured._fields, evaluations)
@@ -212,9 +216,13 @@ def _run_all(todo: list[Run], path: Path, jobs: int) -> int:
                 number += 1
                 print(f"[{number}/{len(todo)}] {job.run}: {said}", flush=True)
     finally:
+        for which, handler in before.items():
+            signal.signal(which, handler)
         for job in running:
             job.process.kill()
             job.process.wait()
+    if stops:
+        raise KeyboardInterrupt
     return 1 if failed else 0
 
 

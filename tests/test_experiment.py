@@ -5,8 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -200,3 +202,20 @@ def test_a_row_cut_short_does_not_swallow_the_next(tmp_path: Path) -> None:
     path.write_text(path.read_text().rstrip("\n"))
     append(path, Row._fields, [row(1, "2")])
     assert [r.seed for r in read_rows(path)] == ["0", "1"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_runs_too_and_leaves_no_row(tmp_path: Path, number: signal.Signals) -> None:
+    command = [sys.executable, str(SCRIPTS / "experiment.py"), "--name", "x", "--results", str(tmp_path), "--jobs", "2"]
+    command += ["--envs", f"{QUADRATIC}:100000000", "--seeds", "0", "1"]
+    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    assert process.stdout is not None and "2 to do" in process.stdout.readline()
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children")
+    deadline, runs = time.monotonic() + 60, list[str]()
+    while time.monotonic() < deadline and len(runs) < 2:
+        runs = children.read_text().split() if children.exists() else ["", ""]
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "interrupted" in errors
+    assert not any(Path(f"/proc/{run}").exists() for run in runs if run)
+    assert not (tmp_path / "x.csv").exists()
