@@ -47,6 +47,10 @@ class SACConfig:
     """Steps that a transition spans (n of n-step returns)."""
     capacity: int = 1_000_000
     """Transitions that are kept."""
+    priority: float = 0.0
+    """Rows are drawn in proportion to C's error on them to this power (0.6 is usual); 0 draws all alike."""
+    priority_correction: float = 0.4
+    """How much of the bias of unequal chances is taken back, from 0 to 1."""
     batch: int = 256
     """Rows of a batch."""
     learning_starts: int = 10_000
@@ -150,7 +154,7 @@ class SAC:
         self.entropy_target = c.entropy_target * most
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
-        self.memory = Replay(c.capacity, c.gamma, c.fold, draw)
+        self.memory = Replay(c.capacity, c.gamma, c.fold, draw, c.priority, c.priority_correction)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"target_critic": self.target_critic, "temperature": self.temperature}
         self.parts["temperature_optimizer"] = self.temperature_optimizer
@@ -208,8 +212,10 @@ class SAC:
             following, _ = self._soft_cost(self.target_critic.copy, batch.next_obs, self.actor(batch.next_obs))
             target = td_target(batch.cost, batch.discount, following)
         masks = self.critic.net.dropout_masks(len(target), self.acting.generator)
-        loss = self.critic.loss(batch.obs, batch.action, target, batch.weight, masks)
+        losses = self.critic.losses(batch.obs, batch.action, target, masks)
+        loss = losses @ batch.weight
         norm = descend(self.critic_optimizer, loss)
+        self.memory.prioritise(batch.place, losses / self.config.critics)
         return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:

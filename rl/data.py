@@ -48,7 +48,8 @@ class Batch(NamedTuple):
     cost: Tensor  # [B] sum_j gamma^j c_{t+j} of the k steps
     discount: Tensor  # [B] gamma^k, 0 where the task terminated
     next_obs: Tensor  # [B, *obs_shape] after the k steps
-    weight: Tensor  # [B] of sum 1
+    weight: Tensor  # [B] of sum 1, less where rows that are drawn often count less
+    place: Tensor  # [B] int64 where it lies in the memory
 
 
 def host(tensor: Tensor) -> Array:

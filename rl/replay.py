@@ -1,5 +1,7 @@
 """The memory of an off-policy agent: a ring of transitions, allocated once, its observations as they came.
 
+Rows are drawn with equal chances, or in proportion to how far C was off them (Schaul et al. 2016, 1511.05952).
+
 Several steps are folded into one when a batch is drawn (Sutton & Barto 2018, section 7.1, with endings), so the ring
 holds plain transitions and any n can be read from it.
 """
@@ -13,16 +15,18 @@ import psutil
 import torch
 from torch import Tensor
 
-from rl.data import Batch, Step, cost_of
+from rl.data import Batch, Step, cost_of, host
 from rl.errors import UserError
+from rl.priority import SumTree
 
 GIB = 2**30
 SPARE = 0.9  # share of the machine's free memory that a replay may take
 NONE = -1
+LEAST = 1e-6  # added to an error, so that no row is forgotten
 
 
 class Replay:
-    """The newest transitions, and batches of them drawn with equal chances.
+    """The newest transitions, and batches of them.
 
     A row knows the row that its episode went on with. A reset row lies in the ring too, but is never drawn.
 
@@ -31,10 +35,23 @@ class Replay:
         gamma: discount of a step.
         fold: n, the steps that one row of a batch spans; fewer where an episode or the ring ends.
         seed: decides what is drawn.
+        priority: alpha: a row's chance is proportional to its error to this power; 0 makes chances equal.
+        correction: beta: how much of the bias that unequal chances bring is taken back by weights, from 0 to 1.
     """
 
-    def __init__(self, capacity: int, gamma: float, fold: int = 1, seed: int = 0) -> None:
+    def __init__(
+        self,
+        capacity: int,
+        gamma: float,
+        fold: int = 1,
+        seed: int = 0,
+        priority: float = 0.0,
+        correction: float = 0.4,
+    ) -> None:
         self.capacity, self.gamma, self.fold = capacity, gamma, fold
+        self.priority, self.correction = priority, correction
+        self.tree = SumTree(capacity) if priority else None
+        self.largest = 1.0  # weight so far: what a new row gets, so that each is soon seen
         self.generator = torch.Generator().manual_seed(seed)
         self.size = self.next = 0  # rows that are filled, and the row that is written next
         self.columns: dict[str, Tensor] = {}
@@ -61,6 +78,8 @@ class Replay:
         if len(self._newest) == count:
             arrays["following"][self._newest] = row
         self._newest = np.where(step.terminated | step.truncated, self.capacity, row)  # a spare row: nobody reads it
+        if self.tree is not None:
+            self.tree.set(row, self.largest * step.valid)
         self.next = (self.next + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
@@ -69,7 +88,10 @@ class Replay:
         return self.batch(self.draw(rows))
 
     def draw(self, rows: int) -> Tensor:
-        """Places [B] int64 of transitions that count, with equal chances."""
+        """Places [B] int64 of transitions that count."""
+        if self.tree is not None:
+            share = torch.rand(rows, generator=self.generator, dtype=torch.float64)
+            return torch.from_numpy(self.tree.draw(share.numpy()))
         place = torch.randint(self.size, (rows,), generator=self.generator)
         valid = self.columns["valid"]
         while not bool((counts := valid[place]).all()):  # a reset row: once an episode at most
@@ -93,19 +115,48 @@ class Replay:
             discount = torch.where(goes_on, discount * self.gamma, discount)
         discount = discount * ~kept["terminated"][last]
         obs, next_obs = kept["obs"][place], kept["next_obs"][last]
-        return Batch(obs, kept["action"][place], cost, discount, next_obs, torch.full_like(cost, 1 / len(cost)))
+        return Batch(obs, kept["action"][place], cost, discount, next_obs, self._weight(place), place)
+
+    def prioritise(self, place: Tensor, square: Tensor) -> None:
+        """Tells how far C was off the rows of a batch.
+
+        Args:
+            place: [B] as the batch has it.
+            square: [B] squared errors of C.
+        """
+        if self.tree is not None:
+            weight = (host(square).astype(np.float64) ** 0.5 + LEAST) ** self.priority
+            self.largest = max(self.largest, float(weight.max()))
+            self.tree.set(host(place), weight)
+
+    def _weight(self, place: Tensor) -> Tensor:
+        """What each row counts in a batch: (size P(i))^-beta over the largest of the batch, over B (eq. 2 there)."""
+        if self.tree is None:
+            return torch.full((len(place),), 1 / len(place))
+        chance = self.tree.weight(place.numpy()) / self.tree.total
+        weight = (self.size * chance) ** -self.correction
+        return torch.from_numpy(weight / (weight.max() * len(weight))).float()
 
     def state_dict(self) -> dict[str, Tensor]:
         """What is filled, and where the ring stands; nothing goes on from the newest step of a replay taken up."""
         position = torch.tensor([self.next, self.size])
         filled = {name: column[: self.size] for name, column in self.columns.items()}
-        return filled | {"position": position, "generator": self.generator.get_state()}
+        if self.tree is not None:
+            filled["priority"] = torch.from_numpy(self.tree.weight(np.arange(self.size)))
+        largest = torch.tensor(self.largest, dtype=torch.float64)
+        return filled | {"position": position, "largest": largest, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Takes up what `state_dict` gave."""
         self.generator.set_state(state_dict["generator"])
         self.next, self.size = state_dict["position"].tolist()
-        filled = {name: value for name, value in state_dict.items() if name not in ("position", "generator")}
+        self.largest = float(state_dict["largest"].numpy())
+        if self.tree is not None:
+            self.tree = SumTree(self.capacity)
+            if self.size:
+                self.tree.set(np.arange(self.size), state_dict["priority"].numpy())
+        beside = ("position", "largest", "generator", "priority")
+        filled = {name: value for name, value in state_dict.items() if name not in beside}
         self.columns = {name: torch.empty(self.capacity + 1, *v.shape[1:], dtype=v.dtype) for name, v in filled.items()}
         for name, value in filled.items():
             self.columns[name][: self.size] = value

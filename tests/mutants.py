@@ -756,6 +756,20 @@ MUTANTS = [
         "while False:",
         "replay",
     ),
+    Mutant("replay: errors rank as they are", "rl/replay.py", "+ LEAST) ** self.priority", "+ LEAST) ** 1.0", "replay"),
+    Mutant("replay: bias kept", "rl/replay.py", "** -self.correction", "** 0.0", "replay"),
+    Mutant("replay: bias doubled", "rl/replay.py", "** -self.correction", "** self.correction", "replay"),
+    Mutant(
+        "replay: new rows are never seen", "rl/replay.py", "self.largest * step.valid", "1e-9 * step.valid", "replay"
+    ),
+    Mutant("replay: priorities are not kept", "rl/replay.py", "if self.size:", "if False:", "replay"),
+    Mutant(
+        "tree: left and right swapped",
+        "rl/priority.py",
+        "node = 2 * node + right",
+        "node = 2 * node + ~right",
+        "replay",
+    ),
     # Distributions and minibatches
     Mutant(
         "divergence of spreads forgotten",

@@ -48,6 +48,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "sac": ("sac", {"normalize_obs": True, "decay_steps": 1000}),
     "sac droq": ("sac", {"dropout": 0.1, "layer_norm": True, "fold": 3, "critics": 3, "normalize_obs": True}),
     "td3": ("td3", {"normalize_obs": True, "noise_correlation": 0.5}),
+    "td3 prioritised": ("td3", {"normalize_obs": True, "priority": 0.6, "fold": 2}),
     "ddpg": ("td3", {"critics": 1, "target_noise": 0.0, "policy_delay": 1, "normalize_obs": True}),
 }
 every_case = pytest.mark.parametrize("case", CASES)

@@ -12,6 +12,7 @@ import torch
 import rl.replay
 from rl.data import Step
 from rl.errors import UserError
+from rl.priority import SumTree
 from rl.replay import Replay
 
 N = 3
@@ -180,3 +181,84 @@ def test_a_ring_that_the_steps_do_not_divide_and_another_number_of_environments(
         goes_on = (t in (3, 5)) or (t < 4 and (t + 1, i) in found)
         name = 100 * t + i + 1
         assert (cost, discount) == ((name + 0.5 * (name + 100), 0.25) if goes_on else (name, 0.5)), (t, i)
+
+
+# Priorities -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 64, 1000])
+def test_the_tree_draws_what_the_running_sum_of_the_weights_would(rows: int) -> None:
+    draw, tree = np.random.default_rng(rows), SumTree(rows)
+    weight = draw.random(rows) * (draw.random(rows) < 0.7) + (np.arange(rows) == rows // 2)
+    for part in np.array_split(draw.permutation(rows), 3):
+        if len(part):
+            tree.set(part, 7.0)
+            tree.set(part, weight[part])
+    assert tree.total == pytest.approx(weight.sum())
+    np.testing.assert_array_equal(tree.weight(np.arange(rows)), weight)
+    share = np.concatenate((draw.random(500), [0.0, np.nextafter(1, 0)]))
+    expected = np.searchsorted(np.cumsum(weight), share[:500] * weight.sum(), side="right")
+    got = tree.draw(share)
+    assert (got[:500] == expected).mean() > 0.99  # rounding may decide at a border
+    assert (weight[got] > 0).all()
+
+
+def prioritised(priority: float = 0.6, correction: float = 0.4) -> tuple[Replay, np.ndarray]:
+    """A replay of 30 rows, one of them a reset row, and C's errors on them."""
+    memory = Replay(10 * N, 0.9, priority=priority, correction=correction, seed=5)
+    for t in range(10):
+        memory.add(step(t, valid=np.array([True, t != 4, True])))
+    errors = np.abs(np.random.default_rng(0).normal(size=30)) + 0.01
+    counted = np.flatnonzero(memory.columns["valid"][:30].numpy())
+    memory.prioritise(torch.from_numpy(counted), torch.from_numpy(errors[counted] ** 2))
+    errors[4 * N + 1] = 0.0
+    return memory, errors
+
+
+@pytest.mark.parametrize(("priority", "correction"), [(0.6, 0.4), (1.0, 1.0), (0.3, 0.0)])
+def test_chances_and_weights_by_the_formula(priority: float, correction: float) -> None:
+    memory, errors = prioritised(priority, correction)
+    chance = np.where(errors > 0, (errors + 1e-6) ** priority, 0)
+    chance /= chance.sum()
+    place = memory.draw(100_000).numpy()
+    counts = np.bincount(place, minlength=30)
+    assert counts[13] == 0
+    expected = 100_000 * chance
+    assert ((counts - expected)[expected > 0] ** 2 / expected[expected > 0]).sum() < 70  # 28 degrees of freedom
+    batch = memory.batch(torch.arange(12))
+    weight = (30 * chance[:12]) ** -correction
+    np.testing.assert_allclose(batch.weight.numpy(), weight / weight.max() / 12, rtol=1e-5)
+    assert batch.place.tolist() == list(range(12))
+
+
+def test_full_correction_makes_a_mean_over_draws_that_over_all_rows() -> None:
+    """Negative control: without it, rows of large error weigh too much."""
+    means = {}
+    for correction in (1.0, 0.0):
+        memory, errors = prioritised(1.0, correction)
+        value, counted = torch.from_numpy(errors), errors > 0
+        batch = memory.sample(200_000)
+        means[correction] = ((value[batch.place] * batch.weight).sum() / batch.weight.sum()).item()
+    assert means[1.0] == pytest.approx(errors[counted].mean(), rel=0.02) and means[0.0] > 1.2 * errors[counted].mean()
+
+
+def test_a_new_row_is_as_likely_as_the_likeliest_so_far() -> None:
+    memory, _ = prioritised(1.0)
+    memory.prioritise(torch.tensor([2]), torch.tensor([81.0]))
+    memory.add(step(10))
+    assert memory.tree is not None
+    np.testing.assert_allclose(memory.tree.weight(np.arange(N)), 9 + 1e-6)
+
+
+def test_priorities_go_on_to_the_bit() -> None:
+    whole, _ = prioritised()
+    fresh = Replay(10 * N, 0.9, priority=0.6, seed=9)
+    fresh.load_state_dict({name: value.clone() for name, value in whole.state_dict().items()})
+    whole.begin()
+    for t in range(10, 30):
+        for memory in (whole, fresh):
+            memory.add(step(t))
+        a, b = whole.sample(8), fresh.sample(8)
+        assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
+        for memory in (whole, fresh):
+            memory.prioritise(a.place, a.cost.square() / 1e4)
