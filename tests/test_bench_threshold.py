@@ -105,7 +105,7 @@ def test_the_real_peer_trains_with_the_zoos_settings(env: str, tmp_path: Path) -
     [
         (["--env", "LunarLander-v3"], "LunarLander-v3"),
         (["--env"], "env must be at least one"),
-        (["--agent", "sac"], "'sac'"),
+        (["--agent", "dqn"], "'dqn'"),
         (["--agent"], "agent must be at least one"),
         (["--seeds"], "seeds must be at least one"),
         (["--seeds", "-1"], "seeds must be at least 0, got -1"),
