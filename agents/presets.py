@@ -103,11 +103,9 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
     ("reppo", "LunarLander-v3"): {
         "num_envs": 16,
-        "gamma": 0.999,
-        "gae_lambda": 0.98,
+        "num_steps": 128,
+        "gamma": 0.995,
         "entropy_target": 0.2,
-        "head": "regression",
-        "epochs": 4,
         "decay_steps": WHOLE_RUN,
     },
     ("reppo", "Pendulum-v1"): {"num_envs": 16, "gamma": 0.95, "decay_steps": WHOLE_RUN},
