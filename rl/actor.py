@@ -79,6 +79,7 @@ class Categorical:
         return Categorical(columns)
 
 
+LOG_STD = (-5.0, 2.0)  # within which a Gaussian's log std is kept
 NEVER = -1e9  # a logit of what cannot be chosen: finite, so that 0 probability times it is 0
 
 
@@ -188,6 +189,7 @@ class CategoricalActor(nn.Module):
     """
 
     order: Tensor
+    place: Tensor
 
     def __init__(
         self,
@@ -209,12 +211,17 @@ class CategoricalActor(nn.Module):
             slots[d, :n] = np.arange(n) + sum(self.choices[:d])
         self.slots = slots
         self.register_buffer("order", torch.from_numpy(slots.ravel()), persistent=False)
+        # The other way round: in which slot each output stands.
+        self.register_buffer("place", torch.from_numpy(np.flatnonzero(slots < sum(self.choices))), persistent=False)
         self.padded = bool((slots == sum(self.choices)).any())
         self.noise_shape = slots.shape if self.multi else self.choices
 
     def forward(self, x: Tensor) -> Categorical:
         """Features [B, F] -> distributions over n actions, or over D choices."""
-        logits = self.net(x)
+        return self.policy(self.net(x))
+
+    def policy(self, logits: Tensor) -> Categorical:
+        """The net's output [B, sum of choices] -> what `forward` gives."""
         if not self.multi:
             return Categorical(logits)
         if self.padded:
@@ -274,11 +281,16 @@ class GaussianActor(nn.Module):
 
     def forward(self, x: Tensor) -> SquashedGaussian:
         """Features [B, F] -> distributions over A numbers in [-1, 1]."""
-        mean, log_std = self.net(x), self.log_std
-        if self.state_std:
-            mean, change = mean.chunk(2, -1)
-            log_std = log_std + change
-        return SquashedGaussian(mean, log_std.clamp(-5.0, 2.0))
+        return self.policy(self.net(x))
+
+    def policy(self, output: Tensor) -> SquashedGaussian:
+        """The net's output [B, A] or [B, 2 A] -> what `forward` gives."""
+        mean = output[:, : self.actions] if self.state_std else output
+        return SquashedGaussian(mean, self.free_log_std(output).clamp(*LOG_STD))
+
+    def free_log_std(self, output: Tensor) -> Tensor:
+        """Log of the spread before it is kept within `LOG_STD`: the net's output -> [A], or [B, A] of the state."""
+        return self.log_std + output[:, self.actions :] if self.state_std else self.log_std
 
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
         """What `SquashedGaussian.sample` takes: [*batch, A]."""
@@ -294,7 +306,7 @@ class GaussianActor(nn.Module):
         if noise is None:
             return mean, np.tanh(mean)
         log_std = host(self.log_std) + output[:, self.actions :] if self.state_std else host(self.log_std)
-        sample = mean + noise * np.exp(np.minimum(np.maximum(log_std, -5.0), 2.0))
+        sample = mean + noise * np.exp(np.minimum(np.maximum(log_std, LOG_STD[0]), LOG_STD[1]))
         return sample, np.tanh(sample)
 
 
@@ -346,7 +358,8 @@ class DeterministicActor(nn.Module):
         return action, action
 
 
-Actor = CategoricalActor | GaussianActor | DeterministicActor
+StochasticActor = CategoricalActor | GaussianActor
+Actor = StochasticActor | DeterministicActor
 Policy = Categorical | SquashedGaussian
 
 
@@ -358,7 +371,7 @@ def actor_for(
     log_std: float,
     generator: torch.Generator,
     state_std: bool = False,
-) -> Actor:
+) -> StochasticActor:
     """The actor that fits an environment's spaces: categorical for discrete actions, else a squashed Gaussian."""
     features, actions = math.prod(codec.obs_shape), codec.action_size
     if codec.discrete:

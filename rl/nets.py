@@ -129,6 +129,14 @@ class MLP(nn.Module):
                 x = x * masks[i]
         return x
 
+    def layers(self) -> list[tuple[Tensor, Tensor]]:
+        """Weight and bias of each."""
+        return list(zip(self._entries("weights"), self._entries("biases"), strict=True))
+
+    def activate(self, x: Tensor) -> Tensor:
+        """What stands between two layers."""
+        return _ACTIVATIONS[self.activation](x)
+
     def dropout_masks(self, batch: int, generator: torch.Generator) -> list[Tensor] | None:
         """Draws one mask [batch, width] or [K, batch, width] a hidden layer, of 0 and 1 / (1 - dropout): mean 1.
 
