@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from rl import checkpoint
 from rl.acting import Acting
-from rl.actor import Policy, actor_for
+from rl.actor import actor_for
+from rl.backprop import ActorPass, Pass
 from rl.critic import Critic, CriticSpec
 from rl.data import Rollout, Step, flat, host
 from rl.gradient import clipped_score
 from rl.nets import Activation
-from rl.optim import Optimizer, descend
+from rl.optim import Optimizer
 from rl.returns import lambda_return
 from rl.rollout import RolloutMemory, minibatches
 from rl.seeds import spread
@@ -97,8 +98,8 @@ class Rows(NamedTuple):
     sample: Tensor  # [B, A] before tanh, or [B]
     log_prob: Tensor  # [B] of the sample, when it was acted on
     advantage: Tensor  # [B] of mean 0 and variance 1; positive where the action cost more than expected
-    returns: Tensor  # [B] lambda-returns of cost
-    value: Tensor  # [B] C(s) before this rollout, in units of C's scale
+    returns: Tensor  # [B] lambda-returns of cost; in units of C's scale where C learns them
+    value: Tensor  # [B] C(s) before this rollout, likewise
     weight: Tensor  # [B] equal where the row counts, 0 where it is a reset; sum 1
 
 
@@ -174,7 +175,8 @@ class PPO:
         self.optimizer.anneal(self.steps)
         rows = self._targets(rollout)
         metrics = self.critic.adapt(rows.returns, rows.weight)
-        rows = rows._replace(value=self.critic.cost_scale.scaled(rows.value))
+        returns, value = map(self.critic.cost_scale.scaled, (rows.returns, rows.value))
+        rows = rows._replace(returns=returns, value=value)
         for _ in range(self.config.epochs):
             for batch in minibatches(rows, self.config.minibatch, self.acting.generator):
                 learnt = self._learn(batch)
@@ -203,18 +205,19 @@ class PPO:
         x = x[: len(sample)]
         return Rows(x, sample, self.actor(x).log_prob(sample), *rest)
 
+    @torch.no_grad()
     def _learn(self, batch: Rows) -> Learnt:
-        """One step of the actor and C, down the sum of their losses."""
-        c = self.config
-        pi: Policy = self.actor(batch.x)
-        log_ratio = pi.log_prob(batch.sample) - batch.log_prob
-        rows = actor_loss = clipped_score(log_ratio, batch.advantage, c.clip)
-        if c.entropy_coef:
-            fresh = self.acting.fresh(pi, len(batch.x))
-            rows = torch.sub(actor_loss, pi.entropy(fresh), alpha=c.entropy_coef)
-        critic_loss = self.critic.losses(batch.x, None, batch.returns, before=batch.value, clip=c.value_clip)
-        norm = descend(self.optimizer, torch.add(rows, critic_loss, alpha=c.value_coef) @ batch.weight)
-        return Learnt(log_ratio.detach(), actor_loss.detach(), critic_loss.detach(), norm)
+        """One step of the actor and C, down the sum of their losses: by their slopes, which are known."""
+        c, weight = self.config, batch.weight
+        actor, critic = ActorPass(self.actor, batch.x), Pass(self.critic.net, batch.x)
+        log_ratio = actor.pi.log_prob(batch.sample) - batch.log_prob
+        actor_loss, slope = clipped_score(log_ratio, batch.advantage, c.clip)
+        bonus = -c.entropy_coef * weight if c.entropy_coef else None
+        fresh = None if bonus is None else self.acting.fresh(actor.pi, len(weight))
+        of_actor = actor.gradient(batch.sample, slope * weight, bonus, fresh)
+        critic_loss, slope = self.critic.head.loss_and_slope(critic.output, batch.returns, batch.value, c.value_clip)
+        of_critic = critic.gradient(slope * (c.value_coef * weight).unsqueeze(-1))
+        return Learnt(log_ratio, actor_loss, critic_loss, self.optimizer.apply(of_actor + of_critic))
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

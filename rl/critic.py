@@ -228,8 +228,6 @@ class Critic(nn.Module):
         action: Tensor | None,
         target: Tensor,
         masks: list[Tensor] | None = None,
-        before: Tensor | None = None,
-        clip: float = 0.0,
     ) -> Tensor:
         """The loss of each row of a batch, summed over the ensemble.
 
@@ -238,9 +236,6 @@ class Critic(nn.Module):
             action: [B, A] in [-1, 1], [B] or [B, D] int64 from 0, or None, as the spec says.
             target: cost-to-go [B] in the environment's units, without gradient.
             masks: of dropout.
-            before: scaled predictions [B] that C should stay near, for `clip`.
-            clip: as in PPO's code (not its paper), the larger of the losses of the prediction and of the prediction
-                brought back to within `clip` of `before`; 0 does not, and a distribution has no such clip.
 
         Returns:
             [B].
@@ -251,11 +246,7 @@ class Critic(nn.Module):
             output = output.gather(2, index).squeeze(2)
         else:
             output = self.output(x, action, masks)
-        scaled = self.cost_scale.scaled(target)
-        loss = self.head.loss(output, scaled)
-        if clip and before is not None and isinstance(self.head, Regression):
-            near = before.unsqueeze(-1)
-            loss = torch.maximum(loss, self.head.loss(near + (output - near).clamp(-clip, clip), scaled))
+        loss = self.head.loss(output, self.cost_scale.scaled(target))
         return loss[0] if len(loss) == 1 else loss.sum(0)
 
     def adapt(self, target: Tensor, weight: Tensor) -> dict[str, Tensor]:

@@ -132,7 +132,7 @@ def score(log_prob: Tensor, advantage: Tensor) -> Tensor:
     return log_prob * advantage
 
 
-def clipped_score(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
+def clipped_score(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Tensor, Tensor]:
     """PPO's surrogate (1707.06347, eq. 7) for a cost: the worse of r A and clip(r, 1 - clip, 1 + clip) A.
 
     That is max(r A, A - clip |A|), for r is only bounded on the side where it makes things better. Its gradient is that
@@ -144,9 +144,11 @@ def clipped_score(log_ratio: Tensor, advantage: Tensor, clip: float) -> Tensor:
         clip: above 0.
 
     Returns:
-        [B].
+        [B], and its slope in log r [B]: r A, and 0 where the ratio is bounded.
     """
-    return torch.maximum(log_ratio.exp() * advantage, advantage - clip * advantage.abs())
+    free = log_ratio.exp() * advantage
+    loss = torch.maximum(free, torch.sub(advantage, advantage.abs(), alpha=clip))
+    return loss, free * (free >= loss)
 
 
 def control_variate(expected: Tensor, log_prob: Tensor, returns: Tensor, taken: Tensor) -> Tensor:

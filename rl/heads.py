@@ -30,6 +30,26 @@ class Regression(nn.Module):
         output = output.squeeze(-1)
         return F.mse_loss(output, target.expand_as(output), reduction="none")
 
+    def loss_and_slope(
+        self, output: Tensor, target: Tensor, before: Tensor | None = None, clip: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """`loss`, and its slope in the output, of that one's shape.
+
+        Args:
+            output: [..., 1].
+            target: scaled, [...].
+            before: scaled costs [...] that C should stay near, for `clip`.
+            clip: as in PPO's code (not its paper), the larger of the losses of the output and of the output brought
+                back to within `clip` of `before`; 0 does not.
+        """
+        cost = output.squeeze(-1)
+        error = cost - target
+        loss, slope = error.square(), 2 * error
+        if clip and before is not None:
+            near = (cost.clamp(before - clip, before + clip) - target).square()
+            loss, slope = torch.maximum(loss, near), slope * (loss >= near)
+        return loss, slope.unsqueeze(-1)
+
     def initial_bias(self) -> Tensor:
         """[1]: the scaled cost starts at 0."""
         return torch.zeros(1)
@@ -72,9 +92,18 @@ class HLGauss(nn.Module):
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of the smoothed target: logits [..., bins], scaled cost [...] -> [...]."""
+        return -(self._smoothed(target) * F.log_softmax(output, -1)).sum(-1)
+
+    def loss_and_slope(
+        self, output: Tensor, target: Tensor, before: Tensor | None = None, clip: float = 0.0
+    ) -> tuple[Tensor, Tensor]:
+        """`loss`, and its slope in the logits [..., bins]: probability - target. A distribution has no clip."""
+        smoothed, log_probs = self._smoothed(target), F.log_softmax(output, -1)
+        return -(smoothed * log_probs).sum(-1), log_probs.exp() - smoothed
+
+    def _smoothed(self, target: Tensor) -> Tensor:
         inside = self.width / 2  # a target in the outermost half bin could not be met by the mean
-        smoothed = self.target(target.clamp(-LIMIT + inside, LIMIT - inside))
-        return -(smoothed * F.log_softmax(output, -1)).sum(-1)
+        return self.target(target.clamp(-LIMIT + inside, LIMIT - inside))
 
     def initial_bias(self) -> Tensor:
         """[bins]: the logits of a target at 0, so that the scaled cost starts at 0."""

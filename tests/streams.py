@@ -18,6 +18,7 @@ SPACES: dict[str, Any] = {
     "discrete": spaces.Discrete(3, start=2),
     "box": spaces.Box(np.array([0, -3], np.float32), np.array([5, -1], np.float32)),
 }
+MORE: dict[str, Any] = {"choices": spaces.MultiDiscrete([2, 3])}
 SMALL: dict[str, dict[str, Any]] = {
     "a2c": {"num_steps": T, "hidden": (16,), "minibatch": 16, "critic_passes": 2, "critic_warmup": 0, "bins": 21}
     | {"head": "hl_gauss", "layer_norm": False, "entropy_coef": 0.01},
@@ -34,7 +35,7 @@ def make(agent: str, space: str | None = None, seed: int = 0, **settings: Any) -
     """A small agent of that name for a space of that name; discrete unless it cannot be."""
     cls, config = AGENTS[agent]
     space = space or ("box" if agent in BOX_ONLY else "discrete")
-    return cls(OBS, SPACES[space], config(**(SMALL[agent] | settings)), seed)
+    return cls(OBS, (SPACES | MORE)[space], config(**(SMALL[agent] | settings)), seed)
 
 
 def observation(t: int, rows: int = N) -> np.ndarray:
@@ -52,7 +53,7 @@ def feed(agent: Any, steps: int = T, start: int = 0, **override: Any) -> list[di
     for t in range(start, start + steps):
         obs = observation(t)
         action = agent.act(obs)
-        value = action.astype(np.float32) if agent.codec.discrete else action.sum(1)
+        value = action.astype(np.float32) if action.ndim == 1 else action.sum(1)
         step = Step(
             obs=obs,
             action=action,

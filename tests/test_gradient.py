@@ -380,15 +380,15 @@ def test_an_overfitted_c_makes_the_residual_vanish_and_brings_the_bias_back() ->
 def slope_of_clipped(ratio: float, advantage: float, clip: float = 0.2) -> tuple[float, float]:
     """Value of the loss, and its slope in the ratio's log."""
     log_ratio = torch.tensor([ratio], dtype=torch.float64).log().requires_grad_()
-    loss = clipped_score(log_ratio, torch.tensor([advantage], dtype=torch.float64), clip)
-    return loss.item(), torch.autograd.grad(loss.sum(), log_ratio)[0].item()
+    loss, slope = clipped_score(log_ratio, torch.tensor([advantage], dtype=torch.float64), clip)
+    return loss.item(), slope.item()
 
 
 def test_where_the_policy_has_not_moved_the_clipped_gradient_is_the_scores() -> None:
     critic, actor = pair(DISCRETE)
     row = rows(actor, critic)
     log_prob = actor(row.x).log_prob(row.sample)
-    clipped = clipped_score(log_prob - log_prob.detach(), row.advantage, 0.2)
+    clipped, _ = clipped_score(log_prob - log_prob.detach(), row.advantage, 0.2)
     torch.testing.assert_close(clipped.detach(), row.advantage)  # r = 1: the value is the advantage itself
     parameters = list(actor.parameters())
     ours = torch.autograd.grad(clipped.sum(), parameters, retain_graph=True)
@@ -418,12 +418,19 @@ def test_the_clip_ends_the_gradient_in_the_good_direction_alone(ratio: float, ad
 def test_the_clipped_loss_is_minus_the_papers_objective_of_minus_the_cost() -> None:
     """By cases: -min(r B, g(B)) with B = -A, and g = (1 + clip) B where B >= 0, else (1 - clip) B."""
     ratio, advantage = 0.2 + 2.5 * torch.rand(500, generator=generator()).double(), 3 * normal(500)
-    loss = clipped_score(ratio.log(), advantage, 0.3)
+    loss, slope = clipped_score(x := ratio.log().requires_grad_(), advantage, 0.3)
     for r, a, got in zip(ratio.tolist(), (-advantage).tolist(), loss.tolist(), strict=True):
         bound = 1.3 * a if a >= 0 else 0.7 * a
         assert got == pytest.approx(-(r * a if r * a < bound else bound))
     # A step down this loss never makes dear actions likelier.
-    assert (
-        torch.autograd.grad(clipped_score(x := ratio.log().requires_grad_(), advantage, 0.3).sum(), x)[0] * advantage
-        >= 0
-    ).all()
+    assert (slope * advantage >= 0).all()
+    # The slope that is told is that of the loss, and not everywhere that of the score.
+    torch.testing.assert_close(slope, torch.autograd.grad(loss.sum(), x)[0])
+    assert not torch.allclose(slope, ratio * advantage) and not torch.allclose(slope, torch.zeros(500).double())
+
+
+def test_a_policy_that_has_not_moved_is_never_bounded() -> None:
+    advantage = normal(50)
+    for clip in (1e-6, 0.2, 1.0):
+        _, slope = clipped_score(torch.zeros(50, dtype=torch.float64), advantage, clip)
+        assert torch.equal(slope, advantage)

@@ -221,3 +221,49 @@ def test_a_target_that_is_no_number_is_said_where_it_counts(target: float) -> No
     scale = CostScale()
     scale.update(targets, torch.tensor([0.5, 0.0, 0.5]))
     assert scale.high == 2
+
+
+# The clip of PPO's code -----------------------------------------------------------------------------------------------
+
+
+def clipped_loss(prediction: float, before: float, target: float, clip: float) -> tuple[float, float]:
+    """Loss of a C that says `prediction`, and its slope in that; all of it in scaled units."""
+    output, near, wanted = (torch.tensor([number]) for number in (prediction, before, target))
+    loss, slope = Regression().loss_and_slope(output.unsqueeze(-1), wanted, near, clip)
+    assert loss.shape == (1,) and slope.shape == (1, 1)
+    return loss.item(), slope.item()
+
+
+@pytest.mark.parametrize("clip", [0.0, 0.3])
+@pytest.mark.parametrize("head", [Regression(), HLGauss(21).double()], ids=["regression", "hl_gauss"])
+def test_the_slope_that_is_told_is_that_of_the_loss(head: Regression | HLGauss, clip: float) -> None:
+    draw = torch.Generator().manual_seed(0)
+    output = torch.randn(50, head.outputs, generator=draw, dtype=torch.float64).requires_grad_()
+    target, before = 2 * torch.randn(2, 50, generator=draw, dtype=torch.float64)
+    loss, slope = head.loss_and_slope(output, target, before, clip)
+    torch.testing.assert_close(slope, torch.autograd.grad(loss.sum(), output)[0])
+    plain = head.loss(output, target)
+    assert (loss >= plain).all()
+    if clip and isinstance(head, Regression):  # only a number is clipped
+        bounded = (slope == 0).squeeze(-1)
+        assert 5 < bounded.sum() < 45 and (loss > plain)[bounded].all()
+        assert not torch.allclose(slope, torch.autograd.grad(plain.sum(), output)[0])
+    else:
+        torch.testing.assert_close(loss, plain)
+
+
+@pytest.mark.parametrize(
+    ("prediction", "before", "target", "loss", "slope"),
+    [
+        (1.05, 1.0, 2.0, 0.95**2, -2 * 0.95),  # within the clip: the plain loss
+        (1.5, 1.0, 2.0, 0.9**2, 0.0),  # moved towards the target, too far: the loss of 1.1, and no slope
+        (0.5, 1.0, 2.0, 1.5**2, -2 * 1.5),  # moved away from it: the plain loss calls it back
+        (0.5, 1.0, -1.0, 1.9**2, 0.0),
+        (2.5, 1.0, 2.0, 0.9**2, 0.0),  # beyond the target
+    ],
+)
+def test_the_clip_of_c_by_hand(prediction: float, before: float, target: float, loss: float, slope: float) -> None:
+    assert clipped_loss(prediction, before, target, 0.1) == pytest.approx((loss, slope), rel=1e-5)
+    plain = (prediction - target) ** 2, 2 * (prediction - target)
+    assert clipped_loss(prediction, before, target, 0.0) == pytest.approx(plain, rel=1e-5)
+    assert clipped_loss(prediction, before, target, 100.0) == pytest.approx(plain, rel=1e-5)

@@ -79,9 +79,10 @@ def test_an_update_learns_from_what_happened_by_c_and_the_policy_as_they_were(sp
         torch.testing.assert_close(row.x, x)
         acted = torch.from_numpy(parts["action"]).flatten(0, 1)
         torch.testing.assert_close(row.sample if space == "discrete" else row.sample.tanh(), acted)
-        torch.testing.assert_close(row.returns, returns.float(), rtol=1e-4, atol=1e-4)
+        scale = agent.critic.cost_scale.scale
+        torch.testing.assert_close(row.returns * scale, returns.float(), rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(row.advantage[counts], advantage.float(), rtol=1e-3, atol=1e-3)
-        torch.testing.assert_close(row.value * agent.critic.cost_scale.scale, b, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(row.value * scale, b, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(row.weight, counts / counts.sum())
         torch.testing.assert_close(row.log_prob, log_prob)
         assert log_ratio.abs().max() < 1e-5  # the policy has not moved when learning begins
@@ -102,6 +103,49 @@ def test_the_first_step_of_the_actor_is_the_textbooks(space: str) -> None:
     assert slopes.norm() > 1e-2 and not agent.optimizer.gradient[len(names) :].any()
     moved = agent.actor(row.x).log_prob(row.sample) - row.log_prob
     assert moved @ row.advantage < -1e-3
+
+
+def papers_loss(agent: PPO, batch: Rows, clipped: bool = True) -> Tensor:
+    """Of a minibatch, by the paper and its code; the clips can be left out. Draws the noise that an update draws."""
+    c, pi, output = agent.config, agent.actor(batch.x), agent.critic.output(batch.x)[0]
+    ratio = (pi.log_prob(batch.sample) - batch.log_prob).exp()
+    surrogate = ratio * batch.advantage
+    critic_loss = agent.critic.head.loss(output, batch.returns)
+    if clipped:
+        surrogate = torch.maximum(surrogate, ratio.clamp(1 - c.clip, 1 + c.clip) * batch.advantage)
+    if clipped and c.value_clip and c.head == "regression":
+        near = batch.value.unsqueeze(-1)
+        near = near + (output - near).clamp(-c.value_clip, c.value_clip)
+        critic_loss = torch.maximum(critic_loss, agent.critic.head.loss(near, batch.returns))
+    entropy = pi.entropy(agent.acting.fresh(pi, len(batch.x)))
+    return (surrogate - c.entropy_coef * entropy + c.value_coef * critic_loss) @ batch.weight
+
+
+@pytest.mark.parametrize("value_clip", [0.0, 0.05])
+@pytest.mark.parametrize("layer_norm", [False, True])
+@pytest.mark.parametrize("head", ["regression", "hl_gauss"])
+@pytest.mark.parametrize("space", [*SPACES, *streams.MORE])
+def test_a_step_is_down_the_papers_loss(space: str, head: Any, layer_norm: bool, value_clip: float) -> None:
+    """Autograd through the whole of it, from the features to one number, gives the same gradient."""
+    settings = {"lr": 1e-2, "clip_norm": 0.0, "entropy_coef": 0.1, "value_coef": 0.3, "minibatch": 20}
+    agent = make(space, head=head, layer_norm=layer_norm, value_clip=value_clip, state_std=True, **settings)
+    learn, differences = agent._learn, []
+
+    def compare(batch: Rows) -> Learnt:
+        noise, gradients = agent.acting.generator.get_state(), []
+        for clipped in (True, False):
+            agent.acting.generator.set_state(noise)
+            slopes = torch.autograd.grad(papers_loss(agent, batch, clipped), agent.optimizer.parameters)
+            gradients.append(torch.cat([slope.flatten() for slope in slopes]))
+        agent.acting.generator.set_state(noise)
+        learnt = learn(batch)
+        torch.testing.assert_close(agent.optimizer.gradient, gradients[0], rtol=1e-3, atol=2e-6)
+        differences.append((gradients[1] - gradients[0]).abs().max().item())
+        return learnt
+
+    agent._learn = compare  # type: ignore[method-assign]
+    feed(agent, 3 * T, valid=streams.after_the_clock)
+    assert len(differences) == 12 and max(differences) > 1e-3  # negative control: without its clips it would be another
 
 
 def test_the_entropy_bonus_is_its_coefficient_times_the_entropys_gradient_once() -> None:
