@@ -3,6 +3,7 @@
 from typing import Any
 
 from agents.a2c import A2C, A2CConfig
+from agents.crossq import CrossQ, CrossQConfig
 from agents.ppo import PPO, PPOConfig
 from agents.reppo import REPPO, REPPOConfig
 from agents.sac import SAC, SACConfig
@@ -16,6 +17,8 @@ __all__ = [
     "SAC",
     "TD3",
     "A2CConfig",
+    "CrossQ",
+    "CrossQConfig",
     "PPOConfig",
     "REPPOConfig",
     "SACConfig",
@@ -24,6 +27,7 @@ __all__ = [
 
 AGENTS: dict[str, tuple[type[Any], type[Any]]] = {
     "a2c": (A2C, A2CConfig),
+    "crossq": (CrossQ, CrossQConfig),
     "ppo": (PPO, PPOConfig),
     "reppo": (REPPO, REPPOConfig),
     "sac": (SAC, SACConfig),

@@ -21,6 +21,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl import checkpoint
+from rl.batch_norm import BatchNormMLP
 from rl.errors import UserError
 from rl.heads import LIMIT, CostScale, HLGauss, Regression
 from rl.nets import MLP, Activation
@@ -50,6 +51,8 @@ class CriticSpec:
     bins: int = 101
     activation: Activation = "tanh"
     layer_norm: bool = False
+    batch_norm: bool = False
+    """Instead: `train()` and `eval()` then say whose statistics count, see rl/batch_norm.py."""
     dropout: float = 0.0
     channel_axis: int = -1
     """Of an image observation; -1 is gymnasium's height x width x channel."""
@@ -108,15 +111,16 @@ class Critic(nn.Module):
         self.cost_scale = CostScale(self.head.bounded)
         self.heads = spec.action_size if spec.action == "discrete" else 1
         features = math.prod(spec.obs_shape) + (spec.action_size if spec.action in ("box", "one_hot") else 0)
-        self.net = MLP(
-            (features, *spec.hidden, self.heads * self.head.outputs),
-            spec.ensemble if spec.ensemble > 1 else None,
-            spec.activation,
-            spec.layer_norm,
-            spec.dropout,
-            out_gain=0.0,  # C starts at cost 0 everywhere
-            generator=generator,
-        )
+        sizes = (features, *spec.hidden, self.heads * self.head.outputs)
+        members = spec.ensemble if spec.ensemble > 1 else None
+        out_gain = 0.0  # C starts at cost 0 everywhere
+        self.net: MLP
+        if spec.batch_norm:
+            if spec.layer_norm or spec.dropout:
+                raise UserError("batch_norm stands alone: layer_norm and dropout must be off")
+            self.net = BatchNormMLP(sizes, members, spec.activation, out_gain, generator)
+        else:
+            self.net = MLP(sizes, members, spec.activation, spec.layer_norm, spec.dropout, out_gain, generator)
         with torch.no_grad():
             self.net.biases[-1].add_(self.head.initial_bias().repeat(self.heads))
         self.register_buffer("low", torch.tensor(spec.low))
@@ -200,7 +204,11 @@ class Critic(nn.Module):
             masks: of dropout.
             first: ask the first of the ensemble alone: K is 1.
         """
-        return self.cost_scale.cost(self.head.mean(self.output(x, action, masks, first)))
+        return self.cost_of(self.output(x, action, masks, first))
+
+    def cost_of(self, output: Tensor) -> Tensor:
+        """The cost [...] that an output [..., head] stands for."""
+        return self.cost_scale.cost(self.head.mean(output))
 
     def index(self, action: Tensor) -> Tensor:
         """An action in the list of all, from 0: [B] or [B, D] int64 -> [B] int64."""
@@ -241,11 +249,16 @@ class Critic(nn.Module):
             [B].
         """
         if self.spec.action == "discrete" and action is not None:
-            output = self.output(x, None, masks)
-            index = self.index(action).view(1, -1, 1, 1).expand(output.shape[0], -1, 1, output.shape[-1])
-            output = output.gather(2, index).squeeze(2)
-        else:
-            output = self.output(x, action, masks)
+            return self.output_losses(self.taken(self.output(x, None, masks), action), target)
+        return self.output_losses(self.output(x, action, masks), target)
+
+    def taken(self, output: Tensor, action: Tensor) -> Tensor:
+        """The output for the action taken, of those for all: [K, B, n, head], [B] or [B, D] -> [K, B, head]."""
+        index = self.index(action).view(1, -1, 1, 1).expand(output.shape[0], -1, 1, output.shape[-1])
+        return output.gather(2, index).squeeze(2)
+
+    def output_losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """`losses` of an output [K, B, head] that is there already: -> [B]."""
         loss = self.head.loss(output, self.cost_scale.scaled(target))
         return loss[0] if len(loss) == 1 else loss.sum(0)
 
@@ -296,7 +309,7 @@ class Critic(nn.Module):
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"critic {path} is damaged: its spec and its tensors do not fit ({reason})") from error
-        return critic.to(device)
+        return critic.to(device).eval()
 
 
 def _take(cost: Tensor, action: Tensor) -> Tensor:

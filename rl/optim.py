@@ -35,6 +35,7 @@ class Optimizer:
         l2: factor of the penalty l2/2 |w|^2 on the weight matrices of its `MLP`s, not on biases or gains.
         l1: factor of the penalty l1 |w| on the same.
         decay_steps: environment steps over which the learning rate falls linearly to 0; 0 keeps it.
+        beta1: of Adam, how much of the mean gradient a step keeps.
     """
 
     def __init__(
@@ -46,9 +47,11 @@ class Optimizer:
         l2: float = 0.0,
         l1: float = 0.0,
         decay_steps: int = 0,
+        beta1: float = 0.9,
     ) -> None:
         named = list(module.named_parameters())
         self.lr, self.clip_norm, self.l2, self.l1, self.decay_steps = lr, clip_norm, l2, l1, decay_steps
+        self.beta1 = beta1
         self.parameters, flat = flatten(module)
         self.flat = flat
         self.penalised = torch.cat([torch.full((p.numel(),), float("weights." in name)) for name, p in named]).to(flat)
@@ -91,7 +94,7 @@ class Optimizer:
                 maximize=False,
                 weight_decay=0.0,
                 lr=self.current_lr,
-                beta1=0.9,
+                beta1=self.beta1,
                 beta2=0.999,
                 eps=EPSILON,
             )

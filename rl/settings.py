@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("kl_bound", "alpha", "beta"), (1e-9, _LARGEST, "above 0")),
     "entropy_target": (-_LARGEST, _LARGEST, "a finite number"),
     "clip": (1e-6, 1, "above 0 and at most 1"),
+    "beta1": (0, 0.9999, "from 0 to 0.9999"),
     "noise_correlation": (0, 0.9999, "from 0 to 0.9999"),
     **dict.fromkeys(("gamma", "gae_lambda", "tau"), SHARE),
     **dict.fromkeys(("batch", "capacity", "critics", "fold", "policy_delay"), COUNT),

@@ -22,6 +22,7 @@ MORE: dict[str, Any] = {"choices": spaces.MultiDiscrete([2, 3])}
 SMALL: dict[str, dict[str, Any]] = {
     "a2c": {"num_steps": T, "hidden": (16,), "minibatch": 16, "critic_passes": 2, "critic_warmup": 0, "bins": 21}
     | {"head": "hl_gauss", "layer_norm": False, "entropy_coef": 0.01},
+    "crossq": {"hidden": (16,), "batch": 16, "learning_starts": 8, "capacity": 2000, "update_ratio": 0.5, "bins": 21},
     "ppo": {"num_steps": T, "hidden": (16,), "minibatch": 16, "epochs": 2, "bins": 21},
     "reppo": {"num_steps": T, "hidden": (16,), "minibatch": 16, "epochs": 2, "bins": 21, "critic_warmup": 0},
     "sac": {"hidden": (16,), "batch": 16, "learning_starts": 8, "capacity": 2000, "update_ratio": 0.5},

@@ -1,0 +1,253 @@
+"""CrossQ: soft actor-critic whose C needs no target network (Bhatt et al. 2024, 1902.05605), C being a distribution.
+
+Off-policy. C's hidden units are normalised over the batch, and a state and the one that follows it pass C together, so
+both are seen alike; that steadies C enough to learn from its own word at a high learning rate. C is trained with
+cross-entropy over cost bins whose support follows the costs (as XQC has it, 2509.25174). A few large strides serve in
+place of many small ones: this is the agent for few environment steps in little time.
+
+The file reads in the order in which the data flows: act, observe, update of C, update of the actor through C.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from gymnasium import Space
+from torch import Tensor
+
+from rl import checkpoint
+from rl.acting import Acting
+from rl.actor import Categorical, actor_for
+from rl.critic import LISTED, Critic, CriticSpec
+from rl.data import Batch, Step
+from rl.entropy import Temperature, soft_cost
+from rl.errors import UserError
+from rl.gradient import listed_probs
+from rl.nets import Activation
+from rl.optim import Optimizer, descend
+from rl.replay import Replay
+from rl.returns import td_target
+from rl.seeds import spread
+from rl.settings import check_settings
+from rl.spaces import Codec
+
+CHUNK = 64  # vector steps whose noise is drawn at once
+ADAPT = 20  # updates of C between two looks at the scale of its targets
+
+
+@dataclass(frozen=True)
+class CrossQConfig:
+    """Settings of CrossQ; every one is a flag of scripts/train.py."""
+
+    gamma: float = 0.99
+    """Discount of the cost of each further step."""
+    fold: int = 1
+    """Steps that a transition spans (n of n-step returns)."""
+    capacity: int = 1_000_000
+    """Transitions that are kept."""
+    batch: int = 256
+    """Rows of a batch."""
+    learning_starts: int = 5_000
+    """Environment steps of uniform actions before learning."""
+    update_ratio: float = 0.25
+    """Updates of C an environment step."""
+    policy_delay: int = 3
+    """Updates of C for each of the actor and the temperature."""
+    actor_lr: float = 1e-3
+    """Learning rate of the actor."""
+    critic_lr: float = 1e-3
+    """Learning rate of C."""
+    beta1: float = 0.5
+    """Of Adam: how much of the mean gradient a step keeps."""
+    head: Literal["regression", "hl_gauss"] = "hl_gauss"
+    """C as a distribution over cost bins trained with cross-entropy, or as one number."""
+    bins: int = 101
+    """Cost bins of hl_gauss."""
+    critics: int = 2
+    """In C; a target takes the dearest."""
+    alpha: float = 0.1
+    """Initial temperature: what a nat of entropy is worth, in units of cost."""
+    alpha_lr: float = 3e-3
+    """Learning rate of the temperature; 0 keeps it."""
+    entropy_target: float = 1.0
+    """What the temperature holds: minus this a dimension of a box, half of this share of log n for n actions."""
+    noise_correlation: float = 0.0
+    """How much of a step's noise the next step keeps; long swings find what jitter does not."""
+    decay_steps: int = 0
+    """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
+    l2: float = 0.0
+    """Factor of the penalty l2/2 |w|^2 on weights of actor and C."""
+    l1: float = 0.0
+    """Factor of the penalty l1 |w| on weights of actor and C."""
+    normalize_obs: bool = True
+    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
+    hidden: tuple[int, ...] = (256, 256)
+    """Widths of the hidden layers of actor and C."""
+    activation: Activation = "relu"
+    """Between the layers of actor and C."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        check_settings(self)
+
+
+class CrossQ:
+    """The agent of rl.loop.Agent.
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment.
+        config: its settings.
+        seed: decides initial weights, actions and batches.
+        device: where it lives.
+
+    Raises:
+        UserError: a space it cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        config: CrossQConfig | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.config = c = config or CrossQConfig()
+        self.codec = Codec(observation_space, action_space, device)
+        weights, acting, draw = spread(seed, 3)
+        start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
+        spec = CriticSpec.of(self.codec, c, ensemble=c.critics, batch_norm=True)
+        if spec.action == "one_hot":
+            raise UserError(
+                f"CrossQ takes up to {LISTED} combinations of choices, {action_space} has more: A2C, PPO and REPPO do"
+            )
+        self.critic = Critic(spec, start).to(device).eval()
+        self.actor = actor_for(self.codec, c.hidden, c.activation, False, 0.0, start, state_std=True).to(device)
+        most = sum(math.log(n) for n in self.codec.choices) / 2 if self.codec.discrete else -self.codec.action_size
+        self.temperature = Temperature(c.alpha, c.entropy_target * most).to(device)
+        penalties = (0.0, c.l2, c.l1, c.decay_steps, c.beta1)
+        self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
+        self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
+        self.temperature_optimizer = Optimizer(self.temperature, "adam", c.alpha_lr, beta1=c.beta1)
+        norm = self.critic.obs_norm if c.normalize_obs else None
+        self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
+        self.memory = Replay(c.capacity, c.gamma, c.fold, draw)
+        self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
+        self.parts |= {"temperature": self.temperature, "temperature_optimizer": self.temperature_optimizer}
+        self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
+        self.steps = self.updates = self.clock = 0
+        self.owed = 0.0  # updates
+
+    def begin(self) -> None:
+        """Fresh episodes start, perhaps in another number."""
+        self.memory.begin()
+        self.acting.begin()
+        self.clock = 0
+
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
+        """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode; uniform at the start."""
+        if not explore:
+            return self.acting.best(obs)[1]
+        if self.steps < self.config.learning_starts:
+            return self.acting.uniform(len(obs))
+        self.clock += 1
+        return self.acting.explore(obs, (self.clock - 1) % CHUNK)[1]
+
+    def observe(self, step: Step) -> None:
+        """Puts one vector step into the replay."""
+        self.memory.add(step)
+        if self.config.normalize_obs:
+            self.critic.obs_norm.update(step.obs, step.valid)
+        counted = int(step.valid.sum())
+        self.steps += counted
+        if self.steps > self.config.learning_starts:
+            self.owed += counted * self.config.update_ratio
+
+    def update(self) -> dict[str, Tensor]:
+        """As many updates of C as the steps are worth; the actor and the temperature learn every few of them."""
+        metrics: dict[str, Tensor] = {}
+        self.critic_optimizer.anneal(self.steps)
+        self.actor_optimizer.anneal(self.steps)
+        while self.owed >= 1:
+            self.owed -= 1
+            batch = self._features(self.memory.sample(self.config.batch))
+            metrics |= self._update_critic(batch)
+            self.updates += 1
+            if self.updates % self.config.policy_delay == 0:
+                metrics |= self._update_actor(batch)
+        return metrics
+
+    def _features(self, batch: Batch) -> Batch:
+        """The batch with normalised observations, on the agent's device."""
+        moved = Batch(*(column.to(self.codec.device) for column in batch))
+        return moved._replace(obs=self.critic.features(moved.obs), next_obs=self.critic.features(moved.next_obs))
+
+    def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of C towards what the transition cost and what C itself says of what follows."""
+        with torch.no_grad():
+            pi = self.actor(batch.next_obs)
+            sample = self.acting.fresh(pi, len(batch.cost))
+            worth = self.temperature.alpha * pi.entropy(sample)
+        x = torch.cat((batch.obs, batch.next_obs))
+        self.critic.train()  # states and those that follow pass together, normalised by what they have in common
+        if isinstance(pi, Categorical):
+            both, following = self.critic.output(x).chunk(2, 1)
+            output = self.critic.taken(both, batch.action)
+            cost = (listed_probs(self.critic, pi) * self.critic.cost_of(following.detach())).sum(-1).mean(0)
+        else:
+            assert sample is not None
+            action = torch.cat((batch.action, pi.action(sample[0])))
+            output, following = self.critic.output(x, action).chunk(2, 1)
+            cost = self.critic.cost_of(following.detach()).amax(0)
+        self.critic.eval()
+        target = td_target(batch.cost, batch.discount, cost - worth)
+        loss = self.critic.output_losses(output, target) @ batch.weight
+        norm = descend(self.critic_optimizer, loss)
+        metrics = {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+        if self.updates % ADAPT == 0:
+            metrics |= self.critic.adapt(target, batch.weight)
+        return metrics
+
+    def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
+        """One step of the actor through C, and of the temperature towards the entropy that it holds."""
+        pi = self.actor(batch.obs)
+        sample = self.acting.fresh(pi, len(batch.obs))
+        soft, entropy = soft_cost(self.critic, batch.obs, pi, sample, self.temperature.alpha)
+        loss, mean_entropy = soft @ batch.weight, entropy.detach() @ batch.weight
+        norm = descend(self.actor_optimizer, loss)
+        if self.config.alpha_lr:
+            self.temperature_optimizer.apply(self.temperature.gradient(mean_entropy))
+        metrics = {"actor_loss": loss.detach(), "actor_grad_norm": norm, "entropy": mean_entropy}
+        return metrics | {"alpha": self.temperature.alpha}
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """As `Agent` says; `state` is handed back, this agent has no memory between steps."""
+        return self.acting.predict(obs, deterministic), state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides the future, the replay included; the tensors are the live ones."""
+        meta = {"steps": self.steps, "updates": self.updates, "owed": self.owed}
+        return checkpoint.gather(self.parts) | self.acting.state(), meta
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        checkpoint.hand_out(tensors, self.parts)
+        self.acting.load_state(tensors, meta["steps"])
+        self.steps, self.updates, self.owed, self.clock = meta["steps"], meta["updates"], meta["owed"], 0
+
+    def save(self, path: str | Path) -> None:
+        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
+        checkpoint.save_agent(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> CrossQ:
+        """Reads what `save` wrote. Raises UserError where it cannot."""
+        return checkpoint.load_agent(path, cls, CrossQConfig, device)
