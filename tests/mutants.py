@@ -726,6 +726,38 @@ MUTANTS = [
         "a number is shifted as it was", "rl/heads.py", "(bias - offset) / ratio", "(bias + offset) / ratio", "heads"
     ),
     # Off-policy
+    Mutant("crossq: the cheaper critic", "agents/crossq.py", ".amax(0)", ".amin(0)", "crossq"),
+    Mutant(
+        "crossq: the next state passes alone", "agents/crossq.py", "self.critic.train()", "self.critic.eval()", "crossq"
+    ),
+    Mutant(
+        "crossq: C learns through its target",
+        "agents/crossq.py",
+        "self.critic.cost_of(following.detach()).amax(0)",
+        "self.critic.cost_of(following).amax(0)",
+        "crossq",
+    ),
+    Mutant("crossq: entropy a cost", "agents/crossq.py", "cost - worth", "cost + worth", "crossq"),
+    Mutant(
+        "crossq: the actor's step uses the batch's statistics",
+        "agents/crossq.py",
+        "self.critic.eval()\n        target",
+        "target",
+        "crossq",
+    ),
+    Mutant("crossq: no delay", "agents/crossq.py", "self.updates % self.config.policy_delay == 0", "True", "crossq"),
+    Mutant("soft cost: entropy a cost", "rl/entropy.py", "amax(0) - alpha", "amax(0) + alpha", "crossq offpolicy"),
+    Mutant(
+        "soft cost: temperature's sign", "rl/entropy.py", "entropy - self.target", "self.target - entropy", "crossq"
+    ),
+    Mutant("batch norm: never the running statistics", "rl/batch_norm.py", "self.training,", "True,", "batch_norm"),
+    Mutant(
+        "batch norm: members' statistics mixed up",
+        "rl/batch_norm.py",
+        "x.reshape(1, units, -1)",
+        "x.flip(0).reshape(1, units, -1)",
+        "batch_norm",
+    ),
     Mutant("td3: the cheaper critic", "agents/td3.py", ".amax(0)", ".amin(0)", "offpolicy"),
     Mutant(
         "td3: noise is not clipped",
