@@ -28,6 +28,7 @@ from rl.data import Batch, Step
 from rl.entropy import Temperature, soft_cost
 from rl.errors import UserError
 from rl.gradient import listed_probs
+from rl.hindsight import Hindsight
 from rl.nets import Activation
 from rl.optim import Optimizer, descend
 from rl.replay import Replay
@@ -50,6 +51,8 @@ class CrossQConfig:
     """Steps that a transition spans (n of n-step returns)."""
     capacity: int = 1_000_000
     """Transitions that are kept."""
+    hindsight: int = 0
+    """Rows that get a goal reached later on for each that keeps its own (4 is usual); 0 relabels none."""
     batch: int = 256
     """Rows of a batch."""
     learning_starts: int = 5_000
@@ -137,7 +140,8 @@ class CrossQ:
         self.temperature_optimizer = Optimizer(self.temperature, "adam", c.alpha_lr, beta1=c.beta1)
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
-        self.memory = Replay(c.capacity, c.gamma, c.fold, draw)
+        self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
+        self.memory = Replay(c.capacity, c.gamma, c.fold, draw, hindsight=self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"temperature": self.temperature, "temperature_optimizer": self.temperature_optimizer}
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}

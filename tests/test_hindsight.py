@@ -30,6 +30,7 @@ LINE = spaces.Box(-np.inf, np.inf, (1,))
 SPACE = spaces.Dict({"observation": LINE, "achieved_goal": LINE, "desired_goal": LINE})  # flat: achieved, desired, obs
 CODEC = Codec(SPACE, spaces.Box(-1, 1, (1,)))
 GAMMA = 0.9
+GOAL_AGENTS = [("sac", "BitFlip"), ("sac", "PointGoal"), ("td3", "PointGoal"), ("crossq", "BitFlip")]
 
 
 class Line:
@@ -274,7 +275,7 @@ def test_a_batch_of_an_agent_holds_what_the_environment_says(mode: AutoresetMode
     assert not torch.equal(batch.cost[:300], agent.memory.batch(batch.place).cost[:300])
 
 
-@pytest.mark.parametrize(("name", "env_id"), [("sac", "BitFlip"), ("sac", "PointGoal"), ("td3", "PointGoal")])
+@pytest.mark.parametrize(("name", "env_id"), GOAL_AGENTS)
 def test_an_agent_with_goals_is_saved_and_goes_on_to_the_bit(name: str, env_id: str, tmp_path: Path) -> None:
     envs = [make(f"costgrad/{env_id}-v0", 4, 0, backend="native") for _ in range(2)]
     agent = agent_for(name, envs[0], hindsight=4, fold=2, normalize_obs=True)
@@ -356,7 +357,7 @@ def test_a_task_is_learnt_in_hindsight_and_not_without(name: str) -> None:
         (spaces.Dict(achieved_goal=spaces.Discrete(2), desired_goal=spaces.Discrete(2)), "achieved_goal is Discrete"),
     ],
 )
-@pytest.mark.parametrize("name", ["sac", "td3"])
+@pytest.mark.parametrize("name", ["sac", "td3", "crossq"])
 def test_a_space_without_goals_is_refused(name: str, space: Any, message: str) -> None:
     cls, config = AGENTS[name]
     cls(space, CODEC.action_space, config(**SMALL[name]))
