@@ -17,7 +17,7 @@ class Step(NamedTuple):
     own: whoever keeps one copies it.
     """
 
-    obs: Array  # [N, *obs_shape] float32
+    obs: Array  # [N, *obs_shape] float32, or uint8 of images
     action: Array  # [N, A] float32 in [-1, 1], or [N] int64
     reward: Array  # [N]
     next_obs: Array  # [N, *obs_shape] what this action led to, also at an episode's end

@@ -48,7 +48,8 @@ class HostPass:
 
     @np.errstate(over="ignore", invalid="ignore")  # as torch: a net that diverged gives inf and nan, and no warnings
     def __call__(self, obs: Array) -> Array:
-        """[N, *obs_shape] float32 -> [N, outputs]."""
+        """[N, *obs_shape] float32 or uint8 -> [N, outputs]."""
+        obs = obs.astype(np.float32, copy=False)
         if not self.on_cpu:
             return self._on_device(obs)
         if self._norm is not None:

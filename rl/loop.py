@@ -44,7 +44,7 @@ class Agent(Protocol):
         It leaves the training state alone.
 
         Args:
-            obs: [*observation_space.shape] or [N, *observation_space.shape].
+            obs: [*observation_space.shape] or [N, *observation_space.shape]; a dict of such for a Dict.
             state: what the agent remembers of an episode; one without memory hands it back.
             episode_start: [N] where an episode begins, for an agent with memory.
             deterministic: the likeliest action instead of a sample.
@@ -95,21 +95,18 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
     everything = np.ones(n, dtype=bool)
 
     raw, _ = env.reset(seed=seed)
-    _check_finite(returns, raw, step)
     obs = codec.obs(raw)
+    _check_finite(returns, obs, step)
     while True:
         action = agent.act(obs)
         raw, reward, terminated, truncated, info = env.step(codec.env_action(action))
         done = terminated | truncated
         any_done = bool(done.any())
 
-        last = raw  # what the actions led to; at an episode's end not what the next act sees
+        next_obs = codec.obs(raw)  # what the actions led to; at an episode's end not what the next act sees
         if any_done and mode == AutoresetMode.SAME_STEP:
-            last = np.array(raw, copy=True)
-            for i in np.flatnonzero(done):
-                last[i] = info["final_obs"][i]
-        next_obs = codec.obs(last)
-        _check_finite(reward, last, step)
+            next_obs[done] = codec.obs.stack(info["final_obs"][done])
+        _check_finite(reward, next_obs, step)
 
         valid = ~reset_row if any_reset else everything
         agent.observe(Step(obs, action, reward, next_obs, terminated, truncated, valid, extra={}))
@@ -134,8 +131,8 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
         elif any_done:
             if mode == AutoresetMode.DISABLED:
                 raw, _ = env.reset(options={"reset_mask": done})
-            _check_finite(reward, raw, step)
             next_obs = codec.obs(raw)
+            _check_finite(reward, next_obs, step)
         obs = next_obs
 
 

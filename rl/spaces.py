@@ -1,8 +1,8 @@
 """The one place that knows the agent's units and the environment's.
 
-The agent sees float observations of one shape, and acts in [-1, 1]^A, in {0, ..., n-1}, or in D such choices at once.
-The environment has asymmetric bounds, a `Discrete.start`, integer observations, bits in any shape. Nothing else in `rl`
-or `agents` knows that.
+The agent sees observations of one shape (rl/observations.py), and acts in [-1, 1]^A, in {0, ..., n-1}, or in D such
+choices at once. The environment has asymmetric bounds, a `Discrete.start`, integer observations, bits in any shape, a
+Dict of them. Nothing else in `rl` or `agents` knows that.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from gymnasium import Space, spaces
 from torch import Tensor
 
 from rl.errors import Diverged, UserError
+from rl.observations import Observations
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 
@@ -36,12 +37,14 @@ class Codec:
     """Translates between one environment's spaces and the agent's.
 
     Args:
-        observation_space: Box of any shape (flat vectors, images), Discrete (seen as one-hot), MultiBinary.
+        observation_space: Box of any shape (flat vectors, images), Discrete (seen as one-hot), MultiBinary, or a Dict
+            of these (laid flat).
         action_space: bounded Box (flattened to A numbers in [-1, 1]), Discrete (n choices), MultiDiscrete or
             MultiBinary (flattened to D choices).
         device: where the agent's tensors live.
 
     Attributes:
+        obs: from a batch of the environment's observations [N, ...] to the agent's [N, *obs_shape].
         choices: how many there are in each of the D choices, (n,) of a Discrete; () of a Box.
         multi: whether an action is a vector of choices [N, D], not one [N].
         action_size: n of a Discrete, A of a Box, the sum of `choices` of a vector of them.
@@ -54,7 +57,8 @@ class Codec:
         self.observation_space, self.action_space = observation_space, action_space
         self.device = torch.device(device)
         self._moves = self.device.type != "cpu"
-        self.obs_shape = _obs_shape(observation_space)
+        self.obs = Observations(observation_space)
+        self.obs_shape = self.obs.shape
         self.choices: tuple[int, ...] = ()
         self.multi = isinstance(action_space, spaces.MultiDiscrete | spaces.MultiBinary)
         self._start: Any = 0
@@ -94,13 +98,6 @@ class Codec:
         tensor = torch.from_numpy(array)
         return tensor.to(self.device) if self._moves else tensor
 
-    def obs(self, obs: Any) -> np.ndarray:
-        """A batch from the environment [N, ...] -> float32 [N, *obs_shape] that shares no memory with it."""
-        if isinstance(self.observation_space, spaces.Discrete):
-            return np.eye(self.obs_shape[0], dtype=np.float32)[np.asarray(obs) - int(self.observation_space.start)]
-        # A copy even where nothing changes: an environment may overwrite its arrays at the next step.
-        return np.array(obs, dtype=np.float32).reshape(-1, *self.obs_shape)
-
     def env_action(self, action: np.ndarray) -> np.ndarray:
         """[N, A] in [-1, 1], [N] or [N, D] int64 -> [N, *action_space.shape] in the environment's units and dtype."""
         if self.multi:
@@ -127,7 +124,7 @@ class Codec:
 
         Args:
             policy: [N, *obs_shape] -> [N, A] or [N].
-            obs: [*observation_space.shape] or [N, *observation_space.shape], NumPy or lists.
+            obs: [*observation_space.shape] or [N, *observation_space.shape], NumPy or lists; a dict of such for a Dict.
 
         Returns:
             [*action_space.shape] or [N, *action_space.shape] in the environment's units.
@@ -135,23 +132,9 @@ class Codec:
         Raises:
             UserError: obs has another shape.
         """
-        array, shape = np.asarray(obs), self.observation_space.shape or ()
-        if array.shape not in (shape, (*array.shape[:1], *shape)) or array.size == 0:
-            raise UserError(f"obs has shape {array.shape}: it must be {shape} or [N, *{shape}]")
-        single = array.shape == shape
-        action = self.env_action(policy(self.obs(array[None] if single else array)))
+        single = self.obs.is_single(obs)
+        action = self.env_action(policy(self.obs.stack([obs]) if single else self.obs(obs)))
         return action[0] if single else action
-
-
-def _obs_shape(space: Space[Any]) -> tuple[int, ...]:
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    if isinstance(space, spaces.Box | spaces.MultiBinary) and int(np.prod(space.shape)) > 0:
-        return tuple(int(n) for n in space.shape) or (1,)
-    raise UserError(
-        f"observation space {space} is not supported: it must be a Box, Discrete or MultiBinary "
-        "(gymnasium.wrappers.FlattenObservation turns most other spaces into a Box)"
-    )
 
 
 def space_to_json(space: Space[Any]) -> dict[str, Any]:
@@ -171,7 +154,9 @@ def space_to_json(space: Space[Any]) -> dict[str, Any]:
     if isinstance(space, spaces.MultiDiscrete):
         nvec, start = space.nvec.tolist(), space.start.tolist()
         return {"type": "MultiDiscrete", "nvec": nvec, "start": start, "dtype": str(space.dtype)}
-    raise UserError(f"space {space} is not supported: it must be a Box, Discrete, MultiDiscrete or MultiBinary")
+    if isinstance(space, spaces.Dict):
+        return {"type": "Dict", "spaces": [[key, space_to_json(part)] for key, part in space.items()]}
+    raise UserError(f"space {space} is not supported: it must be a Box, Discrete, MultiDiscrete, MultiBinary or Dict")
 
 
 def space_from_json(spec: dict[str, Any]) -> Space[Any]:
@@ -188,4 +173,7 @@ def space_from_json(spec: dict[str, Any]) -> Space[Any]:
     if spec["type"] == "MultiDiscrete":
         nvec, start = (np.array(spec[key], dtype=np.int64) for key in ("nvec", "start"))
         return spaces.MultiDiscrete(nvec, dtype=np.dtype(spec["dtype"]).type, start=start)
-    raise UserError(f"space type {spec['type']!r} is unknown: it must be Box, Discrete, MultiDiscrete or MultiBinary")
+    if spec["type"] == "Dict":  # its order is that of the agent's vector
+        return spaces.Dict([(key, space_from_json(part)) for key, part in spec["spaces"]])
+    allowed = "Box, Discrete, MultiDiscrete, MultiBinary or Dict"
+    raise UserError(f"space type {spec['type']!r} is unknown: it must be {allowed}")

@@ -26,6 +26,7 @@ from tyro.conf import Positional
 from envs.errors import EnvError
 from envs.make import make
 from rl.errors import UserError
+from rl.observations import Observations
 from rl.spaces import Codec
 
 from .cli import guarded, invocation, json_object, parse
@@ -169,11 +170,12 @@ def _steps(fresh: Callable[[], VectorEnv], steps: int, seed: int) -> list[str]:
 def _run(fresh: Callable[[], VectorEnv], steps: int, seed: int) -> Trace:
     """Random actions in a new environment."""
     env = fresh()
+    numbers = Observations(env.single_observation_space)
     try:
         mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         env.action_space.seed(seed)
         obs, _ = env.reset(seed=seed)
-        seen = [np.array(obs)]
+        seen = [numbers(obs)]
         rewards: list[float] = []
         lengths: list[int] = []
         length, reset_row, start = 0, False, time.perf_counter()
@@ -185,11 +187,11 @@ def _run(fresh: Callable[[], VectorEnv], steps: int, seed: int) -> Trace:
                 rewards.append(float(reward[0]))
                 if not np.isfinite(reward[0]):
                     raise UserError(f"the reward is {reward[0]} after {len(rewards)} steps: it must be finite")
-            array = np.asarray(obs)
-            if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
+            array = numbers(obs)
+            if not np.isfinite(array).all():
                 raise UserError(f"the observation is not finite after {len(rewards)} steps: {array[0].tolist()}")
             if len(seen) <= 200:
-                seen.append(np.array(array))
+                seen.append(array)
             if done:
                 lengths.append(length)
                 length = 0

@@ -100,10 +100,18 @@ MUTANTS = [
     ),
     Mutant(
         "observations share the environment's memory",
-        "rl/spaces.py",
-        "np.array(obs, dtype=np.float32)",
-        "np.asarray(obs, dtype=np.float32)",
+        "rl/observations.py",
+        "np.array(obs, dtype=np.uint8",
+        "np.asarray(obs, dtype=np.uint8",
         "loop spaces",
+    ),
+    Mutant("images are kept as floats", "rl/observations.py", "np.uint8 if stays", "np.float32 if stays", "images"),
+    Mutant(
+        "all is kept as bytes",
+        "rl/observations.py",
+        "and space.dtype == np.uint8",
+        "or space.dtype != np.uint8",
+        "spaces",
     ),
     Mutant(
         "low and high swapped",
