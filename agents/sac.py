@@ -26,6 +26,7 @@ from rl.critic import LISTED, Critic, CriticSpec
 from rl.data import Batch, Step
 from rl.errors import UserError
 from rl.gradient import listed_probs
+from rl.hindsight import Hindsight
 from rl.nets import Activation
 from rl.optim import Optimizer, Target, descend
 from rl.replay import Replay
@@ -51,6 +52,8 @@ class SACConfig:
     """Rows are drawn in proportion to C's error on them to this power (0.6 is usual); 0 draws all alike."""
     priority_correction: float = 0.4
     """How much of the bias of unequal chances is taken back, from 0 to 1."""
+    hindsight: int = 0
+    """Rows that get a goal reached later on for each that keeps its own (4 is usual); 0 relabels none."""
     batch: int = 256
     """Rows of a batch."""
     learning_starts: int = 10_000
@@ -154,7 +157,8 @@ class SAC:
         self.entropy_target = c.entropy_target * most
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
-        self.memory = Replay(c.capacity, c.gamma, c.fold, draw, c.priority, c.priority_correction)
+        self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
+        self.memory = Replay(c.capacity, c.gamma, c.fold, draw, c.priority, c.priority_correction, self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"target_critic": self.target_critic, "temperature": self.temperature}
         self.parts["temperature_optimizer"] = self.temperature_optimizer

@@ -33,14 +33,14 @@ class BatchedTask(gymnasium.Env[Any, Any]):
         """One step: state [n, S], action [n, A] or [n] -> next_state [n, S], reward [n], terminated [n] bool."""
 
     @abstractmethod
-    def observe(self, state: Array) -> Array:
-        """What is seen of it: state [n, S] -> obs [n, *obs_shape], a new array."""
+    def observe(self, state: Array) -> Any:
+        """What is seen of it: state [n, S] -> obs [n, *obs_shape], a new array, or a dict of such."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts an episode: obs [*obs_shape] and an empty info."""
         super().reset(seed=seed)
         self.state, self.elapsed = self.initial(self.np_random, 1), 0
-        return self.observe(self.state)[0], {}
+        return _row(self.observe(self.state), 0), {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         """One step: obs [*obs_shape], reward, terminated, truncated, info."""
@@ -48,7 +48,7 @@ class BatchedTask(gymnasium.Env[Any, Any]):
         self.elapsed += 1
         clock = self.horizon is not None and self.elapsed >= self.horizon
         ended = bool(terminated[0]) or (clock and self.horizon_terminates)
-        return self.observe(self.state)[0], float(reward[0]), ended, clock and not self.horizon_terminates, {}
+        return _row(self.observe(self.state), 0), float(reward[0]), ended, clock and not self.horizon_terminates, {}
 
 
 class TaskVectorEnv(VectorEnv[Any, Any, Any]):
@@ -99,12 +99,26 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
         if done.any():
             rows = np.flatnonzero(done)
             final_obs = np.full(self.num_envs, None, dtype=object)
-            for i in rows:
-                final_obs[i] = obs[i].copy()
+            for i in rows.tolist():
+                final_obs[i] = _row(obs, i)
             info = {"final_obs": final_obs, "_final_obs": done}
             state = state.copy()  # a task may hand back the array that it was given
             state[rows] = task.initial(self.np_random, len(rows))
-            obs[rows] = task.observe(state[rows])
+            _put(obs, rows, task.observe(state[rows]))
             self.elapsed[rows] = 0
         self.state = state
         return obs, reward, terminated, truncated, info
+
+
+def _row(obs: Any, i: int) -> Any:
+    """A copy of row i of what a task shows."""
+    return {key: part[i].copy() for key, part in obs.items()} if isinstance(obs, dict) else obs[i].copy()
+
+
+def _put(obs: Any, rows: Array, fresh: Any) -> None:
+    """Writes fresh rows over some of what a task shows."""
+    if isinstance(obs, dict):
+        for key, part in obs.items():
+            part[rows] = fresh[key]
+    else:
+        obs[rows] = fresh

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -22,17 +23,17 @@ _PIP_NAMES = {"mujoco": "mujoco", "Box2D": "'gymnasium[box2d]'", "pygame": "pyga
 
 
 class FreshLastObs(gymnasium.Wrapper):
-    """Hands out a copy of an episode's last obs.
+    """Hands out a copy of an episode's last obs, also where it is a dict.
 
     The vector environments reset at once after it; an environment that writes every obs into one array would
     otherwise overwrite the last obs with the first one of the next episode.
     """
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the wrapped environment's; obs is copied where the episode ends and obs is an array."""
+        """As the wrapped environment's; obs is copied where the episode ends."""
         obs, reward, terminated, truncated, info = self.env.step(action)
-        if (terminated or truncated) and hasattr(obs, "copy"):
-            obs = obs.copy()
+        if terminated or truncated:
+            obs = deepcopy(obs)
         return obs, reward, terminated, truncated, info
 
 

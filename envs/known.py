@@ -15,10 +15,11 @@ from gymnasium.spaces import Box, Discrete
 from envs.batched import Array, BatchedTask, TaskVectorEnv, Transition
 from envs.black_box import BlackBoxEnv
 from envs.errors import EnvError
+from envs.goals import BitFlip, PointGoal
 from envs.lqr import LQR
 from envs.staircase import quantised, staircase
 
-__all__ = ["LQR", "Chain", "ConstantCost", "OneStepQuadratic", "register"]
+__all__ = ["LQR", "BitFlip", "Chain", "ConstantCost", "OneStepQuadratic", "PointGoal", "register"]
 
 
 class ConstantCost(BatchedTask):
@@ -146,7 +147,9 @@ class OneStepQuadratic(BatchedTask):
 def register() -> None:
     """Registers the tasks as `costgrad/{name}-v0` with gymnasium, each with its batched form. Twice is once."""
     black_boxes = {"Staircase": staircase, "Quantised": quantised}
-    tasks: dict[str, Any] = {cls.__name__: cls for cls in (ConstantCost, Chain, OneStepQuadratic, LQR)}
+    tasks: dict[str, Any] = {
+        cls.__name__: cls for cls in (ConstantCost, Chain, OneStepQuadratic, LQR, BitFlip, PointGoal)
+    }
     makers: dict[str, Any] = tasks | {name: partial(BlackBoxEnv, cost_fn) for name, cost_fn in black_boxes.items()}
     for name, maker in makers.items():
         env_id = f"costgrad/{name}-v0"

@@ -20,6 +20,7 @@ from envs.build import Builder, guard
 from envs.costs import is_cost_function
 from envs.errors import EnvError
 from envs.forms import OTHER_STREAM, Native, native
+from envs.goals import FUNCTIONS, goal_function
 from envs.load import Found, find
 from envs.native import NativeVectorEnv
 from envs.pool import PoolVectorEnv
@@ -28,7 +29,10 @@ BACKENDS = ("auto", "native", "sync", "async", "envpool")
 
 
 class MadeEnv(VectorWrapper):
-    """N environments and how they came about. Attributes that it lacks are those of the VectorEnv inside."""
+    """N environments and how they came about. Attributes that it lacks are those of the VectorEnv inside.
+
+    Of environments with goals, `compute_reward` and `compute_terminated` are there (`envs.goals`).
+    """
 
     name: str  # short, fit for a file's name: "CartPole-v1", "my_env.MyEnv"
     backend: str  # "native", "sync", "async" or "envpool"
@@ -45,22 +49,37 @@ class MadeEnv(VectorWrapper):
         seed: int,
         recipe: tuple[str | None, dict[str, Any]],
         again: Callable[[int, int, str | None], MadeEnv],
+        single: Callable[[], gymnasium.Env] | None = None,
     ) -> None:
         super().__init__(env)
         self.name = re.sub(r"[^\w.-]+", "_", name).strip("_")
         self.backend, self.backend_reason = backend
         self.initial_seed = seed
         self.env_argument, self.env_kwargs = recipe
-        self._again = again
+        self._again, self._single, self._alone = again, single, list[gymnasium.Env]()
         self.action_space.seed(seed)
 
     def remake(self, num_envs: int, seed: int, render_mode: str | None = None) -> MadeEnv:
         """The same environment in another number, with another seed or render mode. Raises EnvError."""
         return self._again(num_envs, seed, render_mode)
 
+    def close(self, **kwargs: Any) -> None:
+        """Closes all of them."""
+        for env in self._alone:
+            env.close()
+        super().close(**kwargs)
+
+    def _one(self) -> gymnasium.Env | None:
+        """One of them in this process, made where it is first asked for."""
+        if not self._alone and self._single is not None:
+            self._alone.append(self._single())
+        return self._alone[0] if self._alone else None
+
     def __getattr__(self, key: str) -> Any:
         if key == "env":  # not there yet: without this, copying an unfinished object would never end
             raise AttributeError(key)
+        if key in FUNCTIONS:
+            return goal_function(self.env, key, self._one)
         return getattr(self.env, key)
 
 
@@ -141,7 +160,7 @@ def make(
         return make(env, num_envs, seed, render_mode, kwargs, same)
 
     recipe = (_anywhere(env) if isinstance(env, str) else None, kwargs)
-    return MadeEnv(made, found.name, (chosen, f"{chosen}: {reason}"), seed, recipe, again)
+    return MadeEnv(made, found.name, (chosen, f"{chosen}: {reason}"), seed, recipe, again, builder)
 
 
 def _anywhere(env: str) -> str:

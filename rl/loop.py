@@ -16,7 +16,10 @@ from rl.spaces import Codec
 
 
 class Agent(Protocol):
-    """What the loop, the evaluation and the checkpoints ask of an agent; there is no base class."""
+    """What the loop, the evaluation and the checkpoints ask of an agent; there is no base class.
+
+    One that learns in hindsight also has `hindsight`, a rl.hindsight.Hindsight or None.
+    """
 
     codec: Codec
 
@@ -85,11 +88,14 @@ def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator
     Yields:
         one `Tick` a vector step.
     Raises:
-        UserError: an observation or a reward is not finite.
+        UserError: an observation or a reward is not finite; the agent learns in hindsight, and the environment has no
+            function that says what another goal would have cost.
     """
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     codec, n = agent.codec, env.num_envs
     agent.begin()
+    if (hindsight := getattr(agent, "hindsight", None)) is not None:
+        hindsight.ask(env)
     returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
     reset_row, any_reset = np.zeros(n, dtype=bool), False  # rows whose action the environment ignores
     everything = np.ones(n, dtype=bool)

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from rl.data import Batch, Step, cost_of, host
 from rl.errors import UserError
+from rl.hindsight import NONE, Hindsight
 from rl.priority import SumTree
 
 GIB = 2**30
 SPARE = 0.9  # share of the machine's free memory that a replay may take
-NONE = -1
 LEAST = 1e-6  # added to an error, so that no row is forgotten
 
 
@@ -37,6 +37,7 @@ class Replay:
         seed: decides what is drawn.
         priority: alpha: a row's chance is proportional to its error to this power; 0 makes chances equal.
         correction: beta: how much of the bias that unequal chances bring is taken back by weights, from 0 to 1.
+        hindsight: gives rows of a batch other goals; None leaves them.
     """
 
     def __init__(
@@ -47,9 +48,10 @@ class Replay:
         seed: int = 0,
         priority: float = 0.0,
         correction: float = 0.4,
+        hindsight: Hindsight | None = None,
     ) -> None:
         self.capacity, self.gamma, self.fold = capacity, gamma, fold
-        self.priority, self.correction = priority, correction
+        self.priority, self.correction, self.hindsight = priority, correction, hindsight
         self.tree = SumTree(capacity) if priority else None
         self.largest = 1.0  # weight so far: what a new row gets, so that each is soon seen
         self.generator = torch.Generator().manual_seed(seed)
@@ -61,12 +63,15 @@ class Replay:
     def begin(self) -> None:
         """Fresh episodes start, perhaps in another number: nothing goes on from the newest step."""
         self._newest = self._newest[:0]
+        if self.hindsight is not None:
+            self.hindsight.begin()
 
     def add(self, step: Step) -> None:
         """Copies one vector step in, over the oldest rows where the ring is full.
 
         Raises:
-            UserError: at the first step, if the machine has not got the memory or more environments than rows step.
+            UserError: at the first step, if the machine has not got the memory or more environments than rows step, or
+                if goals are to be replaced and the environment's rewards are not those of its goals.
         """
         if not self.columns:
             self._allocate(step)
@@ -74,18 +79,23 @@ class Replay:
         row = np.arange(self.next, self.next + count) % self.capacity
         arrays["obs"][row], arrays["action"][row], arrays["next_obs"][row] = step.obs, step.action, step.next_obs
         arrays["cost"][row], arrays["terminated"][row] = cost_of(step.reward), step.terminated
-        arrays["valid"][row], arrays["following"][row] = step.valid, NONE
         if len(self._newest) == count:
             arrays["following"][self._newest] = row
+        arrays["valid"][row], arrays["following"][row] = step.valid, NONE  # last: a small ring overwrites the newest
         self._newest = np.where(step.terminated | step.truncated, self.capacity, row)  # a spare row: nobody reads it
         if self.tree is not None:
             self.tree.set(row, self.largest * step.valid)
+        if self.hindsight is not None:
+            self.hindsight.add(arrays["episode"], row, step)
         self.next = (self.next + count) % self.capacity
         self.size = min(self.size + count, self.capacity)
 
     def sample(self, rows: int) -> Batch:
         """Draws a batch of B `rows`, with replacement; at least one transition that counts must be in."""
-        return self.batch(self.draw(rows))
+        place = self.draw(rows)
+        if self.hindsight is None:
+            return self.batch(place)
+        return self.batch(place, self.hindsight.goal(self.columns, place, self.generator))
 
     def draw(self, rows: int) -> Tensor:
         """Places [B] int64 of transitions that count."""
@@ -98,24 +108,34 @@ class Replay:
             place = torch.where(counts, place, torch.randint(self.size, (rows,), generator=self.generator))
         return place
 
-    def batch(self, place: Tensor) -> Batch:
-        """The transitions that start at `place` [B], each over up to n steps.
+    def batch(self, place: Tensor, goal: Tensor | None = None) -> Batch:
+        """The transitions that start at `place` [B], each over up to n steps; the first M for other goals [M, G].
 
         cost = sum_j gamma^j c_{t+j} and discount = gamma^k over k <= n steps: an ending of the episode and the newest
         step of the ring end the sum; discount is 0 only where the task terminated.
         """
         kept = self.columns
-        cost, last = kept["cost"][place], place
+        (cost, ended), last = self._told(place, goal), place
         discount = torch.full_like(cost, self.gamma)
         for _ in range(self.fold - 1):
             following = kept["following"][last]
-            goes_on = following != NONE
+            goes_on = (following != NONE) & ~ended
             last = torch.where(goes_on, following, last)
-            cost = cost + torch.where(goes_on, discount * kept["cost"][last], 0.0)
+            more, ended = self._told(last, goal)
+            cost = cost + torch.where(goes_on, discount * more, 0.0)
             discount = torch.where(goes_on, discount * self.gamma, discount)
-        discount = discount * ~kept["terminated"][last]
+        discount = discount * ~ended
         obs, next_obs = kept["obs"][place], kept["next_obs"][last]
+        if self.hindsight is not None and goal is not None:
+            self.hindsight.put(goal, obs)
+            self.hindsight.put(goal, next_obs)
         return Batch(obs, kept["action"][place], cost, discount, next_obs, self._weight(place), place)
+
+    def _told(self, row: Tensor, goal: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Cost [B] and terminated [B] of rows."""
+        if self.hindsight is not None and goal is not None:
+            return self.hindsight.told(self.columns, row, goal)
+        return self.columns["cost"][row], self.columns["terminated"][row]
 
     def prioritise(self, place: Tensor, square: Tensor) -> None:
         """Tells how far C was off the rows of a batch.
@@ -161,6 +181,8 @@ class Replay:
         for name, value in filled.items():
             self.columns[name][: self.size] = value
         self._arrays = {name: column.numpy() for name, column in self.columns.items()}
+        if self.hindsight is not None and self.size:
+            self.hindsight.take_up(*(self._arrays[name][: self.size] for name in ("episode", "following")))
         self.begin()
 
     def _allocate(self, step: Step) -> None:
@@ -170,6 +192,7 @@ class Replay:
             )
         like = {"obs": step.obs, "action": step.action, "next_obs": step.next_obs, "cost": np.empty(0, np.float32)}
         like |= {"following": np.empty(0, np.int64), "terminated": step.terminated, "valid": step.valid}
+        like |= {"episode": np.empty(0, np.int64)} if self.hindsight is not None else {}
         needed = self.capacity * sum(value.itemsize * int(np.prod(value.shape[1:])) for value in like.values())
         free = psutil.virtual_memory().available
         if needed > SPARE * free:

@@ -25,7 +25,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("gamma", "gae_lambda", "tau"), SHARE),
     **dict.fromkeys(("batch", "capacity", "critics", "fold", "policy_delay"), COUNT),
     **dict.fromkeys(("learning_starts", "update_ratio", "noise", "target_noise", "noise_clip"), NOT_NEGATIVE),
-    **dict.fromkeys(("alpha_lr", "priority"), NOT_NEGATIVE),
+    **dict.fromkeys(("alpha_lr", "priority", "hindsight"), NOT_NEGATIVE),
     "priority_correction": SHARE,
     "dropout": (0, 0.99, "from 0 to 0.99"),
     "bins": (3, _LARGEST, "at least 3"),
