@@ -29,6 +29,19 @@ REPPO_MUJOCO: dict[str, Any] = {
     "log_std": -0.5,
     "decay_steps": WHOLE_RUN,
 }
+# Tasks with goals, for runs with --hindsight 4. On BitFlip a policy of less entropy is soon sure of wrong actions too,
+# and where it is sure it has no gradient.
+GOALS: dict[str, Any] = {
+    "learning_starts": 1_000,
+    "capacity": 100_000,
+    "batch": 128,
+    "update_ratio": 0.25,
+    "hidden": (64, 64),
+    "actor_lr": 1e-3,
+    "critic_lr": 1e-3,
+    "tau": 0.01,
+    "gamma": 0.97,
+}
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     ("a2c", "CartPole-v1"): {"num_envs": 8, "decay_steps": WHOLE_RUN},
@@ -120,6 +133,15 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         (agent, "Pendulum-v1"): {"num_envs": 1, "learning_starts": 1_000, "actor_lr": 1e-3, "critic_lr": 1e-3}
         for agent in ("td3", "sac")
     },
+    ("sac", "costgrad/BitFlip-v0"): {
+        **GOALS,
+        "hidden": (256,),
+        "alpha": 0.5,
+        "alpha_lr": 1e-3,
+        "entropy_target": 0.5,
+    },
+    ("sac", "costgrad/PointGoal-v0"): {**GOALS, "alpha": 0.1, "alpha_lr": 1e-3},
+    ("td3", "costgrad/PointGoal-v0"): {**GOALS, "noise": 0.2},
     ("a2c", "costgrad/OneStepQuadratic-v0"): {
         "num_envs": 64,
         "num_steps": 2,

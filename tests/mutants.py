@@ -727,13 +727,11 @@ MUTANTS = [
     Mutant(
         "replay: ends where it begins",
         "rl/replay.py",
-        '~kept["terminated"][last]',
-        '~kept["terminated"][place]',
+        "discount = discount * ~ended",
+        'discount = discount * ~kept["terminated"][place]',
         "replay",
     ),
-    Mutant(
-        "replay: later costs weigh 1", "rl/replay.py", 'discount * kept["cost"][last]', 'kept["cost"][last]', "replay"
-    ),
+    Mutant("replay: later costs weigh 1", "rl/replay.py", "discount * more", "more", "replay"),
     Mutant("replay: gamma once", "rl/replay.py", "discount * self.gamma, discount", "discount, discount", "replay"),
     Mutant(
         "replay: the observation after one step",
@@ -771,6 +769,60 @@ MUTANTS = [
         "replay: new rows are never seen", "rl/replay.py", "self.largest * step.valid", "1e-9 * step.valid", "replay"
     ),
     Mutant("replay: priorities are not kept", "rl/replay.py", "if self.size:", "if False:", "replay"),
+    Mutant(
+        "hindsight: goals of the episode's end alone",
+        "rl/hindsight.py",
+        "(share * (ahead + 1)).long()",
+        "ahead",
+        "hindsight",
+    ),
+    Mutant(
+        "hindsight: the row itself is no later one",
+        "rl/hindsight.py",
+        "(share * (ahead + 1)).long()",
+        "(share * ahead).ceil().long()",
+        "hindsight",
+    ),
+    Mutant(
+        "hindsight: goals of the next episode",
+        "rl/hindsight.py",
+        "step.terminated | step.truncated, NONE, self._going",
+        "step.terminated, NONE, self._going",
+        "hindsight",
+    ),
+    Mutant(
+        "hindsight: costs stay those of the old goal",
+        "rl/hindsight.py",
+        "cost[:count], ended[:count] = (torch.from_numpy(value) for value in said)",
+        "del said",
+        "hindsight",
+    ),
+    Mutant(
+        "hindsight: a reward is a cost", "rl/goals.py", "return cost_of(said), ended", "return said, ended", "hindsight"
+    ),
+    Mutant("hindsight: share turned over", "rl/hindsight.py", "ratio / (1 + ratio)", "1 / (1 + ratio)", "hindsight"),
+    Mutant(
+        "hindsight: the next observation keeps its goal",
+        "rl/replay.py",
+        "self.hindsight.put(goal, next_obs)",
+        "pass",
+        "hindsight",
+    ),
+    Mutant(
+        "hindsight: steps after the end under the new goal count",
+        "rl/replay.py",
+        "(following != NONE) & ~ended",
+        "following != NONE",
+        "hindsight",
+    ),
+    Mutant(
+        "hindsight: episodes are forgotten with the process",
+        "rl/hindsight.py",
+        "self._last[episode[newest]] = newest",
+        "pass",
+        "hindsight",
+    ),
+    Mutant("hindsight: rewards are believed", "rl/goals.py", "if differs.any():", "if False:", "hindsight"),
     Mutant(
         "tree: left and right swapped",
         "rl/priority.py",

@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode
 import envs.known
 from envs import EnvError
 from envs.batched import TaskVectorEnv
-from envs.known import LQR, Chain, ConstantCost, OneStepQuadratic
+from envs.known import LQR, BitFlip, Chain, ConstantCost, OneStepQuadratic, PointGoal
 
 TASKS = [
     (ConstantCost, {"horizon": 7, "terminate": 0.2}),
@@ -19,7 +19,7 @@ TASKS = [
     (OneStepQuadratic, {"size": 3}),
     (LQR, {"horizon": 11}),
 ]
-IDS = ["ConstantCost", "Chain", "OneStepQuadratic", "LQR", "Staircase", "Quantised"]
+IDS = ["ConstantCost", "Chain", "OneStepQuadratic", "LQR", "Staircase", "Quantised", "BitFlip", "PointGoal"]
 
 
 @pytest.mark.filterwarnings("ignore:.*(symmetric and normalized|infinity)")  # advice of the checker, on purpose not met
@@ -232,9 +232,85 @@ def test_max_episode_steps_truncates_the_batched_form_too() -> None:
     assert truncated == [[False] * 2, [False] * 2, [True] * 2] * 2
 
 
+# Tasks with goals -----------------------------------------------------------------------------------------------------
+
+GOAL_TASKS = [(BitFlip, {"n": 5}), (PointGoal, {"size": 2, "radius": 0.3, "horizon": 9})]
+
+
+def rows_of(obs: dict[str, np.ndarray], i: int) -> dict[str, np.ndarray]:
+    return {key: part[i] for key, part in obs.items()}
+
+
+@pytest.mark.parametrize(("task", "kwargs"), GOAL_TASKS)
+def test_the_batched_form_of_a_goal_task_is_the_single_one(task, kwargs) -> None:
+    single, batched = task(**kwargs), TaskVectorEnv(task, 1, **kwargs)
+    single.action_space.seed(1)
+    obs, rows = single.reset(seed=5)[0], batched.reset(seed=5)[0]
+    ends = 0
+    for _ in range(60):
+        np.testing.assert_equal(rows_of(rows, 0), obs)
+        action = single.action_space.sample()
+        obs, *flags, _ = single.step(action)
+        rows, *each, info = batched.step(np.asarray(action)[None])
+        assert [value[0] for value in each] == flags[:1] + flags[1:]
+        if flags[1] or flags[2]:
+            ends += 1
+            np.testing.assert_equal(info["final_obs"][0], obs)
+            obs = single.reset()[0]
+    assert ends >= 2
+
+
+@pytest.mark.parametrize(("task", "kwargs"), GOAL_TASKS)
+def test_the_reward_of_a_goal_task_is_what_compute_reward_says_of_one_and_of_many(task, kwargs) -> None:
+    env = TaskVectorEnv(task, 50, **kwargs)
+    env.action_space.seed(0)
+    env.reset(seed=0)
+    seen = set()
+    for _ in range(40):
+        obs, reward, terminated, _, info = env.step(env.action_space.sample())
+        for i in range(50):
+            last = info["final_obs"][i] if "_final_obs" in info and info["_final_obs"][i] else rows_of(obs, i)
+            goals = last["achieved_goal"], last["desired_goal"]
+            assert env.task.compute_reward(*goals, {}) == reward[i]
+            assert env.task.compute_terminated(*goals, {}) == terminated[i]
+            seen.add((float(reward[i]), bool(terminated[i])))
+    assert seen == ({(-1.0, False), (0.0, True)} if task is BitFlip else {(-1.0, False), (0.0, False)})
+
+
+def test_bits_flipped_one_after_the_other_reach_the_best_return() -> None:
+    env = TaskVectorEnv(BitFlip, 4000, n=6)
+    obs, _ = env.reset(seed=0)
+    total, going = np.zeros(4000), np.ones(4000, dtype=bool)
+    assert (obs["observation"] != obs["desired_goal"]).any(1).all()
+    for _ in range(6):
+        wrong = obs["observation"] != obs["desired_goal"]
+        obs, reward, terminated, truncated, _ = env.step(wrong.argmax(1))
+        total += reward * going
+        going &= ~(terminated | truncated)
+    assert not going.any()
+    assert total.mean() == pytest.approx(env.task.optimal_return(), abs=4 * total.std() / np.sqrt(4000))
+    assert BitFlip(2).optimal_return() == pytest.approx(1 - (1 + 1 + 2) / 3)
+
+
+def test_a_point_that_goes_straight_has_the_best_return_and_none_has_a_better_one() -> None:
+    env, rng = TaskVectorEnv(PointGoal, 500, size=2), np.random.default_rng(0)
+    env.reset(seed=1)
+    best, total, states = env.task.optimal_return(env.state), np.zeros((2, 500)), env.state.copy()
+    for policy in range(2):
+        env.state, env.elapsed = states.copy(), np.zeros(500, dtype=np.int64)
+        for _ in range(env.task.horizon):
+            start, goal = np.split(env.state, 2, axis=1)
+            action = (goal - start) / env.task.STEP
+            total[policy] += env.step(action + policy * rng.normal(size=action.shape))[1]
+    np.testing.assert_allclose(total[0], best)  # it stops short where it must: the bound is met in each direction
+    assert (total[1] <= best).all() and total[1].mean() < best.mean() - 0.5
+
+
 @pytest.mark.parametrize(
     ("task", "kwargs", "message"),
     [
+        (BitFlip, {"n": 1}, "BitFlip has n=1: it must have at least 2 bits"),
+        (PointGoal, {"radius": 0.0}, "PointGoal has size=3 and radius=0.0: they must be at least 1, and more than 0"),
         (Chain, {"n": 1}, "Chain has n=1: it must have at least 2 states"),
         (ConstantCost, {"terminate": 2}, "terminate=2: it must be a probability"),
         (OneStepQuadratic, {"size": 0}, "size=0: it must be at least 1"),
