@@ -148,7 +148,7 @@ class Critic(nn.Module):
         if (action is None) != (self.spec.action == "none") and self.spec.action != "discrete":
             wanted = "no action" if self.spec.action == "none" else f"an action of {self.spec.action_size} numbers"
             raise UserError(f"this C takes {wanted}, got {None if action is None else tuple(action.shape)}")
-        x = self.features(obs)
+        x = self.features(obs.to(self.low.dtype))
         if self.spec.action == "box" and action is not None:
             return self.cost(x, to_agent(action.reshape(len(x), -1), self.low, self.high))
         if self.spec.choices and action is not None:
@@ -173,7 +173,8 @@ class Critic(nn.Module):
 
     def features(self, obs: Tensor) -> Tensor:
         """Raw observations [B, *obs_shape], floats or bytes -> normalised and flat [B, F]."""
-        obs = obs.to(self.low.dtype)
+        if obs.dtype == torch.uint8:
+            obs = obs.to(self.low.dtype)
         if self.spec.normalize_obs:
             obs = self.obs_norm(obs)
         return obs if obs.dim() == 2 else obs.flatten(1)

@@ -20,6 +20,7 @@ class Observations:
 
     Args:
         space: Box of any shape (flat vectors, images), Discrete (seen as one-hot), MultiBinary, or a Dict of these.
+        name: of the observation, for people.
 
     Attributes:
         shape: of one observation as the agent sees it.
@@ -29,30 +30,43 @@ class Observations:
         UserError: a space that no agent here can be trained on.
     """
 
-    def __init__(self, space: Space[Any]) -> None:
-        self.space, self.slices = space, dict[str, slice]()
-        if not isinstance(space, spaces.Dict):
-            self.shape = _shape(space)
-            return
-        if not space.spaces:
-            raise UserError(f"observation space {space} is not supported: it must have an entry")
-        end = 0
-        for key, part in space.items():
-            start, end = end, end + int(np.prod(_shape(part, f"entry {key!r} of the ")))
-            self.slices[key] = slice(start, end)
-        self.shape = (end,)
+    def __init__(self, space: Space[Any], name: str = "obs") -> None:
+        self.space, self.name = space, name
+        self.parts, self.slices = dict[str, Observations](), dict[str, slice]()
+        self._bytes = isinstance(space, spaces.Box) and space.dtype == np.uint8
+        self._first = int(space.start) if isinstance(space, spaces.Discrete) else None
+        if isinstance(space, spaces.Dict) and space.spaces:
+            end = 0
+            for key, part in space.items():
+                self.parts[key] = Observations(part, f"{name}[{key!r}]")
+                start, end = end, end + int(np.prod(self.parts[key].shape))
+                self.slices[key] = slice(start, end)
+            self.shape: tuple[int, ...] = (end,)
+        elif isinstance(space, spaces.Discrete):
+            self.shape = (int(space.n),)
+        elif isinstance(space, spaces.Box | spaces.MultiBinary) and int(np.prod(space.shape)) > 0:
+            self.shape = tuple(int(n) for n in space.shape) or (1,)
+        else:
+            what = "observation space" if name == "obs" else f"space of {name}"
+            raise UserError(
+                f"{what} {space} is not supported: it must be a Box, Discrete or MultiBinary, or a Dict of these "
+                "(gymnasium.wrappers.FlattenObservation turns most other spaces into a Box)"
+            )
 
     def __call__(self, obs: Any) -> np.ndarray:
         """A batch from the environment [N, ...] -> [N, *shape], float32 or uint8, that shares no memory with it."""
-        if isinstance(self.space, spaces.Dict):
-            parts = [_array(part, obs[key]) for key, part in self.space.items()]
-            return np.concatenate([part.reshape(len(part), -1) for part in parts], 1, dtype=np.float32)
-        return _array(self.space, obs)
+        if self.parts:
+            return _flat([part(obs[key]) for key, part in self.parts.items()])
+        if self._first is not None:
+            return np.eye(self.shape[0], dtype=np.float32)[np.asarray(obs) - self._first]
+        stays = self._bytes and getattr(obs, "dtype", None) == np.uint8
+        # A copy even where nothing changes: an environment may overwrite its arrays at the next step.
+        return np.array(obs, dtype=np.uint8 if stays else np.float32).reshape(-1, *self.shape)
 
     def stack(self, each: Sequence[Any]) -> np.ndarray:
         """Single observations from the environment, n of them -> [n, *shape]."""
-        if isinstance(self.space, spaces.Dict):
-            return self({key: np.stack([obs[key] for obs in each]) for key in self.space})
+        if self.parts:
+            return _flat([part.stack([obs[key] for obs in each]) for key, part in self.parts.items()])
         return self(np.stack(each))
 
     def is_single(self, obs: Any) -> bool:
@@ -61,40 +75,26 @@ class Observations:
         Raises:
             UserError: it is neither.
         """
-        if not isinstance(self.space, spaces.Dict):
-            return _is_single(self.space, obs, "obs")
-        if not isinstance(obs, Mapping) or not obs.keys() >= self.space.keys():
+        return self._rows(obs) is None
+
+    def _rows(self, obs: Any) -> int | None:
+        """N of a batch, None of a single observation. Raises UserError."""
+        if not self.parts:
+            array, shape = np.asarray(obs), self.space.shape or ()
+            if array.shape not in (shape, (*array.shape[:1], *shape)) or array.size == 0:
+                raise UserError(f"{self.name} has shape {array.shape}: it must be {shape} or [N, *{shape}]")
+            return None if array.shape == shape else len(array)
+        if not isinstance(obs, Mapping) or not obs.keys() >= self.parts.keys():
             had = f"keys {', '.join(map(str, obs))}" if isinstance(obs, Mapping) else f"type {type(obs).__name__}"
-            raise UserError(f"obs has {had}: it must be a dict with {', '.join(self.space)}")
-        single = [_is_single(part, obs[key], f"obs[{key!r}]") for key, part in self.space.items()]
-        rows = {len(obs[key]) for key in self.space} if not any(single) else {1}
-        if len(set(single)) > 1 or len(rows) > 1:
-            shapes = {key: np.shape(obs[key]) for key in self.space}
-            raise UserError(f"obs has shapes {shapes}: all its entries must be single ones, or as many")
-        return single[0]
+            raise UserError(f"{self.name} has {had}: it must be a dict with {', '.join(self.parts)}")
+        rows = {part._rows(obs[key]) for key, part in self.parts.items()}
+        if len(rows) > 1:
+            raise UserError(
+                f"{self.name} has entries of different numbers of rows: all must be single, or batches of N"
+            )
+        return rows.pop()
 
 
-def _array(space: Space[Any], obs: Any) -> np.ndarray:
-    """[N, ...] -> [N, *shape], always a copy: an environment may overwrite its arrays at the next step."""
-    if isinstance(space, spaces.Discrete):
-        return np.eye(int(space.n), dtype=np.float32)[np.asarray(obs) - int(space.start)]
-    stays = getattr(obs, "dtype", None) == np.uint8 and space.dtype == np.uint8
-    return np.array(obs, dtype=np.uint8 if stays else np.float32).reshape(-1, *(space.shape or (1,)))
-
-
-def _shape(space: Space[Any], what: str = "") -> tuple[int, ...]:
-    if isinstance(space, spaces.Discrete):
-        return (int(space.n),)
-    if isinstance(space, spaces.Box | spaces.MultiBinary) and int(np.prod(space.shape)) > 0:
-        return tuple(int(n) for n in space.shape) or (1,)
-    raise UserError(
-        f"{what}observation space {space} is not supported: it must be a Box, Discrete or MultiBinary, or a Dict of "
-        "these (gymnasium.wrappers.FlattenObservation turns most other spaces into a Box)"
-    )
-
-
-def _is_single(space: Space[Any], obs: Any, name: str) -> bool:
-    array, shape = np.asarray(obs), space.shape or ()
-    if array.shape not in (shape, (*array.shape[:1], *shape)) or array.size == 0:
-        raise UserError(f"{name} has shape {array.shape}: it must be {shape} or [N, *{shape}]")
-    return array.shape == shape
+def _flat(parts: list[np.ndarray]) -> np.ndarray:
+    """[N, *shape] each -> [N, sum of their sizes] float32."""
+    return np.concatenate([part.reshape(len(part), -1) for part in parts], 1, dtype=np.float32)

@@ -109,8 +109,8 @@ MUTANTS = [
     Mutant(
         "all is kept as bytes",
         "rl/observations.py",
-        "and space.dtype == np.uint8",
-        "or space.dtype != np.uint8",
+        "self._bytes and getattr",
+        "True or getattr",
         "spaces",
     ),
     Mutant(

@@ -109,7 +109,7 @@ def test_observations_become_float32_bytes_stay_and_share_no_memory(space: Any) 
         spaces.Discrete(4, start=-2),
         spaces.MultiBinary(5),
         spaces.MultiBinary((2, 3)),
-        spaces.Dict([("b", OBS), ("a", spaces.Discrete(3))]),
+        spaces.Dict([("b", OBS), ("a", spaces.Discrete(3)), ("c", spaces.Dict(d=OBS))]),
     ],
 )
 def test_spaces_survive_json(space: Any) -> None:
@@ -119,16 +119,17 @@ def test_spaces_survive_json(space: Any) -> None:
 
 
 def test_a_dict_is_laid_flat_in_its_own_order() -> None:
-    parts = {"b": spaces.Box(-1, 1, (2, 2)), "a": spaces.Discrete(3, start=1), "c": spaces.Box(0, 255, (2,), np.uint8)}
+    inner = spaces.Dict(d=spaces.Box(0, 255, (2,), np.uint8))
+    parts = {"b": spaces.Box(-1, 1, (2, 2)), "a": spaces.Discrete(3, start=1), "c": inner}
     codec = Codec(spaces.Dict(list(parts.items())), BOX)
     assert codec.obs_shape == (9,)
     assert codec.obs.slices == {"b": slice(0, 4), "a": slice(4, 7), "c": slice(7, 9)}
     rows: dict[str, Any] = {"a": np.array([3, 1]), "b": np.arange(8.0).reshape(2, 2, 2)}
-    rows["c"] = np.array([[200, 1], [0, 255]], np.uint8)
+    rows["c"] = {"d": np.array([[200, 1], [0, 255]], np.uint8)}
     flat = [[0, 1, 2, 3, 0, 0, 1, 200, 1], [4, 5, 6, 7, 1, 0, 0, 0, 255]]
     obs = codec.obs(rows)
     assert obs.tolist() == flat and obs.dtype == np.float32
-    single = {key: value[1] for key, value in rows.items()}
+    single = {"a": rows["a"][1], "b": rows["b"][1], "c": {"d": rows["c"]["d"][1]}}
     assert codec.obs.stack([single, single]).tolist() == [flat[1]] * 2
     assert codec.obs.is_single(single) and not codec.obs.is_single(rows)
     assert codec.predict(middle_for_positive, single).tolist() == codec.predict(middle_for_positive, rows)[1].tolist()
@@ -140,8 +141,8 @@ def test_a_dict_is_laid_flat_in_its_own_order() -> None:
         ([1.0], "obs has type list: it must be a dict with a, b"),
         ({"a": [0.0, 0.0]}, "obs has keys a: it must be a dict with a, b"),
         ({"a": [0.0], "b": 1}, r"obs\['a'\] has shape \(1,\): it must be \(2,\)"),
-        ({"a": [0.0, 0.0], "b": [1, 1]}, "all its entries must be single ones, or as many"),
-        ({"a": [[0.0, 0.0]] * 3, "b": [1, 1]}, "all its entries must be single ones, or as many"),
+        ({"a": [0.0, 0.0], "b": [1, 1]}, "obs has entries of different numbers of rows: all must be single, or"),
+        ({"a": [[0.0, 0.0]] * 3, "b": [1, 1]}, "obs has entries of different numbers of rows: all must be single, or"),
     ],
 )
 def test_predict_refuses_a_dict_that_does_not_fit(obs: Any, message: str) -> None:
@@ -153,8 +154,9 @@ def test_predict_refuses_a_dict_that_does_not_fit(obs: Any, message: str) -> Non
 @pytest.mark.parametrize(
     ("observation", "action", "message"),
     [
-        (spaces.Dict({"a": spaces.Dict({"b": OBS})}), BOX, "entry 'a' of the observation space"),
-        (spaces.Dict({}), BOX, "observation space Dict.. is not supported: it must have an entry"),
+        (spaces.Dict({"a": spaces.Text(5)}), BOX, r"space of obs\['a'\] Text"),
+        (spaces.Dict({"a": spaces.Dict({})}), BOX, r"space of obs\['a'\] Dict\(\) is not supported"),
+        (spaces.Dict({}), BOX, "observation space Dict.. is not supported"),
         (spaces.Tuple((OBS, OBS)), BOX, "observation space"),
         (spaces.Text(5), BOX, "observation space"),
         (OBS, spaces.Box(-np.inf, np.inf, (2,)), "every bound of a Box must be finite"),
