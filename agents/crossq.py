@@ -73,9 +73,9 @@ class CrossQConfig:
     """Cost bins of hl_gauss."""
     critics: int = 2
     """In C; a target takes the dearest."""
-    alpha: float = 0.1
+    alpha: float = 1.0
     """Initial temperature: what a nat of entropy is worth, in units of cost."""
-    alpha_lr: float = 3e-3
+    alpha_lr: float = 1e-3
     """Learning rate of the temperature; 0 keeps it."""
     entropy_target: float = 1.0
     """What the temperature holds: minus this a dimension of a box, half of this share of log n for n actions."""

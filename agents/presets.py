@@ -133,6 +133,8 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         (agent, "Pendulum-v1"): {"num_envs": 1, "learning_starts": 1_000, "actor_lr": 1e-3, "critic_lr": 1e-3}
         for agent in ("td3", "sac")
     },
+    **{("crossq", env): {"num_envs": 8} for env in MUJOCO},
+    ("crossq", "Pendulum-v1"): {"num_envs": 4, "learning_starts": 1_000, "update_ratio": 0.5},
     ("sac", "costgrad/BitFlip-v0"): {
         **GOALS,
         "hidden": (256,),

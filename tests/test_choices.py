@@ -235,7 +235,7 @@ FAST: dict[str, dict[str, Any]] = {
     "sac": {"hidden": (64, 64), "learning_starts": 500, "update_ratio": 0.125, "critic_lr": 3e-3, "actor_lr": 3e-3}
     | {"alpha": 0.1, "alpha_lr": 3e-3, "entropy_target": 0.2, "gamma": 0.0},
     "crossq": {"hidden": (64, 64), "learning_starts": 500, "update_ratio": 0.125, "critic_lr": 3e-3, "actor_lr": 3e-3}
-    | {"entropy_target": 0.2, "gamma": 0.0},
+    | {"alpha": 0.1, "alpha_lr": 3e-3, "entropy_target": 0.2, "gamma": 0.0},
 }
 
 

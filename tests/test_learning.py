@@ -62,12 +62,12 @@ SHORT: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {  # steps and settin
     ("crossq", "OneStepQuadratic"): (
         8_000,
         {"learning_starts": 500, "hidden": (64, 64), "batch": 128, "capacity": 10_000, "decay_steps": 8_000}
-        | {"actor_lr": 3e-3, "critic_lr": 3e-3},
+        | {"actor_lr": 3e-3, "critic_lr": 3e-3, "alpha": 0.1, "alpha_lr": 3e-3},
     ),
     ("crossq", "Chain"): (
         4_000,
         {"learning_starts": 500, "hidden": (32,), "batch": 64, "capacity": 10_000, "bins": 51}
-        | {"actor_lr": 3e-3, "critic_lr": 3e-3, "entropy_target": 0.4},
+        | {"actor_lr": 3e-3, "critic_lr": 3e-3, "alpha": 0.1, "alpha_lr": 3e-3, "entropy_target": 0.4},
     ),
     ("sac", "Chain"): (
         4_000,
