@@ -53,7 +53,7 @@ class CrossQConfig:
     """Transitions that are kept."""
     hindsight: int = 0
     """Rows that get a goal reached later on for each that keeps its own (4 is usual); 0 relabels none."""
-    batch: int = 256
+    batch: int = 128
     """Rows of a batch."""
     learning_starts: int = 5_000
     """Environment steps of uniform actions before learning."""

@@ -134,7 +134,16 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         for agent in ("td3", "sac")
     },
     **{("crossq", env): {"num_envs": 8} for env in MUJOCO},
-    ("crossq", "Pendulum-v1"): {"num_envs": 4, "learning_starts": 1_000, "update_ratio": 0.5},
+    ("crossq", "Pendulum-v1"): {
+        "num_envs": 1,
+        "learning_starts": 500,
+        "update_ratio": 1.0,
+        "gamma": 0.95,
+        "hidden": (64, 64),
+        "alpha": 0.1,
+        "alpha_lr": 3e-3,
+        "decay_steps": WHOLE_RUN,
+    },
     ("sac", "costgrad/BitFlip-v0"): {
         **GOALS,
         "hidden": (256,),
