@@ -811,7 +811,7 @@ MUTANTS = [
         "replay: ends where it begins",
         "rl/replay.py",
         "discount = discount * ~ended",
-        'discount = discount * ~kept["terminated"][place]',
+        'discount = discount * ~kept["terminated"](0, place)',
         "replay",
     ),
     Mutant("replay: later costs weigh 1", "rl/replay.py", "discount * more", "more", "replay"),
@@ -819,8 +819,8 @@ MUTANTS = [
     Mutant(
         "replay: the observation after one step",
         "rl/replay.py",
-        'kept["next_obs"][last]',
-        'kept["next_obs"][place]',
+        'kept["next_obs"](0, last)',
+        'kept["next_obs"](0, place)',
         "replay",
     ),
     Mutant(
@@ -841,7 +841,7 @@ MUTANTS = [
     Mutant(
         "replay: reset rows are drawn",
         "rl/replay.py",
-        "while not bool((counts := valid[place]).all()):",
+        "while not bool((counts := valid.index_select(0, place)).all()):",
         "while False:",
         "replay",
     ),
