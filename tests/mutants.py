@@ -239,11 +239,17 @@ MUTANTS = [
         "a2c",
     ),
     # Actors
-    Mutant("slope of tanh dropped", "rl/actor.py", "(gaussian - log_slope).sum(-1)", "(gaussian + 0).sum(-1)", "actor"),
+    Mutant(
+        "slope of tanh dropped",
+        "rl/actor.py",
+        "torch.add(surprise, log_slope, alpha=4.0)",
+        "torch.add(surprise, 0.0)",
+        "actor",
+    ),
     Mutant(
         "slope of tanh added",
         "rl/actor.py",
-        "(gaussian - log_slope).sum(-1)",
+        "torch.add(surprise, log_slope, alpha=4.0)",
         "(gaussian + log_slope).sum(-1)",
         "actor",
     ),
