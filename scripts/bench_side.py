@@ -104,7 +104,7 @@ def check_peer(python: str, peer: str = "sb3") -> None:
         raise UserError(f"cannot run {python}: there is no such interpreter")
     if python == sys.executable and importlib.util.find_spec(LIBRARIES[peer]) is None:
         raise UserError(
-            f"{LIBRARIES[peer]} is not installed here: install it in a venv of its own, "
+            f"{LIBRARIES[peer]} is not installed here: install it and tensorboard in a venv of its own, "
             "and give --peer-python that venv or its interpreter"
         )
 

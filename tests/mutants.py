@@ -801,8 +801,8 @@ MUTANTS = [
     Mutant(
         "sac: temperature's sign",
         "agents/sac.py",
-        "(mean_entropy - self.entropy_target)",
-        "(self.entropy_target - mean_entropy)",
+        "mean_entropy - self.entropy_target,",
+        "self.entropy_target - mean_entropy,",
         "offpolicy",
     ),
     Mutant("a target goes the rest of the way", "rl/optim.py", "flat, self.tau)", "flat, 1 - self.tau)", "offpolicy"),

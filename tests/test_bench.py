@@ -191,7 +191,7 @@ def test_a_peer_that_fails_is_one_line(tmp_path: Path, capsys: pytest.CaptureFix
         (["sac", "--num-steps", "5"], "num-steps 5 is no setting of sac"),
         (["td3", "--env", "CartPole-v1"], "td3 is measured on a Box of actions, CartPole-v1 has Discrete(2)"),
         (["ppo", "--peer", "sbx"], "sbx has no ppo: peer must be sb3"),
-        (["sac", "--peer", "sbx"], "sbx is not installed here: install it in a venv of its own"),
+        (["sac", "--peer", "sbx"], "sbx is not installed here: install it and tensorboard in a venv of its own"),
         (["sac", "--peer", "sbx", "--peer-python", "/tmp"], "cannot run /tmp/bin/python"),
         (["ppo", "--num-steps", "0"], "num-steps must be at least 1, got 0"),
         (["--actor-gradient"], "actor-gradient"),
