@@ -68,6 +68,7 @@ REPLAYED = {
     "gamma": 0.99,
     "fold": 1,
     "capacity": 1_000_000,
+    "hindsight": 0,
     "priority": 0.0,
     "priority_correction": 0.4,
     "batch": 256,
