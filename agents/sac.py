@@ -229,7 +229,8 @@ class SAC:
         norm = descend(self.actor_optimizer, loss)
         metrics = {"actor_loss": loss.detach(), "actor_grad_norm": norm, "entropy": mean_entropy}
         if self.config.alpha_lr:
-            descend(self.temperature_optimizer, self.temperature.log_alpha * (mean_entropy - self.entropy_target))
+            # The slope of log alpha (entropy - target), which needs no graph.
+            self.temperature_optimizer.apply((mean_entropy - self.entropy_target,))
         return metrics | {"alpha": self.temperature.alpha}
 
     def _soft_cost(self, critic: Critic, x: Tensor, pi: Policy) -> tuple[Tensor, Tensor]:

@@ -136,7 +136,7 @@ class SquashedGaussian(NamedTuple):
         """Log pi of the action tanh(sample), from the sample: no atanh of a clipped action.
 
         log N(x) - log|d tanh(x)/dx|, the latter as 2 (log 2 - x - softplus(-2x)), which does not overflow (1812.05905,
-        appendix C).
+        appendix C). F.softplus(x, -2) is -softplus(-2x) / 2.
 
         Args:
             sample: [..., B, A] before tanh.
@@ -145,9 +145,10 @@ class SquashedGaussian(NamedTuple):
             [..., B], a density over [-1, 1]^A.
         """
         z = (sample - self.mean) * (-self.log_std).exp()
-        gaussian = -0.5 * z.square() - self.log_std - 0.5 * math.log(2 * math.pi)
-        log_slope = 2 * (math.log(2) - sample - F.softplus(-2 * sample))
-        return (gaussian - log_slope).sum(-1)
+        surprise = torch.addcmul(self.log_std, z, z, value=0.5)  # -log N(x), and log slope of tanh, up to constants
+        log_slope = torch.add(F.softplus(sample, -2.0), sample, alpha=-0.5)
+        constant = 0.5 * math.log(2 * math.pi) + 2 * math.log(2)
+        return -torch.add(surprise, log_slope, alpha=4.0).sum(-1) - constant * sample.shape[-1]
 
     def entropy(self, sample: Tensor | None) -> Tensor:
         """The mean of -log pi over M reparameterised samples [M, B, A] -> [B]: unbiased, and its gradient runs."""

@@ -11,7 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Literal["tanh", "relu", "silu"]
-_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh, "relu": F.relu, "silu": F.silu}
+# What an activation is given is nobody else's: where backward needs only what came out, it is written over.
+_ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_, "silu": F.silu}
 assert set(_ACTIVATIONS) == set(get_args(Activation))
 
 

@@ -15,6 +15,7 @@ from gymnasium.vector import VectorEnv
 from rl.errors import Diverged, UserError
 from rl.evaluate import Evaluation, Factory, factory_of
 from rl.loop import Agent, Tick, interact
+from rl.memory import keep_freed_memory
 from rl.run import Position, RunFolder, environment_seed
 from rl.session import Session, settings
 
@@ -85,6 +86,7 @@ def train(
     )
     if resume and run_dir is None:
         raise UserError("resume needs the run_dir of the run that is to go on")
+    keep_freed_memory()
     if seed is None:
         seed = getattr(env, "initial_seed", None) or 0
     folder = RunFolder(run_dir, resume) if run_dir is not None else None

@@ -12,12 +12,14 @@ if not __package__:  # run as a file: our packages come from this checkout, what
     __package__ = "scripts"
 
 import contextlib
+import math
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from gymnasium.spaces import Box
 from rich.console import Console
 from tyro.conf import Positional, arg
 
@@ -26,9 +28,10 @@ from rl.errors import UserError
 from rl.session import LOG_POINTS
 
 from . import bench_envs, bench_side, bench_threshold
-from .bench_side import Side, check_peer, write_json
-from .bench_tables import print_learning, print_parts, print_rounds
-from .bench_work import SAME, WORK
+from .bench_floor import update_flop
+from .bench_side import Side, check_peer, interpreter, write_json
+from .bench_tables import print_floor, print_learning, print_parts, print_rounds
+from .bench_work import WORK
 from .cli import guarded, parse
 
 
@@ -38,12 +41,13 @@ class Args:
 
     agent: Positional[str] = "a2c"
     """Algorithm."""
-    env: str = "CartPole-v1"
-    """Environment; with a peer it must be one that the peer knows too."""
+    env: str | None = None
+    """Environment; with a peer it must be one that the peer knows too. CartPole-v1, and HalfCheetah-v5 for sac and td3
+    unless given."""
     num_envs: int | None = None
-    """Environments side by side; 8 for a2c and 4 for ppo unless given."""
+    """Environments side by side; 8 for a2c, 4 for ppo, 1 for sac and td3 unless given."""
     num_steps: int | None = None
-    """Steps of each environment between two updates; 5 for a2c and 128 for ppo unless given."""
+    """Steps of each environment between two updates; 5 for a2c and 128 for ppo unless given, 1 for sac and td3."""
     actor_gradient: tuple[Literal["score", "pathwise", "control_variate"], ...] | None = None
     """One measurement of a2c for each of these; score and pathwise unless given."""
     optimizer: Literal["rmsprop", "adam"] | None = None
@@ -62,10 +66,10 @@ class Args:
     """Threads of torch, on both sides."""
     seed: int = 0
     """Of both sides."""
-    peer: Literal["sb3"] | None = None
-    """Whom to compare with."""
+    peer: Literal["sb3", "sbx"] | None = None
+    """Whom to compare with: Stable-Baselines3, or for sac and td3 SBX, which computes by JAX."""
     peer_python: str = sys.executable
-    """The interpreter that the peer is installed in."""
+    """The interpreter that the peer is installed in, or the folder of its virtual environment."""
     check_learning: bool = False
     """Also train both sides to the end at these settings and evaluate them."""
     learning_steps: int = 150_000
@@ -91,24 +95,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(argv: Sequence[str]) -> int:
     args = _checked(parse(Args, argv, "bench", __doc__ or ""))
     console = Console(width=max(Console().width, 100))
-    where = f"{args.num_envs} x {args.env}, {args.num_steps} steps a rollout, {args.threads} thread(s)"
+    work = WORK[args.agent]
+    often = "an update a step" if work.off_policy else f"{args.num_steps} steps a rollout"
+    where = f"{args.num_envs} x {args.env}, {often}, {args.threads} thread(s)"
     console.print(
         f"{args.agent} on {where}; {args.repeats} x {args.seconds:g} s after {args.warmup:g} s", highlight=False
     )
     rounds = _rounds(args)
     print_rounds(console, args, rounds)
     job = _job(args, {})
-    configs = {name: WORK[args.agent].config(job, name) for name in _measured(args)}
+    configs = {name: work.config(job, name) for name in _measured(args)}
     figures: dict[str, Any] = {"args": asdict(args), "rounds": rounds}
     figures |= _once(_ours(args, mode="parts", configs=configs))
     if args.peer:
         figures["peer_env_alone"] = _once(_peer(args, mode="env"))["steps_per_second"]
     print_parts(console, args, figures)
+    if work.off_policy:
+        figures["gflop_per_update"] = 1e-9 * update_flop(args.agent, configs[args.agent], *_widths(str(args.env)))
+        print_floor(console, args, figures)
     if args.check_learning:
         figures["learning"] = _learning(args)
         print_learning(console, args, figures["learning"])
     if args.peer:
-        for line in (SAME, WORK[args.agent].differences):
+        for line in (work.same, work.differences):
             console.print(line, highlight=False)
     if args.json_file is not None:
         write_json(args.json_file, figures)
@@ -124,7 +133,12 @@ def _checked(args: Args) -> Args:
         raise UserError(f"actor-gradient {' '.join(args.actor_gradient)} is no setting of {args.agent}: leave it out")
     if args.actor_gradient == ():
         raise UserError("actor-gradient needs at least one of score, pathwise, control_variate")
+    if args.num_steps is not None and work.off_policy:
+        raise UserError(f"num-steps {args.num_steps} is no setting of {args.agent}: leave it out")
+    if args.peer and args.peer not in work.peers:
+        raise UserError(f"{args.peer} has no {args.agent}: peer must be {' or '.join(work.peers)}")
     usual: dict[str, Any] = {"num_envs": work.num_envs, "num_steps": work.num_steps, "optimizer": work.optimizers[0]}
+    usual |= {"env": work.env}
     args = replace(args, **{name: value for name, value in usual.items() if getattr(args, name) is None})
     if args.optimizer not in work.optimizers:
         raise UserError(f"optimizer of {args.agent} must be {' or '.join(work.optimizers)}, got {args.optimizer}")
@@ -134,9 +148,19 @@ def _checked(args: Args) -> Args:
     if args.seconds <= 0 or args.warmup < 0:
         raise UserError(f"seconds must be above 0 and warmup at least 0, got {args.seconds:g} and {args.warmup:g}")
     if args.peer:
-        check_peer(args.peer_python)
-    make(args.env, 1, backend=args.env_backend).close()  # raises here, not in a process, if it cannot be made
+        args = replace(args, peer_python=interpreter(args.peer_python))
+        check_peer(args.peer_python, str(args.peer))
+    # Raises here, not in a process, if it cannot be made.
+    with contextlib.closing(make(str(args.env), 1, backend=args.env_backend)) as env:
+        if work.off_policy and not isinstance(env.single_action_space, Box):
+            raise UserError(f"{args.agent} is measured on a Box of actions, {args.env} has {env.single_action_space}")
     return args
+
+
+def _widths(env: str) -> tuple[int, int]:
+    """Of an observation and of an action."""
+    with contextlib.closing(make(env, 1)) as made:
+        return math.prod(made.single_observation_space.shape), math.prod(made.single_action_space.shape)  # type: ignore[arg-type]
 
 
 # Of both sides.
@@ -165,7 +189,7 @@ def _ours(args: Args, name: str = "", **changes: Any) -> Side:
 
 def _peer(args: Args, **changes: Any) -> Side:
     config = WORK[args.agent].config(_job(args, changes), _measured(args)[0])
-    return bench_side.peer(str(args.peer), args.peer_python, _job(args, {**changes, "config": config}))
+    return bench_side.peer("sb3", args.peer_python, _job(args, {**changes, "config": config, "peer": args.peer}))
 
 
 def _rounds(args: Args) -> list[dict[str, dict[str, float]]]:
@@ -178,6 +202,9 @@ def _rounds(args: Args) -> list[dict[str, dict[str, float]]]:
         for name in _measured(args):
             sides[name] = stack.enter_context(_ours(args, name))
             sides[name].answer()
+        if WORK[args.agent].off_policy:
+            sides["floor"] = stack.enter_context(bench_side.floor(_job(args, {})))
+            sides["floor"].answer()
         return [{name: side.turn() for name, side in sides.items()} for _ in range(args.repeats)]
 
 

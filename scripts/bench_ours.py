@@ -30,6 +30,7 @@ from rl.evaluate import evaluate
 from rl.loop import Tick
 from rl.train import train
 
+from .bench_floor import floor_turns
 from .bench_turns import Goal, Turns
 from .cli import guarded
 
@@ -44,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _measure(argv: Sequence[str]) -> int:
     job = json.loads(argv[0])
     torch.set_num_threads(job["threads"])
+    if job["mode"] == "floor":
+        floor_turns(job)
+        return 0
     env = make(job["env"], job["num_envs"], job["seed"], backend=job["env_backend"])
     try:
         figures = {"learn": _learn, "parts": _parts, "threshold": _threshold}[job["mode"]](job, env)
@@ -80,8 +84,11 @@ def _learn(job: dict[str, Any], env: MadeEnv) -> dict[str, float] | None:
 
 
 def _cold_steps(job: dict[str, Any]) -> int:
-    """Environment steps that are no measure: while C alone learns, or before classic control is machine code."""
-    return max(job["config"].get("critic_warmup", 0), (PATIENCE + 1) * job["num_envs"])
+    """Environment steps that are no measure: while C alone or nobody learns, or before classic control is fast."""
+    own = job["config"]
+    if "learning_starts" in own:  # beside an update a step, how fast the environment is hardly counts
+        return own["learning_starts"]
+    return max(own.get("critic_warmup", 0), (PATIENCE + 1) * job["num_envs"])
 
 
 def _threshold(job: dict[str, Any], env: MadeEnv) -> dict[str, float | bool]:

@@ -1,4 +1,4 @@
-"""The peer's side of scripts/bench.py: the same work by Stable-Baselines3's A2C or PPO, as its users would write it.
+"""The peer's side of scripts/bench.py: the same work by Stable-Baselines3 or SBX, as its users would write it.
 
 It runs in the interpreter that Stable-Baselines3 is installed in, so it imports nothing of ours but a file of the
 standard library's. Settings come as JSON, the only argument; figures are lines of JSON printed.
@@ -6,7 +6,9 @@ standard library's. Settings come as JSON, the only argument; figures are lines 
 
 from __future__ import annotations
 
+import importlib
 import json
+import os
 import sys
 import tempfile
 import time
@@ -14,12 +16,16 @@ from typing import Any
 
 from bench_turns import Turns  # type: ignore[import-not-found] # lies beside this file
 
+COMPILED = 100  # steps after learning starts, in which SBX compiles its update
 sys.path[0:1] = []  # the folder of this file: its neighbours' names must not hide a library's
 
 
 def main() -> int:
     """Does what the settings say and prints the figures."""
     job = json.loads(sys.argv[1])
+    if job["peer"] == "sbx":  # XLA reads them when it is loaded; torch is only beside it
+        os.environ["NPROC"] = str(job["threads"])
+        os.environ["XLA_FLAGS"] = f"--xla_cpu_multi_thread_eigen={str(job['threads'] > 1).lower()}"
     import torch
 
     torch.set_num_threads(job["threads"])
@@ -36,8 +42,10 @@ def _learn(job: dict[str, Any]) -> dict[str, float] | None:
 
     env = make_vec_env(job["env"], n_envs=job["num_envs"], seed=job["seed"])
     folder = tempfile.TemporaryDirectory()
-    model = {"a2c": _a2c, "ppo": _ppo}[job["agent"]](job, env, folder.name)
+    model = {"a2c": _a2c, "ppo": _ppo, "sac": _off_policy, "td3": _off_policy}[job["agent"]](job, env, folder.name)
     turns = Turns(job["warmup"], job["seconds"]) if job["seconds"] else None
+    off_policy = job["agent"] in ("sac", "td3")
+    cold = job["config"]["learning_starts"] + COMPILED if off_policy else 0
 
     class TakesTurns(BaseCallback):  # type: ignore[misc]
         """A turn begins and ends where a rollout begins: it holds whole ones."""
@@ -45,12 +53,13 @@ def _learn(job: dict[str, Any]) -> dict[str, float] | None:
         go_on = True
 
         def _on_rollout_start(self) -> None:
-            self.go_on = turns is None or turns(self.num_timesteps)
+            self.go_on = turns is None or self.num_timesteps < cold or turns(self.num_timesteps)
 
         def _on_step(self) -> bool:
             return self.go_on
 
-    every = max(1, round(job["log_every"] / (job["num_envs"] * job["num_steps"])))
+    # A rollout's steps, or an episode's: HalfCheetah-v5 ends after 1,000.
+    every = max(1, round(job["log_every"] / (1_000 if off_policy else job["num_envs"] * job["num_steps"])))
     model.learn(job["total"], callback=TakesTurns(), log_interval=every)
     folder.cleanup()
     if turns is not None:
@@ -104,6 +113,40 @@ def _ppo(job: dict[str, Any], env: Any, folder: str) -> Any:
         tensorboard_log=folder,
         seed=job["seed"],
         device="cpu",
+    )
+
+
+def _off_policy(job: dict[str, Any], env: Any, folder: str) -> Any:
+    """SAC or TD3 with the settings of our side's config."""
+    import numpy as np
+    from stable_baselines3.common.noise import NormalActionNoise
+
+    ours, agent = job["config"], job["agent"].upper()
+    own: dict[str, Any] = {}
+    if agent == "TD3":
+        size = env.action_space.shape
+        own["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, ours["noise"]))
+        own["policy_delay"] = ours["policy_delay"]
+        own |= {"target_policy_noise": ours["target_noise"], "target_noise_clip": ours["noise_clip"]}
+    else:
+        own["ent_coef"] = f"auto_{ours['alpha']}"
+    if job["peer"] == "sb3":
+        own["device"] = "cpu"
+    return getattr(importlib.import_module({"sb3": "stable_baselines3", "sbx": "sbx"}[job["peer"]]), agent)(
+        "MlpPolicy",
+        env,
+        learning_rate=ours["actor_lr"],
+        buffer_size=ours["capacity"],
+        learning_starts=ours["learning_starts"],
+        batch_size=ours["batch"],
+        tau=ours["tau"],
+        gamma=ours["gamma"],
+        train_freq=1,
+        gradient_steps=1,
+        policy_kwargs={"net_arch": list(ours["hidden"])},
+        tensorboard_log=folder,
+        seed=job["seed"],
+        **own,
     )
 
 

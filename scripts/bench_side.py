@@ -16,6 +16,8 @@ from typing import Any
 
 from rl.errors import UserError
 
+LIBRARIES = {"sb3": "stable_baselines3", "sbx": "sbx"}
+
 
 class Side:
     """A process of its own, which may stand still but when it is its turn.
@@ -84,14 +86,26 @@ def peer(name: str, python: str, job: dict[str, Any]) -> Side:
     return Side([python, str(Path(__file__).with_name(f"bench_{name}.py"))], job)
 
 
-def check_peer(python: str) -> None:
-    """Raises UserError where Stable-Baselines3 cannot be run."""
+def floor(job: dict[str, Any]) -> Side:
+    """A process of ours that measures the machine."""
+    return ours({**job, "mode": "floor"})
+
+
+def interpreter(path: str) -> str:
+    """The interpreter at a path, which may be the folder of a virtual environment."""
+    if Path(path).is_dir():
+        return str(Path(path) / ("Scripts/python.exe" if os.name == "nt" else "bin/python"))
+    return path
+
+
+def check_peer(python: str, peer: str = "sb3") -> None:
+    """Raises UserError where the peer cannot be run."""
     if shutil.which(python) is None:
         raise UserError(f"cannot run {python}: there is no such interpreter")
-    if python == sys.executable and importlib.util.find_spec("stable_baselines3") is None:
+    if python == sys.executable and importlib.util.find_spec(LIBRARIES[peer]) is None:
         raise UserError(
-            "stable_baselines3 is not installed here: install it in a venv of its own, "
-            "and give --peer-python that venv's interpreter"
+            f"{LIBRARIES[peer]} is not installed here: install it and tensorboard in a venv of its own, "
+            "and give --peer-python that venv or its interpreter"
         )
 
 

@@ -23,7 +23,7 @@ def ratios(rounds: Sequence[dict[str, dict[str, float]]], side: str, key: str = 
 
 def print_rounds(console: Console, args: Any, rounds: list[dict[str, dict[str, float]]]) -> None:
     """Figures and ratios of every round, their medians and extremes."""
-    measured = [name for name in rounds[0] if name != "peer"]
+    measured = [name for name in rounds[0] if name not in ("peer", "floor")]
     title = {name: name if name == args.agent else f"{args.agent} {name}" for name in measured}
     if args.peer:
         title["peer"] = args.peer
@@ -67,6 +67,30 @@ def print_parts(console: Console, args: Any, figures: dict[str, Any]) -> None:
         total = sum(parts[key] for key in columns)
         table.add_row(name, *(f"{parts[key]:.0f} ({parts[key] / total:.0%})" for key in columns))
     console.print(table)
+
+
+def print_floor(console: Console, args: Any, figures: dict[str, Any]) -> None:
+    """What share of the floor's speed the updates reach, acting, stepping and logging included, and without them."""
+    gflop, rounds = figures["gflop_per_update"], figures["rounds"]
+    kinds = {"wall": ("steps_per_second", "gflop_per_second"), "cpu": ("steps_per_cpu_second", "gflop_per_cpu_second")}
+    share = {
+        kind: sorted(turn[args.agent][ours] * gflop / turn["floor"][floor] for turn in rounds)
+        for kind, (ours, floor) in kinds.items()
+    }
+    speed = statistics.median(turn["floor"]["gflop_per_second"] for turn in rounds)
+    parts = figures["shares"][args.agent]
+    alone = statistics.median(share["wall"]) * sum(parts.values()) / parts["update"]
+    console.print(
+        f"arithmetic floor: {gflop:.3f} GFLOP an update, {speed:,.0f} GFLOP/s by large products on {args.threads} "
+        f"thread(s), {speed / gflop:,.0f} updates/s; whole steps run at {_percent(share['wall'])} of it, by CPU time "
+        f"{_percent(share['cpu'])}; updates alone, by their share of a step, at {alone:.0%}",
+        highlight=False,
+    )
+
+
+def _percent(values: Sequence[float]) -> str:
+    """Median and extremes of shares in order."""
+    return f"{statistics.median(values):.0%} (min {values[0]:.0%}, max {values[-1]:.0%})"
 
 
 def print_learning(console: Console, args: Any, rows: list[dict[str, float]]) -> None:

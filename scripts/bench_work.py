@@ -12,6 +12,7 @@ class Work:
 
     num_envs: int
     num_steps: int
+    """Of a rollout; 1 for an agent that learns from a replay after each step."""
     optimizers: tuple[str, ...]
     """That it can be measured with; the first unless a flag says otherwise."""
     settings: dict[str, Any]
@@ -20,6 +21,10 @@ class Work:
     """In what ours differs from the peer's."""
     minibatches: int = 1
     """Of a pass over a rollout."""
+    env: str = "CartPole-v1"
+    peers: tuple[str, ...] = ("sb3",)
+    """That do the same work."""
+    off_policy: bool = False
     gradients: tuple[str, ...] = ()
     """Of `actor_gradient`: one measurement for each unless a flag says otherwise; () for an agent without it."""
     needed: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -27,6 +32,8 @@ class Work:
 
     def config(self, job: dict[str, Any], name: str) -> dict[str, Any]:
         """The agent's settings for the measurement `name` of a job."""
+        if self.off_policy:
+            return {**self.settings, "normalize_obs": job["normalize_obs"]}
         rows = job["num_envs"] * job["num_steps"]
         own = {"num_steps": job["num_steps"], "minibatch": max(1, rows // self.minibatches)}
         if self.gradients:
@@ -35,6 +42,11 @@ class Work:
             own |= {"optimizer": job["optimizer"]}
         return {**self.settings, **own, "normalize_obs": job["normalize_obs"], **self.needed.get(name, {})}
 
+    @property
+    def same(self) -> str:
+        """What is the same on both sides."""
+        return SAME_OFF_POLICY if self.off_policy else SAME
+
 
 NETWORKS = {"hidden": (64, 64), "activation": "tanh", "layer_norm": False, "head": "regression"}
 SAME = (
@@ -42,10 +54,39 @@ SAME = (
     "learning rate, gamma, lambda, clipping, entropy bonus, episode statistics, TensorBoard at the same intervals, one "
     "process each, nothing displayed."
 )
+SAME_OFF_POLICY = (
+    "The same on both sides: environment id, one environment, a batch and an update a step, the replay's size, "
+    "networks, learning rates, gamma, tau, noise, episode statistics, TensorBoard at the same intervals, one process "
+    "each, nothing displayed; nothing is measured before learning starts."
+)
 COUNTED = (
     "episodes are counted in the loop, not by a Monitor around each environment; the environments' back end, as "
     "printed (--env-backend sync steps them one by one)"
 )
+# One update a step, as Stable-Baselines3 and SBX ship.
+REPLAYED = {
+    "gamma": 0.99,
+    "fold": 1,
+    "capacity": 1_000_000,
+    "hindsight": 0,
+    "priority": 0.0,
+    "priority_correction": 0.4,
+    "batch": 256,
+    "learning_starts": 1_000,
+    "update_ratio": 1.0,
+    "actor_lr": 3e-4,
+    "critic_lr": 3e-4,
+    "tau": 0.005,
+    "critics": 2,
+    "clip_norm": 0.0,
+    "decay_steps": 0,
+    "l2": 0.0,
+    "l1": 0.0,
+    "dropout": 0.0,
+    "hidden": (256, 256),
+    "activation": "relu",
+    "layer_norm": False,
+}
 WORK = {
     # The work of Stable-Baselines3's A2C as it ships: one pass of C over the whole rollout, plain regression.
     "a2c": Work(
@@ -103,5 +144,25 @@ WORK = {
         minibatches=4,
         differences="Ours differs in: C's targets are divided by their size; advantages are normalised once a "
         f"rollout, not in each minibatch; {COUNTED}.",
+    ),
+    "sac": Work(
+        num_envs=1,
+        num_steps=1,
+        optimizers=("adam",),
+        settings={**REPLAYED, "alpha": 1.0, "alpha_lr": 3e-4, "entropy_target": 1.0},
+        differences=f"Ours differs in: lengths of gradients are logged; {COUNTED}.",
+        env="HalfCheetah-v5",
+        peers=("sb3", "sbx"),
+        off_policy=True,
+    ),
+    "td3": Work(
+        num_envs=1,
+        num_steps=1,
+        optimizers=("adam",),
+        settings={**REPLAYED, "policy_delay": 2, "noise": 0.1, "target_noise": 0.2, "noise_clip": 0.5},
+        differences=f"Ours differs in: lengths of gradients are logged; {COUNTED}.",
+        env="HalfCheetah-v5",
+        peers=("sb3", "sbx"),
+        off_policy=True,
     ),
 }

@@ -239,11 +239,17 @@ MUTANTS = [
         "a2c",
     ),
     # Actors
-    Mutant("slope of tanh dropped", "rl/actor.py", "(gaussian - log_slope).sum(-1)", "(gaussian + 0).sum(-1)", "actor"),
+    Mutant(
+        "slope of tanh dropped",
+        "rl/actor.py",
+        "torch.add(surprise, log_slope, alpha=4.0)",
+        "torch.add(surprise, 0.0)",
+        "actor",
+    ),
     Mutant(
         "slope of tanh added",
         "rl/actor.py",
-        "(gaussian - log_slope).sum(-1)",
+        "torch.add(surprise, log_slope, alpha=4.0)",
         "(gaussian + log_slope).sum(-1)",
         "actor",
     ),
@@ -795,8 +801,8 @@ MUTANTS = [
     Mutant(
         "sac: temperature's sign",
         "agents/sac.py",
-        "(mean_entropy - self.entropy_target)",
-        "(self.entropy_target - mean_entropy)",
+        "mean_entropy - self.entropy_target,",
+        "self.entropy_target - mean_entropy,",
         "offpolicy",
     ),
     Mutant("a target goes the rest of the way", "rl/optim.py", "flat, self.tau)", "flat, 1 - self.tau)", "offpolicy"),
@@ -811,7 +817,7 @@ MUTANTS = [
         "replay: ends where it begins",
         "rl/replay.py",
         "discount = discount * ~ended",
-        'discount = discount * ~kept["terminated"][place]',
+        'discount = discount * ~kept["terminated"](0, place)',
         "replay",
     ),
     Mutant("replay: later costs weigh 1", "rl/replay.py", "discount * more", "more", "replay"),
@@ -819,8 +825,8 @@ MUTANTS = [
     Mutant(
         "replay: the observation after one step",
         "rl/replay.py",
-        'kept["next_obs"][last]',
-        'kept["next_obs"][place]',
+        'kept["next_obs"](0, last)',
+        'kept["next_obs"](0, place)',
         "replay",
     ),
     Mutant(
@@ -841,7 +847,7 @@ MUTANTS = [
     Mutant(
         "replay: reset rows are drawn",
         "rl/replay.py",
-        "while not bool((counts := valid[place]).all()):",
+        "while not bool((counts := valid.index_select(0, place)).all()):",
         "while False:",
         "replay",
     ),

@@ -160,10 +160,10 @@ def test_the_ring_keeps_what_happened() -> None:
     ring, plain = memory(30), Replay(30, GAMMA)
     for row in stream(14, seed=3):
         ring.add(row), plain.add(row)
-    before = {name: column.clone() for name, column in ring.columns.items()}
+    before = {name: column[:30].clone() for name, column in ring.columns.items()}  # the spare row may hold anything
     for _ in range(5):
         ring.sample(64)
-    assert all(torch.equal(before[name], column) for name, column in ring.columns.items())
+    assert all(torch.equal(before[name], column[:30]) for name, column in ring.columns.items())
     for a, b in zip(ring.batch(torch.arange(30)), plain.batch(torch.arange(30)), strict=True):
         assert torch.equal(a, b)
 

@@ -41,7 +41,8 @@ def test_evaluate_policy_on_a_box_of_other_units() -> None:
     train(agent, env, 8_000, progress=False)
     mean, _ = evaluate_policy(agent, Aim(), n_eval_episodes=3, deterministic=True)  # type: ignore[arg-type]
     assert -0.1 < mean <= 0.0
-    assert mean == pytest.approx(evaluate(agent, env, 3).mean)
+    # One row or three at once round differently, by 1e-7 of an action that is 6e-2 off.
+    assert mean == pytest.approx(evaluate(agent, env, 3).mean, rel=1e-4)
 
 
 @pytest.mark.filterwarnings("ignore:Evaluation environment is not wrapped:UserWarning")
