@@ -1,0 +1,407 @@
+"""C as a loss: trains any PyTorch model against a cost that nobody can differentiate.
+
+    criterion = BlackBoxLoss(cost_fn)              # cost_fn(output, context, private), NumPy in; lower is better
+    loss = criterion(model(x), context=x, private=labels)   # a scalar with a gradient, though cost_fn has none
+    loss.backward()
+    criterion.ledger                               # what the black box was asked
+
+Each call asks the black box about perturbed outputs, trains C on recent answers, and gives what C expects of the output
+under perturbation, E f(output + sigma noise): its gradient reaches the model through C. With `correction` the score of
+what C missed is added, and the gradient is unbiased for that expectation whatever C is (LAX, 1711.00123; of choices the
+whole expectation goes through C, as in Q-Prop, 1611.02247).
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from rl import checkpoint
+from rl.black_box import BlackBox, Ledger
+from rl.cost_critic import SampleCritic, SetCritic
+from rl.critic import LISTED
+from rl.data import host
+from rl.errors import UserError
+from rl.nets import Activation
+from rl.norm import RunningNorm
+from rl.optim import Optimizer, descend
+from rl.seeds import spread
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """How C is built and trained."""
+
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of its hidden layers."""
+    activation: Activation = "silu"
+    """Between its layers."""
+    layer_norm: bool = True
+    """Layer normalisation between its layers."""
+    ensemble: int = 1
+    """Critics in C, where rows have a cost each; their mean counts."""
+    head: Literal["regression", "hl_gauss"] = "regression"
+    """One number, or a distribution over cost bins."""
+    bins: int = 101
+    """Cost bins of hl_gauss."""
+    lr: float = 1e-3
+    """Learning rate."""
+    l2: float = 0.0
+    """Factor of the penalty l2/2 |w|^2 on its weights."""
+    memory: int = 8192
+    """Rows that it learns from: the newest."""
+    steps: int = 8
+    """Steps of its optimiser a call."""
+    minibatch: int = 128
+    """Rows in each, whole sets of them where only sets have a cost."""
+    samples: int = 4
+    """Fresh perturbations that the estimate is the mean over, where outputs are continuous."""
+
+
+class Sample(NamedTuple):
+    """Perturbed outputs, M of each of B rows."""
+
+    continuous: Tensor  # [M, B, D] output + sigma noise
+    choice: Tensor  # [M, B] which of the P combinations of choices; 0 where there are none
+
+
+class Known(NamedTuple):
+    """Evaluations that C learns from, one behind the other; a set is B rows and one cost."""
+
+    context: Tensor  # [R, *context_shape], or [R, 0] without
+    continuous: Tensor  # [R, D]
+    choice: Tensor  # [R]
+    cost: Tensor  # [R], or [R / B]
+
+
+class BlackBoxLoss(nn.Module):
+    """A differentiable estimate of a cost function that has no gradient.
+
+    The model's output is [B, D + sum(choices)]: D continuous numbers, then for each choice the probabilities of what it
+    may be. The black box sees continuous numbers as a float array [B, D], a choice as int64 [B] ([B, d] of several
+    choices), and a pair (continuous, choice) where an output has both.
+
+    Args:
+        cost_fn: `cost_fn(output, context, private)` -> costs [B], or one number where only the set has a cost.
+        choices: how many there are in each choice, such as (10,); () where all of an output is continuous.
+        per: "sample": every row has a cost; "batch": only the set of rows of a call has one, which is one evaluation.
+        sigma: spread of the noise on continuous outputs, in their own units.
+        evaluations: M of the black box a row (or set) and call; an even number comes in mirrored pairs.
+        correction: adds the score of what C missed, with C as it was before it was trained on this call's answers.
+        config: of C.
+        encoder: from a context [B, ...] to features [B, F]; it is trained with C. None lays contexts flat.
+        seed: decides perturbations, C's initial weights and minibatches.
+        black_box: `batched`, `workers`, `timeout`, `on_fault`, `worst_cost`, `budget`, `cache` of `BlackBox`.
+
+    Raises:
+        UserError: arguments out of their range.
+    """
+
+    combinations: Tensor
+
+    def __init__(
+        self,
+        cost_fn: Callable[..., Any],
+        choices: int | Sequence[int] = (),
+        per: Literal["sample", "batch"] = "sample",
+        sigma: float = 0.1,
+        evaluations: int = 1,
+        correction: bool = False,
+        config: CostConfig | None = None,
+        encoder: nn.Module | None = None,
+        seed: int = 0,
+        **black_box: Any,
+    ) -> None:
+        super().__init__()
+        self.choices = (choices,) if isinstance(choices, int) else tuple(choices)
+        if any(n < 2 for n in self.choices) or math.prod(self.choices) > LISTED:
+            raise UserError(f"choices must each be at least 2, and at most {LISTED} combinations: got {self.choices}")
+        if per not in ("sample", "batch"):
+            raise UserError(f"per must be one of sample, batch, got {per!r}")
+        if not sigma > 0:
+            raise UserError(f"sigma must be above 0, got {sigma}: without noise nothing is learnt of the slope")
+        if evaluations < 1:
+            raise UserError(f"evaluations must be at least 1, got {evaluations}")
+        self.per, self.sigma, self.evaluations, self.correction = per, sigma, evaluations, correction
+        self.config, self.encoder = config or CostConfig(), encoder
+        self.box = BlackBox(cost_fn, per=per, **black_box)
+        self._weights, draw = spread(seed, 2)
+        self.generator = torch.Generator().manual_seed(draw)
+        combinations = list(product(*map(range, self.choices)))
+        table = torch.tensor(combinations, dtype=torch.int64).view(len(combinations), -1)
+        self.register_buffer("combinations", table, persistent=False)
+        self.critic: SampleCritic | SetCritic | None = None  # built at the first call, which shows the shapes
+
+    @property
+    def ledger(self) -> Ledger:
+        """What the black box was asked so far."""
+        return self.box.ledger
+
+    def forward(self, output: Tensor, context: Tensor | None = None, private: Any = None) -> Tensor:
+        """The expected cost of a batch (the mean over rows), a scalar whose gradient reaches `output`.
+
+        In training (`module.train()`) the black box is asked, C learns, and the gradient is that of this call alone: it
+        cannot be differentiated twice. In use (`module.eval()`) it is what C says, and nothing is asked.
+
+        Args:
+            output: [B, D + sum(choices)] of the model.
+            context: [B, ...] what black box and C may know of a row.
+            private: what only the black box may know, such as labels: B rows of anything that an index picks from.
+
+        Raises:
+            UserError: shapes that do not fit, probabilities that are none, or what `BlackBox` raises.
+        """
+        self._build(output, context)
+        if not self.training:
+            return self._expected(output, context)
+        leaf = output.detach().requires_grad_()
+        sample = self._sample(leaf.detach(), self.evaluations)
+        cost, counts = self._ask(sample, context, private)
+        if self.correction:  # before C learns from these answers, or the residual would not be what it missed
+            loss = self._expected(leaf, context) + self._missed(leaf, context, sample, cost, counts)
+            (slope,) = torch.autograd.grad(loss, leaf)
+            self._learn(context, sample, cost, counts)
+        else:
+            self._learn(context, sample, cost, counts)
+            loss = self._expected(leaf, context)
+            (slope,) = torch.autograd.grad(loss, leaf)
+        # C changes at the next call, perhaps before the user goes backward: the gradient is fixed here.
+        return loss.detach() + ((output - leaf.detach()) * slope).sum()
+
+    def measure(self, output: Tensor, context: Tensor | None = None, private: Any = None) -> float:
+        """Asks for the cost of outputs as they are, choices at their likeliest: the mean of the evaluations."""
+        self._check(output, context)
+        with torch.no_grad():
+            continuous, probs = self._split(output)
+            choice = self._joint(probs).argmax(-1).expand(1, len(output))
+        cost, counts = self._ask(Sample(continuous[None], choice), context, private)
+        return float(cost[counts].mean())
+
+    # Outputs.
+
+    def _check(self, output: Tensor, context: Tensor | None) -> None:
+        least = max(sum(self.choices), 1)
+        if output.dim() != 2 or output.shape[1] < least or not len(output):
+            raise UserError(f"output has shape {tuple(output.shape)}: it must be [B, D], D at least {least}")
+        if context is not None and len(context) != len(output):
+            raise UserError(f"context has {len(context)} rows and output {len(output)}: they must be equal")
+        for probs in self._split(output.detach())[1]:
+            if not bool((probs >= 0).all()) or not torch.allclose(probs.sum(1), probs.new_ones(()), atol=1e-3):
+                raise UserError(
+                    f"the output for {probs.shape[1]} choices must be probabilities, at least 0 and of sum 1 (softmax)"
+                )
+
+    def _split(self, output: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """Continuous numbers [B, D], and for each choice its probabilities [B, n]."""
+        first = output.shape[1] - sum(self.choices)
+        continuous, *probs = torch.split(output, [first, *self.choices], 1)
+        return continuous, probs
+
+    def _joint(self, probs: list[Tensor]) -> Tensor:
+        """The probability of each combination of choices [B, P]; [1, 1] where there are none."""
+        joint = self.combinations.new_ones((1, 1), dtype=torch.float32) if not probs else probs[0][:, self._column(0)]
+        for d, each in enumerate(probs[1:], 1):
+            joint = joint * each[:, self._column(d)]
+        return joint
+
+    def _column(self, d: int) -> Tensor:
+        return self.combinations[:, d]
+
+    def _sample(self, output: Tensor, count: int) -> Sample:
+        """Draws `count` perturbations of each row; noise comes in mirrored pairs where they are even in number."""
+        continuous, probs = self._split(output)
+        half = count if count % 2 else count // 2
+        noise = torch.randn(half, *continuous.shape, generator=self.generator).to(output)
+        noise = noise if count % 2 else torch.cat((noise, -noise))
+        if not probs:
+            return Sample(continuous + self.sigma * noise, torch.zeros(noise.shape[:2], dtype=torch.int64))
+        joint = self._joint(probs).detach().cpu()
+        choice = torch.multinomial(joint, count, replacement=True, generator=self.generator).T
+        return Sample(continuous + self.sigma * noise, choice.to(output.device))
+
+    def _ask(self, sample: Sample, context: Tensor | None, private: Any) -> tuple[Tensor, Tensor]:
+        """Cost [M, B] (or [M, 1] of sets) of what the black box was asked, and whether it counts."""
+        outputs = [self._shown(*pair) for pair in zip(host(sample.continuous), host(sample.choice), strict=True)]
+        private = host(private) if isinstance(private, Tensor) else private
+        cost, counts = self.box(outputs, None if context is None else host(context), private, sample.choice.shape[1])
+        said = torch.from_numpy(np.nan_to_num(cost)).to(sample.continuous)
+        return said.view(len(outputs), -1), torch.from_numpy(counts).view(len(outputs), -1).to(said.device)
+
+    def _shown(self, continuous: np.ndarray, choice: np.ndarray) -> Any:
+        """What the black box gets to see of outputs."""
+        if not self.choices:
+            return continuous
+        picked = host(self.combinations)[choice]
+        picked = picked[:, 0] if len(self.choices) == 1 else picked
+        return (continuous, picked) if continuous.shape[1] else picked
+
+    # C.
+
+    def _build(self, output: Tensor, context: Tensor | None) -> None:
+        """Checks a call, and at the first one makes C for the shapes that it shows."""
+        self._check(output, context)
+        shape = (output.shape[1], None if context is None else tuple(context.shape[1:]))
+        if self.critic is None:
+            self._make(shape, output.device)
+        elif shape != self.shape:
+            raise UserError(f"output and context rows have shapes {shape}: this C was made for {self.shape}")
+
+    def _make(self, shape: tuple[int, tuple[int, ...] | None], device: torch.device) -> None:
+        self.shape = shape
+        width, rows = shape
+        start = torch.Generator().manual_seed(self._weights)
+        numbers = width - sum(self.choices)
+        self.output_norm = RunningNorm((numbers,)).to(device)
+        features = 0
+        if rows is not None and self.encoder is not None:
+            features = self.encoder(torch.zeros(2, *rows, device=device))[0].numel()
+        elif rows is not None:
+            features = math.prod(rows)
+        self.context_norm = RunningNorm((features if self.encoder is None else 0,)).to(device)
+        kind = SampleCritic if self.per == "sample" else SetCritic
+        self.critic = kind(features + numbers, len(self.combinations), self.config, start).to(device)
+        trained = nn.ModuleDict({"critic": self.critic} | ({"encoder": self.encoder} if self.encoder else {}))
+        self.optimizer = Optimizer(trained, "adam", self.config.lr, l2=self.config.l2)
+        self.known: Known | None = None
+        self.size = self.next = 0
+        self.sets: deque[Known] = deque(maxlen=self.config.memory)
+
+    def _features(self, context: Tensor | None, continuous: Tensor) -> Tensor:
+        """What C sees of rows [B, F]."""
+        x = self.output_norm(continuous)
+        if context is None or self.shape[1] is None:
+            return x
+        if self.encoder is not None:
+            return torch.cat((self.encoder(context).flatten(1), x), 1)
+        return torch.cat((self.context_norm(context.flatten(1).to(x.dtype)), x), 1)
+
+    def _expected(self, output: Tensor, context: Tensor | None) -> Tensor:
+        """C's expectation over perturbations, a scalar with its graph to `output`."""
+        assert self.critic is not None
+        continuous, probs = self._split(output)
+        joint, numbers = self._joint(probs), continuous.shape[1]
+        sample = self._sample(output, self.config.samples if numbers or self.per == "batch" else 1)
+        each = [
+            self.critic.expected(self._features(context, row), joint, choice)
+            for row, choice in zip(sample.continuous, sample.choice, strict=True)
+        ]
+        return torch.stack(each).mean()
+
+    def _missed(self, output: Tensor, context: Tensor | None, sample: Sample, cost: Tensor, counts: Tensor) -> Tensor:
+        """The score of the residual: a scalar, the mean of cost - C, whose gradient is that times d log q(sample)."""
+        assert self.critic is not None
+        with torch.no_grad():
+            pairs = zip(sample.continuous, sample.choice, strict=True)
+            said = torch.stack([self.critic.said(self._features(context, row), choice) for row, choice in pairs])
+            residual = (cost - said) * counts
+        continuous, probs = self._split(output)
+        log_prob = -0.5 * ((sample.continuous - continuous) / self.sigma).square().sum(-1)
+        if probs:
+            log_prob = log_prob + self._joint(probs).gather(1, sample.choice.T).T.log()
+        if self.per == "batch":
+            log_prob = log_prob.sum(1, keepdim=True)
+        return (residual * (1 + log_prob - log_prob.detach())).mean()
+
+    def _learn(self, context: Tensor | None, sample: Sample, cost: Tensor, counts: Tensor) -> None:
+        """Takes new evaluations in, and trains C on recent ones."""
+        assert self.critic is not None
+        if not bool(counts.any()):
+            return
+        rows = sample.continuous.new_empty(sample.choice.shape[1], 0) if context is None else context
+        if self.encoder is None and context is not None:
+            self.context_norm.update(host(context).reshape(len(context), -1))
+        if sample.continuous.numel():
+            self.output_norm.update(host(sample.continuous).reshape(-1, sample.continuous.shape[-1]))
+        self.critic.adapt(cost[counts])
+        for m in range(len(cost)):
+            fresh = Known(rows, sample.continuous[m], sample.choice[m], cost[m])
+            if self.per == "batch" and bool(counts[m]):
+                self.sets.append(fresh)
+            elif self.per == "sample":
+                self._keep(Known(*(column[counts[m]] for column in fresh)))
+        for _ in range(self.config.steps):
+            batch = self._recent()
+            x = self._features(batch.context, batch.continuous)
+            descend(self.optimizer, self.critic.losses(x, batch.choice, batch.cost).mean())
+
+    def _keep(self, fresh: Known) -> None:
+        """Writes rows over the oldest of the ring."""
+        if self.known is None:
+            size = self.config.memory
+            self.known = Known(*(column.new_zeros(size, *column.shape[1:]) for column in fresh))
+        fresh = Known(*(column[-self.config.memory :] for column in fresh))
+        place = (self.next + torch.arange(len(fresh.cost))) % self.config.memory
+        for column, values in zip(self.known, fresh, strict=True):
+            column[place] = values
+        self.next = (self.next + len(fresh.cost)) % self.config.memory
+        self.size = min(self.size + len(fresh.cost), self.config.memory)
+
+    def _recent(self) -> Known:
+        """A minibatch of what is known: rows, or whole sets of the size of the newest."""
+        if self.per == "sample":
+            assert self.known is not None
+            place = torch.randint(self.size, (self.config.minibatch,), generator=self.generator)
+            return Known(*(column[place] for column in self.known))
+        like = [known for known in self.sets if len(known.choice) == len(self.sets[-1].choice)]
+        count = max(1, self.config.minibatch // len(like[-1].choice))
+        drawn = [like[i] for i in torch.randint(len(like), (count,), generator=self.generator)]
+        return Known(*(torch.cat(column) for column in zip(*drawn, strict=True)))
+
+    # As a file.
+
+    def save(self, path: str | Path) -> None:
+        """Writes C, its encoder's numbers, its optimiser and the ledger; what it remembers of evaluations is not kept.
+
+        Raises:
+            UserError: nothing was asked yet, so there is no C.
+        """
+        if self.critic is None:
+            raise UserError("there is no C yet to save: it is made at the first call")
+        tensors = self.state_dict() | {f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()}
+        tensors["generator"] = self.generator.get_state()
+        meta = {name: getattr(self, name) for name in ("choices", "per", "sigma", "evaluations", "correction", "shape")}
+        meta |= {"config": asdict(self.config), "box": self.box.state(), "encoder": self.encoder is not None}
+        checkpoint.write(path, tensors, {"kind": "black box loss"} | meta)
+
+    @staticmethod
+    def load(
+        path: str | Path, cost_fn: Callable[..., Any], encoder: nn.Module | None = None, **black_box: Any
+    ) -> BlackBoxLoss:
+        """Reads what `save` wrote; code is not saved, so the black box and the encoder are given again.
+
+        Raises:
+            UserError: nothing is there, it is damaged, it is something else, or it wants an encoder.
+        """
+        tensors, meta = checkpoint.read(path)
+        if meta.get("kind") != "black box loss":
+            raise UserError(
+                f"{path} holds a {meta.get('kind', 'thing of unknown kind')!r}: it must be a black box loss"
+            )
+        if meta["encoder"] != (encoder is not None):
+            raise UserError(f"{path} was made {'with' if meta['encoder'] else 'without'} an encoder: give it the same")
+        config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
+        same = {name: meta[name] for name in ("choices", "per", "sigma", "evaluations", "correction")}
+        loss = BlackBoxLoss(cost_fn, **same, config=CostConfig(**config), encoder=encoder, **black_box)
+        width, rows = meta["shape"]
+        loss._make((width, None if rows is None else tuple(rows)), torch.device("cpu"))
+        loss.generator.set_state(tensors.pop("generator"))
+        begins = "optimizer."
+        loss.optimizer.load_state_dict(
+            {k[len(begins) :]: tensors.pop(k) for k in list(tensors) if k.startswith(begins)}
+        )
+        try:
+            loss.load_state_dict(tensors)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} is damaged: its tensors do not fit ({reason})") from error
+        loss.box.load_state(meta["box"])
+        return loss

@@ -1,0 +1,313 @@
+"""C as a loss: gradients against the truth, with and without correction; what is seen by whom; files; training."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from rl.cost import BlackBoxLoss, CostConfig
+from rl.errors import UserError
+
+SMALL = CostConfig(hidden=(16,), steps=4, minibatch=32, memory=512)
+KEPT = CostConfig(hidden=(16,), steps=0, samples=2)  # C does not learn: its bias stays what it is
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def opinionated(criterion: BlackBoxLoss, output: Tensor, context: Tensor | None, seed: int = 1) -> BlackBoxLoss:
+    """With a C that has an opinion, and a wrong one."""
+    criterion(output, context, None)
+    assert criterion.critic is not None
+    with torch.no_grad():
+        for parameter in criterion.critic.parameters():
+            parameter.add_(0.5 * torch.randn(parameter.shape, generator=generator(seed)))
+    return criterion
+
+
+def gradients(criterion: BlackBoxLoss, output: Tensor, context: Tensor | None, count: int) -> Tensor:
+    """Gradients of so many calls, [count, *output.shape]."""
+    drawn = []
+    for _ in range(count):
+        leaf = output.clone().requires_grad_()
+        drawn.append(torch.autograd.grad(criterion(leaf, context), leaf)[0])
+    return torch.stack(drawn)
+
+
+def assert_mean(drawn: Tensor, truth: Tensor, equal: bool = True) -> None:
+    """Within 4.5 standard errors everywhere, or by more than 10 somewhere."""
+    error = (drawn.mean(0) - truth).abs() / (drawn.std(0) / len(drawn) ** 0.5 + 1e-9)
+    assert (error < 4.5).all() if equal else (error > 10).any(), error
+
+
+# Gradients -----------------------------------------------------------------------------------------------------------
+
+SIGMA = 0.3
+
+
+def square(output: Any, context: Any, private: Any) -> np.ndarray:
+    return ((output - (0 if context is None else context)) ** 2).sum(1)
+
+
+@pytest.mark.parametrize("correction", [True, False])
+@pytest.mark.parametrize("evaluations", [1, 2, 3])
+def test_continuous_outputs_unbiased_with_correction_alone(evaluations: int, correction: bool) -> None:
+    """D/do of E |o + sigma n - c|^2, a mean over rows, is 2 (o - c) / B whatever C says."""
+    output, context = torch.randn(3, 2, generator=generator()), torch.randn(3, 2, generator=generator(1))
+    criterion = BlackBoxLoss(square, sigma=SIGMA, evaluations=evaluations, correction=correction, config=KEPT)
+    drawn = gradients(opinionated(criterion, output, context), output, context, 3_000)
+    assert_mean(drawn, 2 * (output - context) / 3, equal=correction)
+
+
+TABLE = torch.tensor([[1.0, 0.0, 5.0, 2.0], [0.0, 3.0, 1.0, 4.0]])
+
+
+def looked_up(output: Any, context: Any, private: Any) -> np.ndarray:
+    return TABLE.numpy()[np.arange(len(output)), output]
+
+
+@pytest.mark.parametrize("correction", [True, False])
+def test_choices_unbiased_with_correction_alone(correction: bool) -> None:
+    """D/dp of sum_i p_i f_i, along the simplex: f less its mean."""
+    probs = torch.tensor([[0.1, 0.2, 0.3, 0.4], [0.25, 0.25, 0.4, 0.1]])
+    criterion = BlackBoxLoss(looked_up, choices=4, correction=correction, config=KEPT)
+    drawn = gradients(opinionated(criterion, probs, None), probs, None, 3_000)
+    along = drawn - drawn.mean(-1, keepdim=True)
+    if correction:
+        assert_mean(along, (TABLE - TABLE.mean(-1, keepdim=True)) / 2)
+    else:  # the expectation over all choices: nothing is drawn, and the bias is C's
+        assert along.std(0).max() < 1e-6 and (along[0] - (TABLE - TABLE.mean(-1, keepdim=True)) / 2).abs().max() > 0.1
+
+
+def mixed(output: Any, context: Any, private: Any) -> np.ndarray:
+    numbers, choice = output
+    return (numbers[:, 0] - choice[:, 0]) ** 2 + 0.5 * choice[:, 1]
+
+
+def test_mixtures_are_unbiased_with_correction() -> None:
+    """E over a number and two choices: (o - i)^2 + sigma^2 + j / 2, by enumeration."""
+    numbers, first, second = torch.tensor([[0.3]]), torch.tensor([[0.2, 0.5, 0.3]]), torch.tensor([[0.6, 0.4]])
+    output = torch.cat((numbers, first, second), 1)
+    criterion = BlackBoxLoss(mixed, choices=(3, 2), sigma=SIGMA, correction=True, config=KEPT)
+    drawn = gradients(opinionated(criterion, output, None), output, None, 6_000)
+    leaf = output.clone().requires_grad_()
+    o, p, q = leaf[:, :1], leaf[:, 1:4], leaf[:, 4:]
+    truth = (p * (o - torch.arange(3)) ** 2).sum() + 0.5 * q[0, 1]
+    (slope,) = torch.autograd.grad(truth, leaf)
+    parts = (slice(0, 1), slice(1, 4), slice(4, 6))
+    for part in parts:
+        size = part.stop - part.start
+        centred = [g[..., part] - (g[..., part].mean(-1, keepdim=True) if size > 1 else 0) for g in (drawn, slope)]
+        assert_mean(*centred)
+
+
+def test_a_cost_of_the_set_alone_is_unbiased_with_correction() -> None:
+    """F = (share of rows that chose 1)^2, by enumeration of both rows' choices."""
+    probs = torch.tensor([[0.3, 0.7], [0.6, 0.4]])
+    criterion = BlackBoxLoss(
+        lambda o, c, p: float(o.mean() ** 2), choices=2, per="batch", correction=True, config=KEPT, evaluations=2
+    )
+    drawn = gradients(opinionated(criterion, probs, None), probs, None, 6_000)
+    leaf = probs.clone().requires_grad_()
+    truth = sum(leaf[0, i] * leaf[1, j] * ((i + j) / 2) ** 2 for i in (0, 1) for j in (0, 1))
+    (slope,) = torch.autograd.grad(truth, leaf)  # type: ignore[arg-type]
+    assert_mean(drawn - drawn.mean(-1, keepdim=True), slope - slope.mean(-1, keepdim=True))
+    assert criterion.ledger.evaluations == 2 * 6_001
+
+
+def test_a_c_that_fits_takes_the_variance_away() -> None:
+    """Order of variance: the score alone (C of 0), the correction of a trained C, and C alone."""
+    output, context = torch.randn(8, 2, generator=generator()), torch.randn(8, 2, generator=generator(1))
+    spread = {}
+    for name, correction, calls in (("score", True, 0), ("corrected", True, 400), ("through C", False, 400)):
+        config = CostConfig(hidden=(64,), steps=8, lr=3e-3, samples=16)
+        criterion = BlackBoxLoss(square, sigma=SIGMA, correction=correction, config=config)
+        for i in range(calls):
+            criterion(output + 0.3 * torch.randn(output.shape, generator=generator(i)), context)
+        criterion.config = CostConfig(hidden=(64,), steps=0, samples=16)
+        spread[name] = gradients(criterion, output, context, 300).var(0).mean()
+    assert spread["through C"] < 0.5 * spread["corrected"] and spread["corrected"] < 0.3 * spread["score"]
+
+
+def test_a_residual_after_learning_would_be_biased() -> None:
+    """Negative control: with C trained on the very answers, the correction vanishes and the bias comes back."""
+
+    class Late(BlackBoxLoss):
+        def _ask(self, sample: Any, context: Any, private: Any) -> Any:
+            cost, counts = super()._ask(sample, context, private)
+            for _ in range(50):
+                self._learn(context, sample, cost, counts)
+            return cost, counts
+
+    output = torch.zeros(1, 1)
+    noisy = np.random.default_rng(0)
+
+    def cost_fn(output: Any, context: Any, private: Any) -> np.ndarray:
+        return output[:, 0] + 3 * noisy.standard_normal(len(output))
+
+    def drawn(kind: type[BlackBoxLoss], config: CostConfig) -> Tensor:
+        fresh = [kind(cost_fn, sigma=SIGMA, correction=True, config=config, seed=i) for i in range(300)]
+        return torch.cat([gradients(criterion, output, None, 1) for criterion in fresh])
+
+    assert_mean(drawn(BlackBoxLoss, KEPT), torch.ones(1, 1))
+    learning = CostConfig(hidden=(16,), minibatch=8, steps=1, lr=1e-2, samples=2)
+    assert_mean(drawn(BlackBoxLoss, learning), torch.ones(1, 1))
+    assert_mean(drawn(Late, learning), torch.ones(1, 1), equal=False)
+
+
+# What is seen, and by whom --------------------------------------------------------------------------------------------
+
+
+def test_the_black_box_sees_context_and_private_and_c_the_context_alone() -> None:
+    seen: list[Any] = []
+
+    def cost_fn(output: Any, context: Any, private: Any) -> np.ndarray:
+        seen.append((output, context, private))
+        return np.zeros(len(output))
+
+    criterion = BlackBoxLoss(cost_fn, choices=3, config=SMALL)
+    context, labels = torch.randn(4, 2, 2), torch.arange(4)
+    criterion(torch.full((4, 3), 1 / 3), context, labels)
+    output, got, private = seen[0]
+    assert output.shape == (4,) and output.dtype == np.int64 and np.array_equal(got, context.numpy())
+    assert private.tolist() == [0, 1, 2, 3] and criterion.critic is not None
+    assert criterion.critic.c.spec.obs_shape == (4,)  # type: ignore[union-attr]
+
+
+def test_evaluations_are_counted_in_training_and_none_are_made_in_use() -> None:
+    criterion = BlackBoxLoss(square, evaluations=3, config=SMALL)
+    output = torch.randn(5, 2, requires_grad=True)
+    criterion(output)
+    assert criterion.ledger.evaluations == 15
+    loss = criterion.eval()(output)
+    assert criterion.ledger.evaluations == 15 and torch.autograd.grad(loss, output)[0].abs().sum() > 0
+    assert criterion.measure(output) == pytest.approx(float(output.detach().square().sum(1).mean()), rel=1e-5)
+    assert criterion.ledger.evaluations == 20
+
+
+def test_rows_that_failed_teach_nothing() -> None:
+    def broken(output: Any, context: Any, private: Any) -> np.ndarray:
+        return np.where(np.arange(len(output)) % 2, np.nan, 1.0)
+
+    criterion = BlackBoxLoss(broken, on_fault="skip", config=SMALL)
+    loss = criterion(torch.randn(6, 2))
+    assert torch.isfinite(loss) and criterion.size == 3 and criterion.ledger.failures == 3
+    assert (criterion.known.cost[:3] == 1).all()  # type: ignore[union-attr]
+
+
+def test_an_encoder_is_trained_with_c() -> None:
+    encoder = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Flatten())
+    before = encoder[0].weight.clone()  # type: ignore[union-attr]
+    criterion = BlackBoxLoss(lambda o, c, p: (o[:, 0] - c.mean((1, 2, 3))) ** 2, encoder=encoder, config=SMALL)
+    for i in range(3):
+        criterion(torch.randn(8, 1), torch.randn(8, 1, 5, 5, generator=generator(i)))
+    assert not torch.equal(before, encoder[0].weight)  # type: ignore[union-attr]
+
+
+def test_the_users_optimizer_is_not_touched_and_c_gets_no_gradient_of_the_users() -> None:
+    model = nn.Linear(2, 2)
+    criterion = BlackBoxLoss(square, config=SMALL)
+    before = model.weight.clone()
+    loss = criterion(model(torch.randn(5, 2)))
+    assert torch.equal(before, model.weight)
+    loss.backward()
+    assert model.weight.grad is not None and all(p.grad is None for p in criterion.parameters())
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_it_is_saved_and_goes_on(per: Any, tmp_path: Path) -> None:
+    cost_fn = square if per == "sample" else lambda o, c, p: float(o.mean())
+    criterion = BlackBoxLoss(cost_fn, per=per, sigma=0.2, evaluations=2, config=SMALL, budget=1000)
+    output = torch.randn(6, 2)
+    for _ in range(3):
+        criterion(output)
+    criterion.save(tmp_path / "loss")
+    again = BlackBoxLoss.load(tmp_path / "loss", cost_fn, budget=1000)
+    assert again.ledger == criterion.ledger and again.sigma == 0.2
+    assert torch.equal(again.eval()(output), criterion.eval()(output))
+    with pytest.raises(UserError, match="was made without an encoder"):
+        BlackBoxLoss.load(tmp_path / "loss", cost_fn, encoder=nn.Flatten())
+    with pytest.raises(UserError, match="there is no C yet to save"):
+        BlackBoxLoss(cost_fn).save(tmp_path / "none")
+
+
+@pytest.mark.parametrize(
+    ("settings", "output", "line"),
+    [
+        ({"choices": 3}, torch.rand(2, 3) + 1, "must be probabilities"),
+        ({"choices": 3}, torch.ones(2, 2), "it must be"),
+        ({}, torch.ones(2), "it must be"),
+        ({"sigma": 0.0}, torch.ones(2, 1), "sigma must be above 0, got 0.0"),
+        ({"choices": 1}, torch.ones(2, 1), "choices must each be at least 2"),
+        ({"choices": (20, 20)}, torch.ones(2, 40), "at most 256 combinations"),
+        ({"evaluations": 0}, torch.ones(2, 1), "evaluations must be at least 1"),
+        ({"per": "row"}, torch.ones(2, 1), "per must be one of sample, batch, got 'row'"),
+    ],
+)
+def test_bad_input_in_one_line(settings: dict[str, Any], output: Tensor, line: str) -> None:
+    with pytest.raises(UserError, match=line):
+        BlackBoxLoss(square, **settings)(output)
+
+
+def test_another_shape_than_at_first_is_refused() -> None:
+    criterion = BlackBoxLoss(lambda o, c, p: o[:, 0], config=SMALL)
+    criterion(torch.randn(4, 2))
+    with pytest.raises(UserError, match="this C was made for"):
+        criterion(torch.randn(4, 3))
+    with pytest.raises(UserError, match="context has 3 rows and output 4"):
+        criterion(torch.randn(4, 2), torch.randn(3, 1))
+
+
+# Models ---------------------------------------------------------------------------------------------------------------
+
+
+def train(criterion: BlackBoxLoss, model: nn.Module, calls: int, label: Any = None) -> Tensor:
+    """Trains a model, and gives fresh contexts."""
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for i in range(calls):
+        x = torch.randn(32, 3, generator=generator(i))
+        loss = criterion(model(x), context=x, private=None if label is None else label(x))
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return torch.randn(500, 3, generator=generator(10**6))
+
+
+@pytest.mark.parametrize("correction", [True, False])
+def test_a_staircase_is_walked_down(correction: bool) -> None:
+    way = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.5, 0.5]])
+
+    def staircase(output: Any, context: Any, private: Any) -> np.ndarray:
+        return np.round(4 * ((output - context @ way.numpy()) ** 2).sum(1)) / 4
+
+    torch.manual_seed(0)
+    model = nn.Linear(3, 2)
+    criterion = BlackBoxLoss(staircase, sigma=0.3, evaluations=2, correction=correction, config=CostConfig(lr=3e-3))
+    x = train(criterion, model, 300)
+    assert criterion.measure(model(x), x) < 0.1  # it is 3.4 at first
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_a_classifier_learns_from_errors_alone_and_not_from_their_opposite(per: Any) -> None:
+    def label(x: Tensor) -> Tensor:
+        return (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
+
+    for sign in (1, -1):
+
+        def errors(output: Any, context: Any, private: Any, sign: int = sign) -> Any:
+            wrong = sign * (output != private)
+            return wrong if per == "sample" else float(wrong.mean())
+
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 3), nn.Softmax(1))
+        config = CostConfig(lr=3e-3, minibatch=256)
+        criterion = BlackBoxLoss(errors, choices=3, per=per, config=config, evaluations=1 if per == "sample" else 4)
+        x = train(criterion, model, 300, label)
+        error = (model(x).argmax(1) != label(x)).float().mean()
+        assert error < 0.15 if sign == 1 else error > 0.8
