@@ -739,6 +739,58 @@ MUTANTS = [
     Mutant(
         "a number is shifted as it was", "rl/heads.py", "(bias - offset) / ratio", "(bias + offset) / ratio", "heads"
     ),
+    # C as a loss
+    Mutant("loss: the residual's sign", "rl/cost.py", "(cost - said) * counts", "(said - cost) * counts", "cost"),
+    Mutant(
+        "loss: corrected after learning",
+        "rl/cost.py",
+        "loss = self._expected(leaf, context) + self._missed(",
+        "self._learn(context, sample, cost, counts)\n            loss = self._expected(leaf, context) + self._missed(",
+        "cost",
+    ),
+    Mutant(
+        "loss: noise of another size",
+        "rl/cost.py",
+        "(sample.continuous - continuous) / self.sigma",
+        "(sample.continuous - continuous)",
+        "cost",
+    ),
+    Mutant(
+        "loss: a set's score of one row",
+        "rl/cost.py",
+        "log_prob = log_prob.sum(1, keepdim=True)",
+        "log_prob = log_prob[:, :1]",
+        "cost",
+    ),
+    Mutant("loss: no local expectation", "rl/cost_critic.py", "value + local - local.detach()", "value", "cost"),
+    Mutant(
+        "loss: C's gradient turned over",
+        "rl/cost.py",
+        "((output - leaf.detach()) * slope)",
+        "((leaf.detach() - output) * slope)",
+        "cost",
+    ),
+    Mutant(
+        "calls: failures do not count as evaluations",
+        "rl/black_box.py",
+        "self.ledger.evaluations += asked",
+        "self.ledger.evaluations += 0",
+        "calls",
+    ),
+    Mutant(
+        "calls: the budget is passed",
+        "rl/black_box.py",
+        "self.ledger.evaluations + asked > self.budget",
+        "self.ledger.evaluations > self.budget",
+        "calls",
+    ),
+    Mutant(
+        "calls: private is no part of what is known",
+        "rl/black_box.py",
+        "for part in (output, context, private))",
+        "for part in (output, context))",
+        "calls",
+    ),
     # Off-policy
     Mutant("crossq: the cheaper critic", "agents/crossq.py", ".amax(0)", ".amin(0)", "crossq"),
     Mutant(

@@ -31,7 +31,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def test_it_shows_these_files() -> None:
-    assert sorted(FILES) == ["first.py", "recipe.py", "thermostat.py", "use_c.py"]
+    assert sorted(FILES) == ["errors.py", "first.py", "recipe.py", "thermostat.py", "use_c.py"]
     assert len(FILES["thermostat.py"].strip().splitlines()) <= 25
 
 
@@ -59,6 +59,11 @@ def test_the_python_examples_run_one_after_the_other(folder: Path) -> None:
     assert "return" in run(sys.executable, "first.py", cwd=folder)
     assert "grad_fn" in run(sys.executable, "use_c.py", cwd=folder)
     shutil.rmtree(folder / "runs")
+
+
+def test_a_model_learns_from_errors_alone(folder: Path) -> None:
+    said = run(sys.executable, "errors.py", cwd=folder)
+    assert "19,200 evaluations, 0 failed" in said and float(said.split("errors:")[1]) < 0.1  # chance is 0.75
 
 
 def test_every_file_it_links_to_is_there() -> None:
