@@ -180,17 +180,12 @@ class CrossQ:
         self.actor_optimizer.anneal(self.steps)
         while self.owed >= 1:
             self.owed -= 1
-            batch = self._features(self.memory.sample(self.config.batch))
+            batch = self.critic.prepared(self.memory.sample(self.config.batch))
             metrics |= self._update_critic(batch)
             self.updates += 1
             if self.updates % self.config.policy_delay == 0:
                 metrics |= self._update_actor(batch)
         return metrics
-
-    def _features(self, batch: Batch) -> Batch:
-        """The batch with normalised observations, on the agent's device."""
-        moved = Batch(*(column.to(self.codec.device) for column in batch))
-        return moved._replace(obs=self.critic.features(moved.obs), next_obs=self.critic.features(moved.next_obs))
 
     def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
         """One step of C towards what the transition cost and what C itself says of what follows."""

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import Space
-from torch import Tensor, nn
+from torch import Tensor
 
 from rl import checkpoint
 from rl.acting import Acting
-from rl.actor import Categorical, Policy, actor_for
+from rl.actor import actor_for
 from rl.critic import LISTED, Critic, CriticSpec
 from rl.data import Batch, Step
+from rl.entropy import Temperature, soft_cost
 from rl.errors import UserError
-from rl.gradient import listed_probs
 from rl.hindsight import Hindsight
 from rl.nets import Activation
 from rl.optim import Optimizer, Target, descend
@@ -100,19 +100,6 @@ class SACConfig:
         check_settings(self)
 
 
-class Temperature(nn.Module):
-    """What a nat of entropy is worth, by its log."""
-
-    def __init__(self, alpha: float) -> None:
-        super().__init__()
-        self.log_alpha = nn.Parameter(torch.tensor(math.log(alpha)))
-
-    @property
-    def alpha(self) -> Tensor:
-        """Without a graph."""
-        return self.log_alpha.detach().exp()
-
-
 class SAC:
     """The agent of rl.loop.Agent.
 
@@ -147,14 +134,13 @@ class SAC:
             )
         actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, 0.0, start, state_std=True)
         self.actor = actor.to(device)
-        self.temperature = Temperature(c.alpha).to(device)
+        most = sum(math.log(n) for n in self.codec.choices) / 2 if self.codec.discrete else -self.codec.action_size
+        self.temperature = Temperature(c.alpha, c.entropy_target * most).to(device)
         penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
         self.target_critic = Target(self.critic, self.critic_optimizer, c.tau)
         self.temperature_optimizer = Optimizer(self.temperature, "adam", c.alpha_lr)
-        most = sum(math.log(n) for n in self.codec.choices) / 2 if self.codec.discrete else -self.codec.action_size
-        self.entropy_target = c.entropy_target * most
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
@@ -199,21 +185,16 @@ class SAC:
         while self.owed >= 1:
             self.owed -= 1
             self.updates += 1
-            batch = self._features(self.memory.sample(self.config.batch))
+            batch = self.critic.prepared(self.memory.sample(self.config.batch))
             metrics |= self._update_critic(batch)
             metrics |= self._update_actor(batch)
             self.target_critic.follow()
         return metrics
 
-    def _features(self, batch: Batch) -> Batch:
-        """The batch with normalised observations, on the agent's device."""
-        moved = Batch(*(column.to(self.codec.device) for column in batch))
-        return moved._replace(obs=self.critic.features(moved.obs), next_obs=self.critic.features(moved.next_obs))
-
     def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
         """One step of C towards what the transition cost and the targets say of what follows."""
         with torch.no_grad():
-            following, _ = self._soft_cost(self.target_critic.copy, batch.next_obs, self.actor(batch.next_obs))
+            following, _ = self._soft_cost(self.target_critic.copy, batch.next_obs)
             target = td_target(batch.cost, batch.discount, following)
         masks = self.critic.net.dropout_masks(len(target), self.acting.generator)
         losses = self.critic.losses(batch.obs, batch.action, target, masks)
@@ -224,28 +205,19 @@ class SAC:
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the actor through C, and of the temperature towards the entropy that it holds."""
-        soft, entropy = self._soft_cost(self.critic, batch.obs, self.actor(batch.obs))
+        soft, entropy = self._soft_cost(self.critic, batch.obs)
         loss, mean_entropy = soft @ batch.weight, entropy.detach() @ batch.weight
         norm = descend(self.actor_optimizer, loss)
         metrics = {"actor_loss": loss.detach(), "actor_grad_norm": norm, "entropy": mean_entropy}
         if self.config.alpha_lr:
-            # The slope of log alpha (entropy - target), which needs no graph.
-            self.temperature_optimizer.apply((mean_entropy - self.entropy_target,))
+            self.temperature_optimizer.apply(self.temperature.gradient(mean_entropy))
         return metrics | {"alpha": self.temperature.alpha}
 
-    def _soft_cost(self, critic: Critic, x: Tensor, pi: Policy) -> tuple[Tensor, Tensor]:
-        """E_pi [C(s, a) + alpha log pi(a|s)] and the entropy: [B, F] -> [B], [B], with their graph."""
-        masks = critic.net.dropout_masks(len(x), self.acting.generator)
-        alpha = self.temperature.alpha
-        if isinstance(pi, Categorical):
-            entropy = pi.entropy()
-            with torch.no_grad():  # the gradient reaches pi through its probabilities
-                cost = critic.cost(x, masks=masks).mean(0)
-            return (listed_probs(critic, pi) * cost).sum(-1) - alpha * entropy, entropy
-        sample = self.acting.fresh(pi, len(x))
-        assert sample is not None
-        entropy = pi.entropy(sample)
-        return critic.cost(x, pi.action(sample[0]), masks).amax(0) - alpha * entropy, entropy
+    def _soft_cost(self, critic: Critic, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the policy costs of states [B, F] less what its entropy is worth [B], and that entropy [B]."""
+        pi, generator = self.actor(x), self.acting.generator
+        masks = critic.net.dropout_masks(len(x), generator)
+        return soft_cost(critic, x, pi, self.acting.fresh(pi, len(x)), self.temperature.alpha, masks)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from rl import checkpoint
 from rl.batch_norm import BatchNormMLP
+from rl.data import Batch
 from rl.errors import UserError
 from rl.heads import LIMIT, CostScale, HLGauss, Regression
 from rl.nets import MLP, Activation
@@ -182,6 +183,11 @@ class Critic(nn.Module):
         if self.spec.normalize_obs:
             obs = self.obs_norm(obs)
         return obs if obs.dim() == 2 else obs.flatten(1)
+
+    def prepared(self, batch: Batch) -> Batch:
+        """A batch of a replay with features in place of observations, on C's device."""
+        moved = Batch(*(column.to(self.low.device) for column in batch))
+        return moved._replace(obs=self.features(moved.obs), next_obs=self.features(moved.next_obs))
 
     def output(
         self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None, first: bool = False

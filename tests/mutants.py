@@ -812,6 +812,14 @@ MUTANTS = [
         "crossq",
     ),
     Mutant("crossq: no delay", "agents/crossq.py", "self.updates % self.config.policy_delay == 0", "True", "crossq"),
+    Mutant("soft cost: the cheaper critic", "rl/entropy.py", "masks).amax(0)", "masks).amin(0)", "offpolicy"),
+    Mutant(
+        "soft cost: the dearer critic of a choice",
+        "rl/entropy.py",
+        "masks=masks).mean(0)",
+        "masks=masks).amax(0)",
+        "offpolicy",
+    ),
     Mutant("soft cost: entropy a cost", "rl/entropy.py", "amax(0) - alpha", "amax(0) + alpha", "crossq offpolicy"),
     Mutant(
         "soft cost: temperature's sign", "rl/entropy.py", "entropy - self.target", "self.target - entropy", "crossq"
@@ -841,22 +849,6 @@ MUTANTS = [
     ),
     Mutant("td3: no delay", "agents/td3.py", "self.updates % self.config.policy_delay == 0", "True", "offpolicy"),
     Mutant("td3: all critics in the actor", "agents/td3.py", "first=True)[0]", "first=False).mean(0)", "offpolicy"),
-    Mutant("sac: entropy a cost", "agents/sac.py", "amax(0) - alpha", "amax(0) + alpha", "offpolicy"),
-    Mutant("sac: the cheaper critic", "agents/sac.py", "masks).amax(0)", "masks).amin(0)", "offpolicy"),
-    Mutant(
-        "sac: the dearer critic of a choice",
-        "agents/sac.py",
-        "masks=masks).mean(0)",
-        "masks=masks).amax(0)",
-        "offpolicy",
-    ),
-    Mutant(
-        "sac: temperature's sign",
-        "agents/sac.py",
-        "mean_entropy - self.entropy_target,",
-        "self.entropy_target - mean_entropy,",
-        "offpolicy",
-    ),
     Mutant("a target goes the rest of the way", "rl/optim.py", "flat, self.tau)", "flat, 1 - self.tau)", "offpolicy"),
     Mutant(
         "replay: a clock is no end",

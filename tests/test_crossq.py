@@ -28,7 +28,7 @@ def learnt(space: str, **settings: Any) -> Any:
 
 
 def some_batch(agent: Any) -> Batch:
-    return agent._features(agent.memory.sample(32))
+    return agent.critic.prepared(agent.memory.sample(32))
 
 
 @both_spaces

@@ -91,7 +91,7 @@ def test_a_replay_and_its_checkpoint_hold_bytes(name: str, tmp_path: Path) -> No
     a, b = everything(agent), everything(again)
     assert all(torch.equal(a[key], b[key]) for key in a)
     batch = agent.memory.sample(8)
-    assert batch.obs.dtype == torch.uint8 and agent._features(batch).obs.dtype == torch.float32
+    assert batch.obs.dtype == torch.uint8 and agent.critic.prepared(batch).obs.dtype == torch.float32
 
 
 def test_the_memory_that_a_replay_of_images_needs_is_that_of_bytes(monkeypatch: pytest.MonkeyPatch) -> None:

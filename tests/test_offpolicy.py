@@ -30,7 +30,7 @@ def learnt(name: str, space: str = "box", steps: int = 16, **settings: Any) -> A
 
 
 def some_batch(agent: Any) -> Batch:
-    return agent._features(agent.memory.sample(32))
+    return agent.critic.prepared(agent.memory.sample(32))
 
 
 # Targets that follow --------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_sacs_soft_cost_by_hand(space: str) -> None:
     x = some_batch(agent).obs
     pi, draw = agent.actor(x), torch.Generator()
     draw.set_state(agent.acting.generator.get_state())
-    got, entropy = agent._soft_cost(agent.critic, x, pi)
+    got, entropy = agent._soft_cost(agent.critic, x)
     alpha = agent.temperature.log_alpha.exp().item()
     if space == "discrete":
         probs = pi.logits.softmax(-1)
@@ -158,7 +158,7 @@ def test_the_temperature_reaches_the_target_entropy(space: str) -> None:
     feed(agent, 150)
     entropy = torch.stack([m["entropy"] for m in feed(agent, 50, start=150)]).mean().item()
     most = math.log(3) / 2 if space == "discrete" else -2.0
-    assert agent.entropy_target == pytest.approx(most)
+    assert agent.temperature.target == pytest.approx(most)
     assert entropy == pytest.approx(most, abs=0.35)
 
 
@@ -166,7 +166,7 @@ def test_the_temperature_can_be_kept() -> None:
     agent = streams.make("sac", "box", alpha=0.25, alpha_lr=0.0)
     metrics = feed(agent, 16)[-1]
     assert metrics["alpha"].item() == pytest.approx(0.25)
-    assert (agent.entropy_target, agent.temperature.log_alpha.item()) == (-2.0, pytest.approx(math.log(0.25)))
+    assert (agent.temperature.target, agent.temperature.log_alpha.item()) == (-2.0, pytest.approx(math.log(0.25)))
 
 
 def test_dropout_is_drawn_anew_and_the_target_has_it_too() -> None:
