@@ -118,7 +118,7 @@ def _legend(paper: Paper, graph: Graph, right: float) -> None:
         else:
             paper.add(Circle((mark.x, y), 0.15, fc=GREY if kind == "observed" else "white", ec=INK, lw=1.2))
         paper.text(x + 0.45, y, says, SMALL, "left", "center_baseline")
-        x += 0.72 + 0.107 * len(says)
+        x += 0.78 + 0.107 * len(says)
     for flow, look in LOOKS.items():
         if flow != "blocked" and any(edge.flow == flow for edge in graph.edges):
             _line(paper, ((x, y), (x + 0.8, y)), look)

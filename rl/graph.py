@@ -210,11 +210,15 @@ def _actor_gradient(agent: Any, way: Way) -> tuple[list[Node], list[Edge]]:
         what = f"C(s, a), a {sign} {PI}" if box else f"{SUM} {PI}({each}|s) C(s, a)"
         lines = [what] + ([f"{how} of {many}"] if many > 1 else [])
         if way == "pathwise":
-            lines += ["less the entropy's worth"] if _soft(agent) or getattr(c, "entropy_coef", 0.0) else []
+            lines += ["less the entropy's worth"] if _soft(agent) or getattr(c, "entropy_coef", 0) > 0 else []
             lines += [f"while KL < {c.kl_bound:g}"] if getattr(c, "kl_gate", False) else []
         nodes.append(Node("cost", "cost", "E C", tuple(lines)))
         back = ("value", "critic", "action", "policy") if box else ("policy",)
-        edges += [Edge("value", "cost"), *([] if box else [Edge("policy", "cost", label=f"{PI}(a|s)")])]
+        # Over discrete actions the gradient runs through their probabilities, and C's word is taken as given.
+        edges += [
+            Edge("value", "cost", "data" if box else "constant"),
+            *([] if box else [Edge("policy", "cost", label=f"{PI}(a|s)")]),
+        ]
         edges += [Edge(a, b, "pathwise") for a, b in zip(("cost", *back), (*back, "actor"), strict=True)]
     if way != "pathwise":
         missed = f"G {DASH} C(s, a)" if way == "control_variate" else f"G {DASH} C(s)"

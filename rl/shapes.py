@@ -1,4 +1,4 @@
-"""The shapes of an agent's picture: circles, rounded blocks, squares, a black box, memories; in matplotlib's patches."""
+"""The shapes of a picture of an agent: circles, rounded blocks, squares, a black box, memories."""
 
 from __future__ import annotations
 
