@@ -190,9 +190,9 @@ def overlaps(graph: Graph) -> list[tuple[str, str]]:
         x, y = (box.x0 + box.x1) / 2 / dots, (box.y0 + box.y1) / 2 / dots
         for node in graph.nodes:
             place = PLACES[node.key]
-            if abs(x - place.x) < place.width / 2 and abs(y - place.y) < place.height / 2:
-                if max(place.x - box.x0 / dots, box.x1 / dots - place.x) > place.width / 2:
-                    faults.append((text, node.key))
+            inside = abs(x - place.x) < place.width / 2 and abs(y - place.y) < place.height / 2
+            if inside and max(place.x - box.x0 / dots, box.x1 / dots - place.x) > place.width / 2:
+                faults.append((text, node.key))
     return faults
 
 
@@ -229,7 +229,7 @@ def test_overlaps_are_found() -> None:
     with pytest.raises(AssertionError):
         overlaps(wide)
     for key, line in (("cost", "a line that hits its neighbour"), ("norm", "a line that leaves")):
-        crowded = [n._replace(lines=(line,)) if n.key == key else n for n in graph.nodes]
+        crowded = [n._replace(lines=(line,) * 5) if n.key == key else n for n in graph.nodes]
         assert overlaps(graph._replace(nodes=tuple(crowded))), key
 
 
