@@ -40,7 +40,12 @@ def writing(path: str | Path) -> Iterator[None]:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    """Replaces a text file whole: a reader, or a crash, sees the old text or the new one.
+    """`write_bytes` of a text, as UTF-8. Raises UserError."""
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: str | Path, data: bytes) -> None:
+    """Replaces a file whole: a reader, or a crash, sees what was there or what is new.
 
     Raises:
         UserError: the file system refuses.
@@ -49,7 +54,7 @@ def write_text(path: str | Path, text: str) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with writing(path):
         try:
-            temporary.write_text(text)
+            temporary.write_bytes(data)
             _sync(temporary)
             os.replace(temporary, path)
         finally:

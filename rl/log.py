@@ -172,6 +172,12 @@ class Log:
         length = sum(evaluation.lengths) / len(evaluation.lengths)
         self._scalars(step, {"eval/mean_reward": evaluation.mean, "eval/mean_ep_length": length})
 
+    def add_picture(self, step: int, tag: str, png: bytes) -> None:
+        """Shows a PNG among TensorBoard's images."""
+        width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))  # where every PNG has them
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        self._event(step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
+
     @property
     def mean_return(self) -> float | None:
         """Of the last 100 training episodes; None before the first has ended."""

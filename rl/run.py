@@ -29,7 +29,7 @@ class Position(NamedTuple):
 
 
 class RunFolder:
-    """The folder of one run: config.json, evaluations.csv, training.csv, checkpoints/ and what is drawn from them.
+    """The folder of one run: config.json, evaluations.csv, training.csv, checkpoints/ and what is drawn of it.
 
     Args:
         path: the folder.

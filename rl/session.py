@@ -8,8 +8,10 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from rl.checkpoint import agent_name
+from rl.checkpoint import agent_name, write_bytes
+from rl.draw import pictures
 from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, Factory, NeverEnds, run_episodes
+from rl.graph import describe
 from rl.log import Clock, Log
 from rl.loop import Agent, Tick
 from rl.plot import learning_curve
@@ -57,6 +59,22 @@ class Session:
         self.display = Display(total, position.step, position.seconds, progress)
         self._eval_env: VectorEnv | None = None
         self._endless = False
+
+    def introduce(self) -> None:
+        """Draws the agent as a graph, as `agent.svg` and among TensorBoard's images, if there is a run folder.
+
+        Anything that keeps the protocol can be trained; whether it can also be drawn is only said.
+        """
+        if self.folder is None:
+            return
+        with self.clock:
+            try:
+                svg, png = pictures(describe(self.agent, getattr(self.env, "name", "environment")), "svg", "png")
+            except Exception as error:
+                self.display.say(f"no drawing: {error}")
+                return
+            write_bytes(self.folder.path / "agent.svg", svg)
+            self.log.add_picture(self.step, "agent", png)
 
     def observe(self, tick: Tick) -> None:
         """Takes in one tick: a few microseconds."""

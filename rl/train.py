@@ -101,6 +101,7 @@ def train(
     make = factory_of(env)
     session = Session(agent, vector, make, folder, position, total_timesteps, seed, eval_episodes, progress)
     try:
+        session.introduce()
         stopped = _loop(session, total_timesteps, eval_every, save_every, hooks)
         session.save("last")
         session.log.write(session.step)

@@ -218,7 +218,7 @@ def _report(result: TrainResult, run: Path, total: int) -> int:
     print(f"\ntrained {result.step:,} steps in {result.seconds:.1f} s, {result.steps_per_second:,.0f} steps/s")
     print(f"final policy: {result.evaluation or 'not evaluated'}")
     print(f"\nrun folder      {run}/")
-    print(f"learning curve  {run / 'learning_curve.png'}")
+    print(f"learning curve  {run / 'learning_curve.png'}; the agent as a graph {run / 'agent.svg'}")
     if result.video is not None:
         print(f"video           {result.video}")
     print(f"evaluations     {run / 'evaluations.csv'}, and TensorBoard's events beside it")

@@ -1014,6 +1014,35 @@ MUTANTS = [
         "if False:",
         "heads",
     ),
+    # The drawing of an agent
+    Mutant(
+        "drawing: the score's gradient runs through C",
+        "rl/graph.py",
+        'edges += [Edge("score", "policy", "score")',
+        'edges += [Edge("score", "critic", "score")',
+        "draw",
+    ),
+    Mutant(
+        "drawing: gradient-free agents are said to learn through C",
+        "rl/graph.py",
+        '        return "search"\n',
+        '        return "pathwise"\n',
+        "draw",
+    ),
+    Mutant(
+        "drawing: counts weights and no biases",
+        "rl/graph.py",
+        "for parameter in module.parameters())",
+        "for parameter in net.weights)",
+        "draw",
+    ),
+    Mutant(
+        "drawing: a caption lies on its neighbour",
+        "rl/layout.py",
+        '"advantage": (-0.15, -0.45, "right", "top")',
+        '"advantage": (-0.15, 0.45, "right", "bottom")',
+        "draw",
+    ),
 ]
 
 
