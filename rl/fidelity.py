@@ -14,6 +14,7 @@ import numpy as np
 from rl.evaluate import t_quantile
 
 Array = np.ndarray
+ALIKE = 1e-6  # variance over mean square below which costs do not vary, but for where they were cut off
 
 
 class Calibration(NamedTuple):
@@ -50,14 +51,14 @@ def calibration(predicted: Array, realised: Array, group: Array, left: float = 0
 
     def measure(kept: Array) -> Array:
         said, seen = predicted[kept], realised[kept]
-        unlike = seen.var() > 1e-10 * (seen**2).mean()
+        unlike = seen.var() > ALIKE * (seen**2).mean()
         explained = 1 - (seen - said).var() / seen.var() if unlike else np.nan
         return np.array([calibration_error(said, seen), explained, (said - seen).mean()])
 
     everything = np.ones(len(group), dtype=bool)
     (error, explained, bias), half = measure(everything), jackknife(measure, group)
     spread = predicted.var()
-    moves = spread > 1e-10 * (predicted**2).mean()
+    moves = spread > ALIKE * (predicted**2).mean()
     slope = ((predicted - predicted.mean()) * realised).mean() / spread if moves else np.nan
     return Calibration(
         error=float(error),

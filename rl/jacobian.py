@@ -55,8 +55,9 @@ def action_jacobian(agent: Any, obs: np.ndarray | Tensor) -> Tensor:
     bounds = agent.codec.action_bounds
     if bounds is None:
         raise UserError(f"da/dobs is of continuous actions: these are {agent.codec.action_space}")
-    low, high = (torch.tensor(bound, device=agent.codec.device) for bound in bounds)
-    obs = torch.as_tensor(obs, dtype=torch.float32, device=agent.codec.device).detach().clone().requires_grad_()
+    kind = {"dtype": agent.critic.low.dtype, "device": agent.codec.device}
+    low, high = (torch.tensor(bound, **kind) for bound in bounds)
+    obs = torch.as_tensor(obs, **kind).detach().clone().requires_grad_()
     with torch.enable_grad():
         pi = agent.actor(agent.critic.features(obs))
         assert not isinstance(pi, Categorical)
