@@ -55,7 +55,7 @@ def action_jacobian(agent: Any, obs: np.ndarray | Tensor) -> Tensor:
     bounds = agent.codec.action_bounds
     if bounds is None:
         raise UserError(f"da/dobs is of continuous actions: these are {agent.codec.action_space}")
-    kind = {"dtype": agent.critic.low.dtype, "device": agent.codec.device}
+    kind: dict[str, Any] = {"dtype": agent.critic.low.dtype, "device": agent.codec.device}
     low, high = (torch.tensor(bound, **kind) for bound in bounds)
     obs = torch.as_tensor(obs, **kind).detach().clone().requires_grad_()
     with torch.enable_grad():

@@ -164,12 +164,12 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
             for run in dict.fromkeys(row.run for row in rows if row.env == env):
                 mine = sorted((row for row in rows if row.run == run), key=lambda row: row.step)
                 x, y = ([getattr(row, name) for row in mine] for name in ("step", key))
-                style = {"color": f"C{agents.index(run[0])}"}
-                (lines[run[0]],) = panel.plot(x, y, marker=".", lw=1, **style)
+                colour = f"C{agents.index(run[0])}"
+                (lines[run[0]],) = panel.plot(x, y, marker=".", lw=1, color=colour)
                 if error is not None:
                     half = [getattr(row, error) for row in mine]
                     low, high = ([v + s * h for v, h in zip(y, half, strict=True)] for s in (-1, 1))
-                    panel.fill_between(x, low, high, alpha=0.15, linewidth=0, **style)
+                    panel.fill_between(x, low, high, alpha=0.15, linewidth=0, color=colour)
             if error is not None:
                 panel.set_ylim(-0.5, 1.1)
         panel.set_xlabel("environment steps")

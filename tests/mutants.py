@@ -1043,6 +1043,78 @@ MUTANTS = [
         '"advantage": (-0.15, 0.45, "right", "bottom")',
         "draw",
     ),
+    # Whether C can be trusted
+    Mutant(
+        "fidelity: the square of a noisy mean",
+        "rl/fidelity.py",
+        "((total**2).sum(-1) - (seen**2).sum((1, 2))) / (rounds * (rounds - 1))",
+        "(total**2).sum(-1) / rounds**2",
+        "fidelity",
+    ),
+    Mutant(
+        "fidelity: a difference over one step",
+        "rl/probe.py",
+        ".T / (2 * step)",
+        ".T / step",
+        "probe",
+    ),
+    Mutant(
+        "fidelity: up and down see other noise",
+        "rl/probe.py",
+        "self._play(player, self.horizon, seed)",
+        "self._play(player, self.horizon, seed + len(found))",
+        "probe",
+    ),
+    Mutant(
+        "fidelity: the clock is not stopped",
+        "rl/rewind.py",
+        "return None if stop is None else stop()",
+        "return None",
+        "probe",
+    ),
+    Mutant(
+        "fidelity: entropy past the end",
+        "rl/rewind.py",
+        "np.where(done, 0.0, following)",
+        "following",
+        "probe",
+    ),
+    Mutant(
+        "fidelity: entropy costs",
+        "rl/rewind.py",
+        "soft = cost - discount *",
+        "soft = cost + discount *",
+        "probe",
+    ),
+    Mutant(
+        "fidelity: termination forgotten",
+        "rl/rewind.py",
+        "self.estimate.gamma * ~step.terminated",
+        "self.estimate.gamma * (step.terminated | True)",
+        "probe",
+    ),
+    Mutant(
+        "fidelity: the policy's own first action",
+        "rl/rewind.py",
+        "if t == 0 and self.first is not None:",
+        "if False:",
+        "probe",
+    ),
+    Mutant(
+        "fidelity: the advantage of no policy",
+        "rl/probe.py",
+        "(costs * probs).sum(-1, keepdims=True)",
+        "costs.mean(-1, keepdims=True)",
+        "probe",
+    ),
+    Mutant(
+        "fidelity: the agent's own generator",
+        "rl/session.py",
+        "found = probe(self.agent, self.make, seed=self.seed)",
+        "found = (self.agent.acting.uniform(1), probe(self.agent, self.make, seed=self.seed))[1]",
+        "probe",
+    ),
+    Mutant("fidelity: SAC's mean", "agents/sac.py", "dearest=not self.codec.discrete", "dearest=False", "probe"),
 ]
 
 

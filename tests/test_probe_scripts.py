@@ -6,12 +6,15 @@ import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from rl.table import read_table
+from scripts import fidelity, probe, train
 
 ROOT = Path(__file__).resolve().parents[1]
 CHEAP = ("--num-envs", "4", "--visits", "2", "--within", "20")
@@ -21,12 +24,6 @@ def call(script: str, *flags: str | Path) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *map(str, flags)]
     return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-
-
-def complaint(script: str, *flags: str | Path) -> str:
-    done = call(script, *flags)
-    assert done.returncode == 2 and done.stderr.startswith("error: ") and len(done.stderr.splitlines()) == 1, done
-    return done.stderr
 
 
 def trained(folder: Path, *flags: str) -> Path:
@@ -67,19 +64,37 @@ def test_training_leaves_probes_that_are_gathered_and_drawn(run: Path, tmp_path:
     assert call("fidelity", rows).stdout == f"{rows}: 2 probes of 1 runs\n"
 
 
-def test_bad_input_is_one_line(run: Path, tmp_path: Path) -> None:
-    assert "no run at" in complaint("probe", tmp_path)
-    assert "num_envs must be at least 2, got 1" in complaint("probe", run, "--num-envs", "1")
-    assert "rounds must be at least 2, got 1" in complaint("probe", run, "--rounds", "1")
-    assert "step must be above 0 and at most 0.5, got 2.0" in complaint("probe", run, "--step", "2")
-    assert "seed must be at least 0, got -1" in complaint("probe", run, "--seed", "-1")
-    assert "--plot x.gif must end in .png" in complaint("probe", run, "--plot", "x.gif")
-    assert "has no checkpoint 'nope': it has" in complaint("probe", run, "--checkpoint", "nope")
-    assert "probe-every must be at least 1, got 0" in complaint("train", "--probe-every", "0")
-    assert "cannot read" in complaint("fidelity", tmp_path / "nope.csv")
-    assert "holds no probes" in complaint("fidelity", run / "evaluations.csv")
-    plain = trained(tmp_path / "plain", "--agent", "ppo")
-    assert "has no probes.csv: train it with --probe-every" in complaint("fidelity", tmp_path / "r.csv", "--add", plain)
-    assert "there are none, this C is of states alone" in complaint(
-        "probe", plain, *CHEAP, "--points", str(tmp_path / "p.npz")
-    )
+def complaint(capsys: Any, script: Any, *flags: str | Path) -> str:
+    capsys.readouterr()
+    assert script.main([str(flag) for flag in flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and len(said.splitlines()) == 1
+    return said
+
+
+def test_bad_input_is_one_line(run: Path, tmp_path: Path, capsys: Any) -> None:
+    done = call("probe", tmp_path / "nope")
+    assert done.returncode == 2 and done.stderr.startswith("error: no run at ") and done.stderr.count("\n") == 1
+    wrong = partial(complaint, capsys)
+    assert "no run at" in wrong(probe, tmp_path)
+    assert "num_envs must be at least 2, got 1" in wrong(probe, run, "--num-envs", "1")
+    assert "rounds must be at least 2, got 1" in wrong(probe, run, "--rounds", "1")
+    assert "step must be above 0 and at most 0.5, got 2.0" in wrong(probe, run, "--step", "2")
+    assert "seed must be at least 0, got -1" in wrong(probe, run, "--seed", "-1")
+    assert "--plot x.gif must end in .png" in wrong(probe, run, "--plot", "x.gif")
+    assert "has no checkpoint 'nope': it has" in wrong(probe, run, "--checkpoint", "nope")
+    assert "probe-every must be at least 1, got 0" in wrong(train, "--probe-every", "0")
+    assert "cannot read" in wrong(fidelity, tmp_path / "nope.csv")
+    assert "holds no probes" in wrong(fidelity, run / "evaluations.csv")
+
+
+def test_a_c_of_states_alone_has_a_calibration_only(tmp_path: Path, capsys: Any) -> None:
+    plain = tmp_path / "plain"
+    flags = ("--agent", "ppo", "-n", "600", "--no-capture-video", "--eval-episodes", "2", "--run-dir", str(plain))
+    assert train.main(["--env", "costgrad/OneStepQuadratic-v0", *flags]) == 0
+    assert probe.main([str(plain), *CHEAP]) == 0
+    assert "gradient     not measured: this C is of states alone" in capsys.readouterr().out
+    points = ("--points", tmp_path / "p.npz")
+    assert "there are none, this C is of states alone" in complaint(capsys, probe, plain, *CHEAP, *points)
+    rows = tmp_path / "r.csv"
+    assert "no probes.csv: train it with --probe-every" in complaint(capsys, fidelity, rows, "--add", plain)
