@@ -212,7 +212,8 @@ class TD3:
 
     def smoothed(self, actor: DeterministicActor, x: Tensor, noise: Tensor) -> Tensor:
         """An actor's action with clipped noise on it: [B, F], [B, A] -> [B, A]."""
-        near = (self.config.target_noise * noise).clamp(-self.config.noise_clip, self.config.noise_clip)
+        c = self.config
+        near = (c.target_noise * noise).clamp(-c.noise_clip, c.noise_clip)
         return (actor(x) + near).clamp(-1, 1)
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:

@@ -45,14 +45,16 @@ class Rewind(VectorWrapper):
 
     def save(self, obs: np.ndarray, action: Tensor) -> Mark:
         """The present state, beside what the agent sees of it and does there."""
-        return Mark(self.env.get_state(), deepcopy(self.seen), obs.copy(), action)
+        env: Any = self.env
+        return Mark(env.get_state(), deepcopy(self.seen), obs.copy(), action)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """To `mark`; without one, or with options, as the environment does."""
         if self.mark is None or options:
             self.seen, info = self.env.reset(seed=seed, options=options)
             return self.seen, info
-        self.env.set_state(self.mark.state)  # type: ignore[attr-defined]
+        env: Any = self.env
+        env.set_state(self.mark.state)
         if (reseed := self._ask("reseed")) is not None:
             reseed(seed)
         self.seen = deepcopy(self.mark.seen)
@@ -61,7 +63,7 @@ class Rewind(VectorWrapper):
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """As the environment's."""
         self.seen, *rest = self.env.step(actions)
-        return self.seen, *rest  # type: ignore[return-value]
+        return self.seen, *rest
 
     def _ask(self, name: str) -> Callable[..., Any] | None:
         return getattr(self.env, name, None)

@@ -184,8 +184,8 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
             temporary.unlink(missing_ok=True)
 
 
-def _cell(value: str | float) -> str:
-    return value if isinstance(value, str) else "" if math.isnan(value) else f"{value:.6g}"
+def _cell(value: object) -> str:
+    return f"{value:.6g}".replace("nan", "") if isinstance(value, int | float) else str(value)
 
 
 if __name__ == "__main__":

@@ -843,8 +843,8 @@ MUTANTS = [
     Mutant(
         "td3: the target is the critic",
         "agents/td3.py",
-        "c, critic = self.config, self.target_critic.copy",
-        "c, critic = self.config, self.critic",
+        "critic = self.target_critic.copy",
+        "critic = self.critic",
         "offpolicy",
     ),
     Mutant("td3: no delay", "agents/td3.py", "self.updates % self.config.policy_delay == 0", "True", "offpolicy"),

@@ -275,6 +275,21 @@ def test_past_a_clock_that_goes_on_it_is_c_that_says_the_rest(cls: type[TaskVect
     )
 
 
+@pytest.mark.parametrize("price", [0.0, 0.5])
+def test_a_clock_an_ending_and_entropy_at_once(price: float) -> None:
+    """C says the rest, with its entropy, only of rows that the clock cut off."""
+    truth = 20.0 - price * 0.7 * 0.9 / (1 - 0.9)
+    agent, _ = constant(truth, price=price, reward=-2.0, horizon=7)
+    found = probe(agent, task_factory(ConstantCost, Stateless, reward=-2.0, horizon=7, discrete=False), within=70)
+    assert found.calibration.error < 1e-5
+    going = 0.9 * (1 - 0.2)
+    truth = 2 / (1 - going) - price * 0.7 * going / (1 - going)
+    task = {"reward": -2.0, "terminate": 0.2, "horizon": 7, "discrete": False}
+    agent, _ = constant(truth, price=price, reward=-2.0, horizon=7)
+    found = probe(agent, task_factory(ConstantCost, Stateless, **task), num_envs=64)
+    assert abs(found.calibration.bias) < 1.5 * found.calibration.bias_error < 0.4
+
+
 # The agents' own C.
 
 BOX = ("costgrad/OneStepQuadratic-v0", {})
