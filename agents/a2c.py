@@ -23,6 +23,7 @@ from rl.acting import Acting
 from rl.actor import Policy, actor_for
 from rl.critic import Critic, CriticSpec
 from rl.data import Rollout, Step, flat, host
+from rl.estimate import Estimate, estimate_of
 from rl.gradient import control_variate, expected_and_taken, expected_cost, pathwise, score
 from rl.nets import Activation
 from rl.optim import Optimizer, descend
@@ -254,6 +255,10 @@ class A2C:
         error, deviation = row.advantage, row.returns - row.returns @ row.weight
         unexplained = ((error * error) @ row.weight) / ((deviation * deviation) @ row.weight)
         return {"entropy": pi.entropy(fresh) @ row.weight, "explained_variance": 1 - unexplained}
+
+    def estimates(self) -> Estimate:
+        """What C estimates: the cost-to-go of this policy, without the entropy bonus."""
+        return estimate_of(self.critic, self.actor, self.config.gamma)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -24,9 +24,10 @@ from rl import checkpoint
 from rl.acting import Acting
 from rl.actor import Categorical, actor_for
 from rl.critic import LISTED, Critic, CriticSpec
-from rl.data import Batch, Step
+from rl.data import Batch, Step, host
 from rl.entropy import Temperature, soft_cost
 from rl.errors import UserError
+from rl.estimate import Estimate, estimate_of
 from rl.gradient import listed_probs
 from rl.hindsight import Hindsight
 from rl.nets import Activation
@@ -224,6 +225,11 @@ class CrossQ:
             self.temperature_optimizer.apply(self.temperature.gradient(mean_entropy))
         metrics = {"actor_loss": loss.detach(), "actor_grad_norm": norm, "entropy": mean_entropy}
         return metrics | {"alpha": self.temperature.alpha}
+
+    def estimates(self) -> Estimate:
+        """What C estimates: the soft cost-to-go of this policy; the actor reads the dearest of it, or the mean."""
+        price = float(host(self.temperature.alpha))
+        return estimate_of(self.critic, self.actor, self.config.gamma, price, dearest=not self.codec.discrete)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -23,6 +23,7 @@ from rl.actor import actor_for
 from rl.backprop import ActorPass, Pass
 from rl.critic import Critic, CriticSpec
 from rl.data import Rollout, Step, flat, host
+from rl.estimate import Estimate, estimate_of
 from rl.gradient import clipped_score
 from rl.nets import Activation
 from rl.optim import Optimizer
@@ -218,6 +219,10 @@ class PPO:
         critic_loss, slope = self.critic.head.loss_and_slope(critic.output, batch.returns, batch.value, c.value_clip)
         of_critic = critic.gradient(slope * (c.value_coef * weight).unsqueeze(-1))
         return Learnt(log_ratio, actor_loss, critic_loss, self.optimizer.apply(of_actor + of_critic))
+
+    def estimates(self) -> Estimate:
+        """What C estimates: the cost-to-go of this policy from a state on, without the entropy bonus."""
+        return estimate_of(self.critic, self.actor, self.config.gamma)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

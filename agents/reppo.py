@@ -24,6 +24,7 @@ from rl.acting import Acting
 from rl.actor import Policy, actor_for
 from rl.critic import Critic, CriticSpec
 from rl.data import Rollout, Step, flat, host
+from rl.estimate import Estimate, estimate_of
 from rl.gradient import expected_cost
 from rl.nets import Activation
 from rl.norm import CostUnit
@@ -286,6 +287,11 @@ class REPPO:
     def pace(self) -> float:
         """How fast the actor may move, from 1 to 0: what is as steep as at the start would throw it off at the end."""
         return self.actor_optimizer.current_lr / (self.config.actor_lr or 1.0)
+
+    def estimates(self) -> Estimate:
+        """What C estimates: the soft cost-to-go of this policy."""
+        price = float(host(self.multipliers.log_alpha.exp())) * self.unit.value
+        return estimate_of(self.critic, self.actor, self.config.gamma, price)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -23,9 +23,10 @@ from rl import checkpoint
 from rl.acting import Acting
 from rl.actor import actor_for
 from rl.critic import LISTED, Critic, CriticSpec
-from rl.data import Batch, Step
+from rl.data import Batch, Step, host
 from rl.entropy import Temperature, soft_cost
 from rl.errors import UserError
+from rl.estimate import Estimate, estimate_of
 from rl.hindsight import Hindsight
 from rl.nets import Activation
 from rl.optim import Optimizer, Target, descend
@@ -218,6 +219,11 @@ class SAC:
         pi, generator = self.actor(x), self.acting.generator
         masks = critic.net.dropout_masks(len(x), generator)
         return soft_cost(critic, x, pi, self.acting.fresh(pi, len(x)), self.temperature.alpha, masks)
+
+    def estimates(self) -> Estimate:
+        """What C estimates: the soft cost-to-go of this policy; the actor reads the dearest of it, or the mean."""
+        price = float(host(self.temperature.alpha))
+        return estimate_of(self.critic, self.actor, self.config.gamma, price, dearest=not self.codec.discrete)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -25,6 +25,7 @@ from rl.actor import DeterministicActor
 from rl.critic import Critic, CriticSpec
 from rl.data import Batch, Step
 from rl.errors import UserError
+from rl.estimate import Estimate
 from rl.hindsight import Hindsight
 from rl.nets import Activation
 from rl.optim import Optimizer, Target, descend
@@ -205,16 +206,29 @@ class TD3:
 
     def target_cost(self, x: Tensor, noise: Tensor) -> Tensor:
         """The dearest of the target critics, at the target actor's action and clipped noise (eq. 14): [B, F] -> [B]."""
-        c, critic = self.config, self.target_critic.copy
-        near = (c.target_noise * noise).clamp(-c.noise_clip, c.noise_clip)
-        action = (self.target_actor.copy(x) + near).clamp(-1, 1)
+        critic = self.target_critic.copy
+        action = self.smoothed(self.target_actor.copy, x, noise)
         return critic.cost(x, action, critic.net.dropout_masks(len(x), self.acting.generator)).amax(0)
+
+    def smoothed(self, actor: DeterministicActor, x: Tensor, noise: Tensor) -> Tensor:
+        """An actor's action with clipped noise on it: [B, F], [B, A] -> [B, A]."""
+        c = self.config
+        near = (c.target_noise * noise).clamp(-c.noise_clip, c.noise_clip)
+        return (actor(x) + near).clamp(-1, 1)
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the actor down the first critic of C."""
         loss = self.critic.cost(batch.obs, self.actor(batch.obs), first=True)[0] @ batch.weight
         norm = descend(self.actor_optimizer, loss)
         return {"actor_loss": loss.detach(), "actor_grad_norm": norm}
+
+    def estimates(self) -> Estimate:
+        """What C estimates: the cost-to-go of mu with the noise that targets have; the actor reads the first of it."""
+
+        def policy(x: Tensor, noise: Tensor) -> tuple[Tensor, None]:
+            return self.smoothed(self.actor, x, noise), None
+
+        return Estimate(self.critic, policy, self.actor.noise, self.config.gamma, members="first")
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -8,8 +8,11 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.utils import seeding
 from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space
+
+from envs.errors import EnvError
 
 Array = np.ndarray
 Transition = tuple[Array, Array, Array]  # next_state [n, S], reward [n], terminated [n] bool
@@ -75,6 +78,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
         self.state: Array = np.zeros((num_envs, 0))  # [N, S]
         self.elapsed = np.zeros(num_envs, dtype=np.int64)
         self.limit = max_episode_steps
+        self.clock = True  # whether episodes are truncated
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts all episodes: obs [N, *obs_shape] and an empty info."""
@@ -94,6 +98,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
             terminated, truncated = (terminated | clock, truncated) if task.horizon_terminates else (terminated, clock)
         if self.limit is not None:
             truncated = truncated | (self.elapsed >= self.limit)
+        truncated &= self.clock
         obs, info = task.observe(state), {}
         done = terminated | truncated
         if done.any():
@@ -108,6 +113,33 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
             self.elapsed[rows] = 0
         self.state = state
         return obs, reward, terminated, truncated, info
+
+    def get_state(self) -> dict[str, Any]:
+        """A copy of all that the future depends on, the generator included, for `set_state` here or elsewhere."""
+        generator = self.np_random.bit_generator.state
+        return {"state": self.state.copy(), "elapsed": self.elapsed.copy(), "generator": generator}
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on exactly as the environments did that gave `state`. Raises EnvError: of another number."""
+        if len(state["elapsed"]) != self.num_envs:
+            raise EnvError(
+                f"a state of num_envs {len(state['elapsed'])} cannot be set here: it must be {self.num_envs}"
+            )
+        self.state, self.elapsed = state["state"].copy(), state["elapsed"].copy()
+        self.np_random.bit_generator.state = state["generator"]
+
+    def reseed(self, seed: int) -> None:
+        """Starts the random stream anew; the states stay as they are."""
+        self.np_random, _ = seeding.np_random(seed)
+
+    def stop_clock(self) -> int | None:
+        """From now on nothing is truncated: for who rolls on past a time limit. Returns the limit that there was.
+
+        A last step that terminates (`horizon_terminates`) still does.
+        """
+        self.clock = False
+        limits = [] if self.task.horizon is None or self.task.horizon_terminates else [self.task.horizon]
+        return min(limits + ([] if self.limit is None else [self.limit]), default=None)
 
 
 def _row(obs: Any, i: int) -> Any:

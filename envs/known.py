@@ -94,6 +94,29 @@ class Chain(BatchedTask):
         next_state = np.clip(state + 2 * action - 1, 0, self.n - 1)
         return next_state, np.full(len(state), -1.0), next_state == self.n - 1
 
+    def action_values(self, probs: Array, gamma: float) -> Array:
+        """The discounted return of each action in each state under a policy, without a clock; 0 at the right end.
+
+        Bellman's equation, solved: v = (I - gamma P)^-1 r over the states that do not end (Sutton & Barto 2018, 3.14).
+
+        Args:
+            probs: [n, 2] of going left and right in each state.
+            gamma: below 1, or a policy that gets there.
+        Returns:
+            [n, 2].
+        """
+        states = np.arange(self.n)
+        following = np.stack([np.clip(states - 1, 0, self.n - 1), np.clip(states + 1, 0, self.n - 1)], 1)  # [n, 2]
+        moves = np.zeros((self.n, self.n))
+        for action in range(2):
+            np.add.at(moves, (states[:-1], following[:-1, action]), probs[:-1, action])
+        value = np.zeros(self.n)
+        inner = np.eye(self.n - 1) - gamma * moves[:-1, :-1]
+        value[:-1] = np.linalg.solve(inner, -np.ones(self.n - 1))
+        values = -1.0 + gamma * value[following]
+        values[-1] = 0.0
+        return values
+
     def optimal_value(self, gamma: float) -> Array:
         """The discounted return of always going right from each state, [n]; 0 at the right end."""
         discounted = np.cumsum(gamma ** np.arange(self.n - 1))[::-1]
@@ -138,6 +161,10 @@ class OneStepQuadratic(BatchedTask):
     def optimal_action(self, context: Array) -> Array:
         """a*(s): [n, d] -> [n, d]."""
         return 1.0 + context @ self.matrix.T
+
+    def cost_gradient(self, context: Array, action: Array) -> Array:
+        """D cost / d action = 2 (a - a*(s)), for actions within bounds: [n, d], [n, d] -> [n, d]."""
+        return 2.0 * (action - self.optimal_action(context))
 
     def optimal_return(self) -> float:
         """-floor."""

@@ -76,6 +76,34 @@ class LQR(BatchedTask):
         P = self.cost_matrix(gamma)
         return -(((state @ P) * state).sum(1) + self.noise**2 * np.trace(P) * gamma / (1 - gamma))
 
+    def policy_matrix(self, gain: Array, gamma: float) -> Array:
+        """P [2, 2] of a = -K s for any stable gain K [1, 2]: s' P s is its discounted cost-to-go, but for a constant.
+
+        Lyapunov's equation, iterated to its fixed point: P = Q + K' R K + g (A - B K)' P (A - B K).
+        """
+        closed, weight = self.A - self.B @ gain, self.Q + gain.T @ self.R @ gain
+        P = weight
+        for _ in range(10_000):
+            following = weight + gamma * closed.T @ P @ closed
+            if np.abs(following - P).max() < 1e-13:
+                break
+            P = following
+        return P
+
+    def action_cost(self, state: Array, action: Array, gain: Array, gamma: float) -> Array:
+        """The discounted cost of an action after which a = -K s acts, without a clock: [n, 2], [n, 1] -> [n].
+
+        s' Q s + a' R a + g (m' P m + noise^2 tr(P) / (1 - g)) with m = A s + B a, for gamma g < 1.
+        """
+        P, mean = self.policy_matrix(gain, gamma), state @ self.A.T + action @ self.B.T
+        now = ((state @ self.Q) * state).sum(1) + ((action @ self.R) * action).sum(1)
+        return now + gamma * (((mean @ P) * mean).sum(1) + self.noise**2 * np.trace(P) / (1 - gamma))
+
+    def cost_gradient(self, state: Array, action: Array, gain: Array, gamma: float) -> Array:
+        """D `action_cost` / d action = 2 a' R + 2 g m' P B: [n, 2], [n, 1] -> [n, 1]."""
+        mean = state @ self.A.T + action @ self.B.T
+        return 2 * action @ self.R + 2 * gamma * mean @ self.policy_matrix(gain, gamma) @ self.B
+
     def expected_return(self, gain: Array) -> float:
         """The exact expected undiscounted return over T steps of a = -K s, for a gain K [1, 2].
 

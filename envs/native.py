@@ -209,6 +209,17 @@ class NativeVectorEnv(VectorEnv[Any, Any, Any]):
         self._begun, self._ready = state["begun"], not self._ended.any()
         self._loaded()
 
+    def reseed(self, seed: int) -> None:
+        """Starts the random streams anew, row i's from seed + i; the states stay as they are."""
+        self._settle(np.arange(self.num_envs))
+        for i in range(self.num_envs):
+            self.rngs[i], _ = seeding.np_random(seed + i)
+
+    def stop_clock(self) -> int | None:
+        """From now on nothing is truncated: for who rolls on past a time limit. Returns the limit that there was."""
+        self._limit = np.iinfo(np.int64).max
+        return self.max_episode_steps
+
     def render(self) -> tuple[Any, ...]:
         """A frame of every row, drawn by gymnasium's renderer. Raises EnvError without a render mode."""
         if self.render_mode is None:

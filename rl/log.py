@@ -18,7 +18,8 @@ from torch import Tensor
 from rl.checkpoint import writing
 from rl.errors import Diverged
 from rl.evaluate import Evaluation
-from rl.table import EVALUATION_COLUMNS, TRAINING_COLUMNS, Table
+from rl.probe import Probe
+from rl.table import EVALUATION_COLUMNS, PROBE_COLUMNS, TRAINING_COLUMNS, Table
 
 WINDOW = 100  # episodes that rollout/ep_rew_mean is the mean of
 _KEPT = 128  # updates whose metrics are kept, at most, for one mean
@@ -92,7 +93,7 @@ class Log:
     Between two writes the metrics stay tensors on their device (see `Thinned`).
 
     Args:
-        folder: of TensorBoard's files and `training.csv`; None writes nothing.
+        folder: of TensorBoard's files, `training.csv`, `evaluations.csv` and `probes.csv`; None writes nothing.
         clock: of the run.
         every: environment steps between two writes.
         step: where the run stands; later entries, of a run that went on without being saved, are dropped.
@@ -105,6 +106,8 @@ class Log:
         self.lengths: deque[int] = deque(maxlen=WINDOW)
         self.training = Table(folder and folder / "training.csv", TRAINING_COLUMNS, step)
         self.evaluations = Table(folder and folder / "evaluations.csv", EVALUATION_COLUMNS, step)
+        self._probes: Table | None = None  # a file where there is a probe
+        self._probed = (folder and folder / "probes.csv", step)
         self._metrics: dict[tuple[str, ...], Thinned] = {}
         self._last = (step, clock.seconds)
         self._due = step + every
@@ -177,6 +180,31 @@ class Log:
         width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))  # where every PNG has them
         image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
         self._event(step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
+
+    def add_probe(self, step: int, probe: Probe) -> None:
+        """Writes how far C could be trusted after `step` environment steps; what is not known has no tag."""
+        if self._probes is None:
+            path, start = self._probed
+            self._probes = Table(path, PROBE_COLUMNS, start)
+        nan, told, grad = math.nan, probe.calibration, probe.gradient
+        self._probes.add(
+            step=step,
+            seconds=self.clock.seconds,
+            grad_cosine=nan if grad is None else grad.cosine,
+            grad_cosine_error=nan if grad is None else grad.cosine_error,
+            grad_relative_error=nan if grad is None else grad.relative_error,
+            grad_relative_error_error=nan if grad is None else grad.relative_error_error,
+            explained_variance=told.explained_variance,
+            explained_variance_error=told.explained_variance_error,
+            calibration=told.error,
+            calibration_error=told.error_error,
+            bias=told.bias,
+            left=told.left,
+            environment_steps=probe.steps,
+        )
+        tags = ("grad_cosine", "grad_relative_error", "explained_variance", "calibration", "bias")
+        found = {f"critic/{tag}": self._probes.rows[-1][tag] for tag in tags}
+        self._scalars(step, {tag: value for tag, value in found.items() if not math.isnan(value)})
 
     @property
     def mean_return(self) -> float | None:

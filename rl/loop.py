@@ -15,8 +15,8 @@ from rl.errors import UserError
 from rl.spaces import Codec
 
 
-class Agent(Protocol):
-    """What the loop, the evaluation and the checkpoints ask of an agent; there is no base class.
+class Learner(Protocol):
+    """What the loop asks of an agent.
 
     One that learns in hindsight also has `hindsight`, a rl.hindsight.Hindsight or None.
     """
@@ -38,6 +38,13 @@ class Agent(Protocol):
     def update(self) -> dict[str, Tensor]:
         """Learns when it is time to; the metrics of that update, or {}."""
         ...
+
+
+class Agent(Learner, Protocol):
+    """What the loop, the evaluation and the checkpoints ask of an agent; there is no base class.
+
+    One that has a C says what it estimates by `estimates()`, a rl.estimate.Estimate.
+    """
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -75,7 +82,7 @@ class Tick(NamedTuple):
     lengths: list[int]  # of the same episodes, in steps
 
 
-def interact(agent: Agent, env: VectorEnv, seed: int, step: int = 0) -> Iterator[Tick]:
+def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterator[Tick]:
     """From obs to action to transition to agent, for ever; yields after each vector step.
 
     Evaluation, checkpoints, progress and users' hooks stand around this generator, never inside it.

@@ -1,4 +1,4 @@
-"""The picture of a run."""
+"""The pictures of a run."""
 
 from __future__ import annotations
 
@@ -6,9 +6,11 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from rl.checkpoint import writing
+from rl.fidelity import Calibration
 
 Rows = Sequence[dict[str, float]]
 
@@ -43,6 +45,40 @@ def learning_curve(path: str | Path, training: Rows, evaluations: Rows, title: s
     axes.grid(alpha=0.3)
     if training or evaluations:
         axes.legend(loc="best", fontsize="small")
+    _save(figure, path)
+
+
+def calibration_plot(path: str | Path, found: Calibration, title: str) -> None:
+    """Draws realised costs-to-go against C's word as a PNG, and the means of ten groups of like predictions.
+
+    Args:
+        path: of the picture.
+        found: by a probe.
+        title: above the picture.
+    Raises:
+        UserError: the file cannot be written.
+    """
+    figure = Figure(figsize=(6, 6), dpi=120, layout="constrained")
+    axes = figure.add_subplot()
+    predicted, realised = found.predicted, found.realised
+    axes.plot(
+        predicted, realised, ".", ms=3, alpha=0.3, color="tab:blue", label="a state and an action", rasterized=True
+    )
+    parts = np.array_split(np.argsort(predicted, kind="stable"), min(10, len(predicted)))
+    means = [(predicted[part].mean(), realised[part].mean()) for part in parts]
+    axes.plot(*zip(*means, strict=True), "o", color="tab:red", label="mean of a tenth of them")
+    ends = [min(predicted.min(), realised.min()), max(predicted.max(), realised.max())]
+    axes.plot(ends, ends, color="black", lw=1, label="as C says")
+    axes.set_xlabel("C: discounted cost-to-go")
+    axes.set_ylabel("realised")
+    axes.set_title(title)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="best", fontsize="small")
+    _save(figure, Path(path))
+
+
+def _save(figure: Figure, path: Path) -> None:
+    """Writes a picture whole or not at all. Raises UserError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.png")
     with writing(path):
         try:

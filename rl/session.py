@@ -10,11 +10,13 @@ from gymnasium.vector import VectorEnv
 
 from rl.checkpoint import agent_name, write_bytes
 from rl.draw import pictures
+from rl.errors import UserError
 from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, Factory, NeverEnds, run_episodes
 from rl.graph import describe
 from rl.log import Clock, Log
 from rl.loop import Agent, Tick
 from rl.plot import learning_curve
+from rl.probe import probe
 from rl.progress import Display
 from rl.run import Position, RunFolder
 from rl.video import record_video
@@ -59,6 +61,8 @@ class Session:
         self.display = Display(total, position.step, position.seconds, progress)
         self._eval_env: VectorEnv | None = None
         self._endless = False
+        self._probes = True  # that a probe was not refused
+        self.probe_steps = 0  # of environments, beside those of training
 
     def introduce(self) -> None:
         """Draws the agent as a graph, as `agent.svg` and among TensorBoard's images, if there is a run folder.
@@ -119,6 +123,25 @@ class Session:
                 self.save("best")
             self.save("last")
         return result
+
+    def probe(self) -> None:
+        """Measures how far C can be trusted; says once what cannot be measured, and leaves that out."""
+        if not self._probes:
+            return
+        with self.clock:
+            try:
+                if self.make is None:
+                    raise UserError("the environment has no remake, and a second one is needed")
+                found = probe(self.agent, self.make, seed=self.seed)
+            except UserError as error:
+                self._probes = False
+                self.display.say(f"no probe of C: {error}")
+                return
+            if found.reason and not self.probe_steps:
+                self.display.say(f"no probe of C's gradient: {found.reason}")
+            self.probe_steps += found.steps
+            self.log.add_probe(self.step, found)
+            self.display.say(f"{self.step:>10,} steps: C: {found}")
 
     def save(self, name: str) -> None:
         """Writes checkpoint `name`, if there is a run folder."""

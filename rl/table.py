@@ -15,6 +15,11 @@ EVALUATION_COLUMNS = (
     *("step", "seconds", "mean_return", "std_return", "min_return", "max_return"),
     *("interval_low", "interval_high", "episodes", "mean_length"),
 )
+PROBE_COLUMNS = (
+    *("step", "seconds", "grad_cosine", "grad_cosine_error", "grad_relative_error", "grad_relative_error_error"),
+    *("explained_variance", "explained_variance_error", "calibration", "calibration_error", "bias", "left"),
+    "environment_steps",
+)
 
 
 class Table:

@@ -46,6 +46,7 @@ def train(
     eval_every: int | None = None,
     eval_episodes: int = 10,
     save_every: int | None = None,
+    probe_every: int | None = None,
     progress: bool = True,
     video: bool = False,
     hooks: Sequence[Hook] = (),
@@ -69,6 +70,8 @@ def train(
         eval_episodes: of one evaluation, the same start states each time.
         save_every: environment steps between checkpoints `step_N`; `last` is written with each of them and each
             evaluation, `best` whenever an evaluation is the best so far.
+        probe_every: environment steps between probes of C (rl/probe.py), one at the end too; None makes none. Training
+            is what it would be without, to the bit; what a probe costs in steps and seconds is not counted in it.
         progress: a bar or lines on stdout.
         video: film one episode of the final policy, if the environment can render.
         hooks: `hook(tick, agent)` after each vector step; returning False ends the run.
@@ -83,6 +86,7 @@ def train(
         eval_every=eval_every,
         eval_episodes=eval_episodes,
         save_every=save_every,
+        probe_every=probe_every,
     )
     if resume and run_dir is None:
         raise UserError("resume needs the run_dir of the run that is to go on")
@@ -102,7 +106,7 @@ def train(
     session = Session(agent, vector, make, folder, position, total_timesteps, seed, eval_episodes, progress)
     try:
         session.introduce()
-        stopped = _loop(session, total_timesteps, eval_every, save_every, hooks)
+        stopped = _loop(session, total_timesteps, eval_every, save_every, probe_every, hooks)
         session.save("last")
         session.log.write(session.step)
         final = None
@@ -111,6 +115,8 @@ def train(
         else:
             session.can_evaluate()
             final = session.evaluate()
+            if probe_every is not None:
+                session.probe()
         seconds = session.clock.seconds
         session.draw()
         film = session.film() if video and stopped != "signal" else None
@@ -130,12 +136,17 @@ def train(
 
 
 def _loop(
-    session: Session, total: int, eval_every: int | None, save_every: int | None, hooks: Sequence[Hook]
+    session: Session,
+    total: int,
+    eval_every: int | None,
+    save_every: int | None,
+    probe_every: int | None,
+    hooks: Sequence[Hook],
 ) -> Literal["total", "hook", "signal"]:
     """Steps until the total, a hook's False or a signal."""
     if eval_every is not None and not session.can_evaluate():
         eval_every = None
-    next_eval, next_save = _after(session.step, eval_every), _after(session.step, save_every)
+    next_eval, next_save, next_probe = (_after(session.step, every) for every in (eval_every, save_every, probe_every))
     agent, env, seed = session.agent, session.env, environment_seed(session.seed, session.step)
     with _signals() as stop:
         ticks = interact(agent, env, seed, session.step)
@@ -154,6 +165,9 @@ def _loop(
             if tick.step >= next_eval:
                 next_eval = _after(tick.step, eval_every)
                 session.evaluate()
+            if tick.step >= next_probe:
+                next_probe = _after(tick.step, probe_every)
+                session.probe()
             if tick.step >= next_save:
                 next_save = _after(tick.step, save_every)
                 with session.clock:

@@ -1,4 +1,4 @@
-"""The command `costgrad`: train, evaluate, draw, check-env."""
+"""The command `costgrad`: train, evaluate, draw, probe, check-env."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-COMMANDS = {"train": "train", "evaluate": "evaluate", "draw": "draw", "check-env": "check_env"}
+COMMANDS = {"train": "train", "evaluate": "evaluate", "draw": "draw", "probe": "probe", "check-env": "check_env"}
 USAGE = f"usage: costgrad {{{','.join(COMMANDS)}}} ... (each has --help)"
 
 

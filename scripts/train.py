@@ -41,10 +41,11 @@ from .cli import (
 
 ConfigT = TypeVar("ConfigT")
 MAY_CHANGE = {  # when a run goes on
-    *("total_timesteps", "eval_freq", "eval_episodes", "save_freq", "device", "threads", "capture_video", "progress"),
-    "resume",
+    *("total_timesteps", "eval_freq", "eval_episodes", "save_freq", "probe_every", "device", "threads"),
+    *("capture_video", "progress", "resume"),
 }
 MINIMUM = {"total_timesteps": 1, "seed": 0, "num_envs": 1, "eval_freq": 1, "eval_episodes": 1, "save_freq": 1}
+MINIMUM["probe_every"] = 1
 
 
 @dataclass(frozen=True)
@@ -76,6 +77,8 @@ class Args(Generic[ConfigT]):
     """Episodes of an evaluation."""
     save_freq: int | None = None
     """Environment steps between checkpoints that are kept; a fifth of the total unless given."""
+    probe_every: int | None = None
+    """Environment steps between probes of how far C can be trusted (see probe); never unless given."""
     run_dir: str | None = None
     """Folder of the run; runs/{env}__{agent}__{seed}__{time} unless given."""
     resume: str | None = None
@@ -116,6 +119,7 @@ def _train(argv: Sequence[str]) -> int:
             eval_every=args.eval_freq or max(args.total_timesteps // 10, 1),
             eval_episodes=args.eval_episodes,
             save_every=args.save_freq or max(args.total_timesteps // 5, 1),
+            probe_every=args.probe_every,
             progress=args.progress,
             video=args.capture_video,
             resume=args.resume is not None,

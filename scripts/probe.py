@@ -1,0 +1,133 @@
+"""Measures how far the C of a run can be trusted: its word beside realised costs, its gradient beside the true one."""
+
+from __future__ import annotations
+
+if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
+    import sys
+    from pathlib import Path
+
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+    import scripts  # noqa: F401
+
+    __package__ = "scripts"
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tyro.conf import Positional
+
+from envs.make import make
+from rl.checkpoint import writing
+from rl.data import host
+from rl.errors import UserError
+from rl.jacobian import action_jacobian, cost_jacobian
+from rl.plot import calibration_plot
+from rl.probe import Points, Probe, probe
+from rl.run import read_config
+
+from .cli import Device, guarded, parse, use_threads
+from .evaluate import load
+
+
+@dataclass(frozen=True)
+class Args:
+    """Flags of scripts/probe.py."""
+
+    run: Positional[str]
+    """Folder of the run."""
+    checkpoint: str = "last"
+    """last, best or step_N."""
+    num_envs: int = 16
+    """Environments side by side."""
+    visits: int = 4
+    """States of each environment at which the gradient is measured."""
+    rounds: int = 2
+    """Of other random numbers at each state, 2 or more; more states serve better."""
+    step: float = 0.1
+    """Of an action to either side, where its bounds are -1 and 1."""
+    within: int = 200
+    """Steps of each environment among which states are taken."""
+    plot: str | None = None
+    """Picture of the calibration, .png; calibration.png in the run's folder unless given."""
+    points: str | None = None
+    """Also write the states, both gradients and, for a Box, the Jacobians dC/da and da/dobs, as .npz."""
+    seed: int | None = None
+    """Of the probe, 2,000,000 is added; the run's own unless given."""
+    device: Device = "auto"
+    """Where the networks live."""
+    threads: int = 1
+    """Threads of torch."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Probes; returns the exit code: 0, or 2 for wrong input."""
+    return guarded(_probe, argv)
+
+
+def _probe(argv: Sequence[str]) -> int:
+    args: Args = parse(Args, argv, "probe", __doc__ or "")
+    if args.seed is not None and args.seed < 0:
+        raise UserError(f"seed must be at least 0, got {args.seed}")
+    plot = Path(args.run) / "calibration.png" if args.plot is None else Path(args.plot)
+    for flag, path, ending in (("--plot", plot, ".png"), ("--points", args.points, ".npz")):
+        if path is not None and Path(path).suffix != ending:
+            raise UserError(f"{flag} {path} must end in {ending}")
+    use_threads(args.threads)
+    started = read_config(args.run)
+    agent = load(args.run, args.checkpoint, args.device, started)
+    if not isinstance(started.get("env_argument"), str):
+        raise UserError(f"run {args.run} was trained on a Python object, not on a named environment: use rl.probe")
+    seed: int = started["seed"] if args.seed is None else args.seed
+    env = make(started["env_argument"], 1, seed, env_kwargs=started.get("env_kwargs"))
+    try:
+        sizes = {"num_envs": args.num_envs, "visits": args.visits, "rounds": args.rounds, "within": args.within}
+        found = probe(agent, env, step=args.step, seed=seed, **sizes)
+    finally:
+        env.close()
+    _say(args, started["agent"], agent, found)
+    calibration_plot(
+        plot, found.calibration, f"C of {started['agent']} on {started['env_argument']}, {args.checkpoint}"
+    )
+    print(f"picture      {plot}")
+    if args.points is not None:
+        if found.points is None:
+            raise UserError(f"--points {args.points}: there are none, {found.reason}")
+        _write(Path(args.points), agent, found.points)
+        print(f"points       {args.points}")
+    return 0
+
+
+def _say(args: Args, name: str, agent: Any, found: Probe) -> None:
+    estimate, told = agent.estimates(), found.calibration
+    soft = f", a nat of entropy worth {estimate.price:.3g}" if estimate.price else ""
+    print(f"C of {name} in {args.run}, checkpoint {args.checkpoint}: cost-to-go with gamma {estimate.gamma:g}{soft}")
+    print(f"calibration  {told}")
+    print(f"             bias {told.bias:.4g} +- {told.bias_error:.2g}, slope {told.slope:.3g} (1 is right)")
+    print(f"             of {len(told.predicted):,} costs-to-go; {told.left:.2%} of their weight not realised")
+    if found.gradient is None:
+        print(f"gradient     not measured: {found.reason}")
+    else:
+        kind = "advantages" if agent.codec.discrete else "dC/da"
+        size = f"{kind} of size {found.gradient.size_of_c:.3g}, the true ones {found.gradient.size:.3g}"
+        print(f"gradient     {found.gradient}\n             {size}, at {found.gradient.states} states")
+    print(f"it took      {found.steps:,} environment steps")
+
+
+def _write(path: Path, agent: Any, points: Points) -> None:
+    """The points as NumPy arrays. Raises UserError."""
+    arrays = points._asdict()
+    if not agent.codec.discrete:
+        obs = torch.from_numpy(points.obs)
+        action = torch.from_numpy(agent.codec.env_action(points.action))
+        arrays["dcost_daction"] = host(cost_jacobian(agent.critic, obs, action))
+        arrays["daction_dobs"] = host(action_jacobian(agent, obs))
+    with writing(path), path.open("wb") as file:
+        np.savez(file, **arrays)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
