@@ -9,10 +9,12 @@ import sys
 import pytest
 
 FAULTS = """
-import resource, sys, torch
-from rl.memory import keep_freed_memory
+import ctypes, resource, sys, torch
+from rl.memory import MMAP_THRESHOLD, keep_freed_memory
 if sys.argv[1] == "kept":
     assert keep_freed_memory()
+else:  # as malloc begins; later it sets the threshold by what it saw, and may hand back or keep
+    assert ctypes.CDLL(None).mallopt(MMAP_THRESHOLD, 2**17)
 def work():
     kept = [torch.ones(2**17) for _ in range(8)]  # half a MiB each
 for _ in range(5):
