@@ -54,6 +54,7 @@ class Optimizer:
         self.beta1 = beta1
         self.parameters, flat = flatten(module)
         self.flat = flat
+        self._first = next(p for p in self.parameters if p.numel())  # a net of no inputs has weights without memory
         self.penalised = torch.cat([torch.full((p.numel(),), float("weights." in name)) for name, p in named]).to(flat)
         self.current_lr = lr
         self.gradient = torch.zeros_like(flat)
@@ -76,7 +77,7 @@ class Optimizer:
     def apply(self, gradient: tuple[Tensor, ...]) -> Tensor:
         """Takes one step along -gradient (one tensor a parameter); its length before clipping, a scalar."""
         flat, memory = self.gradient, self.memory
-        if self.parameters[0].data_ptr() != self.flat.data_ptr():
+        if self._first.data_ptr() != self.flat.data_ptr():
             raise RuntimeError("the module was moved or copied after its optimizer was made: make another optimizer")
         torch._foreach_copy_(self._slots, gradient)
         if self.l2:
