@@ -280,15 +280,7 @@ class Critic(nn.Module):
         Returns:
             metrics: the scale, and for hl_gauss the share of targets that the support still clips.
         """
-        ratio, offset = self.cost_scale.update(target, weight)
-        last = self.net.weights[-1], self.net.biases[-1]
-        if (ratio, offset) != (1.0, 0.0) and last[0].any():  # while its last weights are 0, C says the same everywhere
-            shape = (self.heads, self.head.outputs)
-            weights, bias = (parameter.unflatten(-1, shape) for parameter in last)
-            new = self.head.rescale(weights, bias, ratio, offset)
-            with torch.no_grad():
-                for parameter, value in zip(last, new, strict=True):
-                    parameter.copy_(value.flatten(-2))
+        self.cost_scale.fit(self.net, self.head, target, weight)
         metrics = {"cost_scale": self.cost_scale.scale}
         if self.spec.head == "hl_gauss":
             metrics["clipped_targets"] = (self.cost_scale.scaled(target).abs() > LIMIT).float() @ weight

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rl.data import host
 from rl.errors import Diverged
+from rl.nets import MLP
 
 LIMIT = 5.0  # scaled costs lie in [-LIMIT, LIMIT]
 FAR = 12.0  # how far a logit's bias may lie below the largest: next to no mass, yet not out of reach of learning
@@ -155,6 +156,27 @@ class CostScale(nn.Module):
     def scaled(self, cost: Tensor) -> Tensor:
         """Costs [...] in scaled units."""
         return (cost - self.shift) / self.scale if self.bounded else cost / self.scale
+
+    def fit(self, net: MLP, head: HLGauss | Regression, target: Tensor, weight: Tensor) -> None:
+        """`update`, and the last layer of C's net changed so that predictions stay where they were.
+
+        Args:
+            net: its last layer is one of `head`, or several side by side.
+            head: what the last layer means.
+            target: [B] in units of cost.
+            weight: [B] 0 where a row does not count.
+        """
+        ratio, offset = self.update(target, weight)
+        last = net.weights[-1], net.biases[-1]
+        if (ratio, offset) == (1.0, 0.0) or not last[
+            0
+        ].any():  # while its last weights are 0, C says the same everywhere
+            return
+        weights, bias = (parameter.unflatten(-1, (-1, head.outputs)) for parameter in last)
+        new = head.rescale(weights, bias, ratio, offset)
+        with torch.no_grad():
+            for parameter, value in zip(last, new, strict=True):
+                parameter.copy_(value.flatten(-2))
 
     def update(self, target: Tensor, weight: Tensor) -> tuple[float, float]:
         """Takes in a rollout's targets, once a rollout; waits for the device.
