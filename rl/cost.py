@@ -14,12 +14,10 @@ whole expectation goes through C, as in Q-Prop, 1611.02247).
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -28,12 +26,13 @@ from torch import Tensor, nn
 from rl import checkpoint
 from rl.black_box import BlackBox, Ledger
 from rl.cost_critic import SampleCritic, SetCritic
-from rl.critic import LISTED
 from rl.data import host
 from rl.errors import UserError
+from rl.evaluations import Known, Rows, Sets
 from rl.nets import Activation
 from rl.norm import RunningNorm
 from rl.optim import Optimizer, descend
+from rl.outputs import Outputs, Sample
 from rl.seeds import spread
 
 
@@ -58,29 +57,13 @@ class CostConfig:
     l2: float = 0.0
     """Factor of the penalty l2/2 |w|^2 on its weights."""
     memory: int = 8192
-    """Rows that it learns from: the newest."""
+    """What it learns from: the newest rows, or sets where only sets have a cost."""
     steps: int = 8
     """Steps of its optimiser a call."""
     minibatch: int = 128
     """Rows in each, whole sets of them where only sets have a cost."""
     samples: int = 4
     """Fresh perturbations that the estimate is the mean over, where outputs are continuous."""
-
-
-class Sample(NamedTuple):
-    """Perturbed outputs, M of each of B rows."""
-
-    continuous: Tensor  # [M, B, D] output + sigma noise
-    choice: Tensor  # [M, B] which of the P combinations of choices; 0 where there are none
-
-
-class Known(NamedTuple):
-    """Evaluations that C learns from, one behind the other; a set is B rows and one cost."""
-
-    context: Tensor  # [R, *context_shape], or [R, 0] without
-    continuous: Tensor  # [R, D]
-    choice: Tensor  # [R]
-    cost: Tensor  # [R], or [R / B]
 
 
 class BlackBoxLoss(nn.Module):
@@ -106,8 +89,6 @@ class BlackBoxLoss(nn.Module):
         UserError: arguments out of their range.
     """
 
-    combinations: Tensor
-
     def __init__(
         self,
         cost_fn: Callable[..., Any],
@@ -122,23 +103,14 @@ class BlackBoxLoss(nn.Module):
         **black_box: Any,
     ) -> None:
         super().__init__()
-        self.choices = (choices,) if isinstance(choices, int) else tuple(choices)
-        if any(n < 2 for n in self.choices) or math.prod(self.choices) > LISTED:
-            raise UserError(f"choices must each be at least 2, and at most {LISTED} combinations: got {self.choices}")
+        self.outputs = Outputs((choices,) if isinstance(choices, int) else choices, sigma, spread(seed, 2)[1])
         if per not in ("sample", "batch"):
             raise UserError(f"per must be one of sample, batch, got {per!r}")
-        if not sigma > 0:
-            raise UserError(f"sigma must be above 0, got {sigma}: without noise nothing is learnt of the slope")
         if evaluations < 1:
             raise UserError(f"evaluations must be at least 1, got {evaluations}")
-        self.per, self.sigma, self.evaluations, self.correction = per, sigma, evaluations, correction
+        self.per, self.evaluations, self.correction, self.seed = per, evaluations, correction, seed
         self.config, self.encoder = config or CostConfig(), encoder
         self.box = BlackBox(cost_fn, per=per, **black_box)
-        self._weights, draw = spread(seed, 2)
-        self.generator = torch.Generator().manual_seed(draw)
-        combinations = list(product(*map(range, self.choices)))
-        table = torch.tensor(combinations, dtype=torch.int64).view(len(combinations), -1)
-        self.register_buffer("combinations", table, persistent=False)
         self.critic: SampleCritic | SetCritic | None = None  # built at the first call, which shows the shapes
 
     @property
@@ -163,8 +135,8 @@ class BlackBoxLoss(nn.Module):
         self._build(output, context)
         if not self.training:
             return self._expected(output, context)
-        leaf = output.detach().requires_grad_()
-        sample = self._sample(leaf.detach(), self.evaluations)
+        leaf, context = output.detach().requires_grad_(), None if context is None else context.detach()
+        sample = self.outputs.sample(leaf.detach(), self.evaluations)
         cost, counts = self._ask(sample, context, private)
         if self.correction:  # before C learns from these answers, or the residual would not be what it missed
             loss = self._expected(leaf, context) + self._missed(leaf, context, sample, cost, counts)
@@ -180,71 +152,21 @@ class BlackBoxLoss(nn.Module):
     def measure(self, output: Tensor, context: Tensor | None = None, private: Any = None) -> float:
         """Asks for the cost of outputs as they are, choices at their likeliest: the mean of the evaluations."""
         self._check(output, context)
-        with torch.no_grad():
-            continuous, probs = self._split(output)
-            choice = self._joint(probs).argmax(-1).expand(1, len(output))
-        cost, counts = self._ask(Sample(continuous[None], choice), context, private)
+        cost, counts = self._ask(self.outputs.likeliest(output), context, private)
         return float(cost[counts].mean())
 
-    # Outputs.
-
     def _check(self, output: Tensor, context: Tensor | None) -> None:
-        least = max(sum(self.choices), 1)
-        if output.dim() != 2 or output.shape[1] < least or not len(output):
-            raise UserError(f"output has shape {tuple(output.shape)}: it must be [B, D], D at least {least}")
+        self.outputs.check(output)
         if context is not None and len(context) != len(output):
             raise UserError(f"context has {len(context)} rows and output {len(output)}: they must be equal")
-        for probs in self._split(output.detach())[1]:
-            if not bool((probs >= 0).all()) or not torch.allclose(probs.sum(1), probs.new_ones(()), atol=1e-3):
-                raise UserError(
-                    f"the output for {probs.shape[1]} choices must be probabilities, at least 0 and of sum 1 (softmax)"
-                )
-
-    def _split(self, output: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Continuous numbers [B, D], and for each choice its probabilities [B, n]."""
-        first = output.shape[1] - sum(self.choices)
-        continuous, *probs = torch.split(output, [first, *self.choices], 1)
-        return continuous, probs
-
-    def _joint(self, probs: list[Tensor]) -> Tensor:
-        """The probability of each combination of choices [B, P]; [1, 1] where there are none."""
-        joint = self.combinations.new_ones((1, 1), dtype=torch.float32) if not probs else probs[0][:, self._column(0)]
-        for d, each in enumerate(probs[1:], 1):
-            joint = joint * each[:, self._column(d)]
-        return joint
-
-    def _column(self, d: int) -> Tensor:
-        return self.combinations[:, d]
-
-    def _sample(self, output: Tensor, count: int) -> Sample:
-        """Draws `count` perturbations of each row; noise comes in mirrored pairs where they are even in number."""
-        continuous, probs = self._split(output)
-        half = count if count % 2 else count // 2
-        noise = torch.randn(half, *continuous.shape, generator=self.generator).to(output)
-        noise = noise if count % 2 else torch.cat((noise, -noise))
-        if not probs:
-            return Sample(continuous + self.sigma * noise, torch.zeros(noise.shape[:2], dtype=torch.int64))
-        joint = self._joint(probs).detach().cpu()
-        choice = torch.multinomial(joint, count, replacement=True, generator=self.generator).T
-        return Sample(continuous + self.sigma * noise, choice.to(output.device))
 
     def _ask(self, sample: Sample, context: Tensor | None, private: Any) -> tuple[Tensor, Tensor]:
         """Cost [M, B] (or [M, 1] of sets) of what the black box was asked, and whether it counts."""
-        outputs = [self._shown(*pair) for pair in zip(host(sample.continuous), host(sample.choice), strict=True)]
+        outputs = self.outputs.shown(sample)
         private = host(private) if isinstance(private, Tensor) else private
         cost, counts = self.box(outputs, None if context is None else host(context), private, sample.choice.shape[1])
         said = torch.from_numpy(np.nan_to_num(cost)).to(sample.continuous)
         return said.view(len(outputs), -1), torch.from_numpy(counts).view(len(outputs), -1).to(said.device)
-
-    def _shown(self, continuous: np.ndarray, choice: np.ndarray) -> Any:
-        """What the black box gets to see of outputs."""
-        if not self.choices:
-            return continuous
-        picked = host(self.combinations)[choice]
-        picked = picked[:, 0] if len(self.choices) == 1 else picked
-        return (continuous, picked) if continuous.shape[1] else picked
-
-    # C.
 
     def _build(self, output: Tensor, context: Tensor | None) -> None:
         """Checks a call, and at the first one makes C for the shapes that it shows."""
@@ -258,8 +180,8 @@ class BlackBoxLoss(nn.Module):
     def _make(self, shape: tuple[int, tuple[int, ...] | None], device: torch.device) -> None:
         self.shape = shape
         width, rows = shape
-        start = torch.Generator().manual_seed(self._weights)
-        numbers = width - sum(self.choices)
+        start = torch.Generator().manual_seed(spread(self.seed, 2)[0])
+        numbers = width - sum(self.outputs.choices)
         self.output_norm = RunningNorm((numbers,)).to(device)
         features = 0
         if rows is not None and self.encoder is not None:
@@ -268,28 +190,28 @@ class BlackBoxLoss(nn.Module):
             features = math.prod(rows)
         self.context_norm = RunningNorm((features if self.encoder is None else 0,)).to(device)
         kind = SampleCritic if self.per == "sample" else SetCritic
-        self.critic = kind(features + numbers, len(self.combinations), self.config, start).to(device)
+        self.critic = kind(features + numbers, len(self.outputs.combinations), self.config, start).to(device)
         trained = nn.ModuleDict({"critic": self.critic} | ({"encoder": self.encoder} if self.encoder else {}))
         self.optimizer = Optimizer(trained, "adam", self.config.lr, l2=self.config.l2)
-        self.known: Known | None = None
-        self.size = self.next = 0
-        self.sets: deque[Known] = deque(maxlen=self.config.memory)
+        self.known = (Rows if self.per == "sample" else Sets)(self.config.memory)
+        self.to(device)
 
     def _features(self, context: Tensor | None, continuous: Tensor) -> Tensor:
         """What C sees of rows [B, F]."""
-        x = self.output_norm(continuous)
+        x = self.output_norm(continuous.to(self.output_norm.scale.dtype))  # C is of float32, whatever the model is of
         if context is None or self.shape[1] is None:
             return x
-        if self.encoder is not None:
-            return torch.cat((self.encoder(context).flatten(1), x), 1)
-        return torch.cat((self.context_norm(context.flatten(1).to(x.dtype)), x), 1)
+        features = (
+            self.encoder(context).flatten(1) if self.encoder else self.context_norm(context.flatten(1).to(x.dtype))
+        )
+        return torch.cat((features, x), 1)
 
     def _expected(self, output: Tensor, context: Tensor | None) -> Tensor:
         """C's expectation over perturbations, a scalar with its graph to `output`."""
         assert self.critic is not None
-        continuous, probs = self._split(output)
-        joint, numbers = self._joint(probs), continuous.shape[1]
-        sample = self._sample(output, self.config.samples if numbers or self.per == "batch" else 1)
+        continuous, probs = self.outputs.split(output)
+        joint, random = self.outputs.joint(probs), continuous.shape[1] or self.per == "batch"
+        sample = self.outputs.sample(output, self.config.samples if random else 1)
         each = [
             self.critic.expected(self._features(context, row), joint, choice)
             for row, choice in zip(sample.continuous, sample.choice, strict=True)
@@ -303,10 +225,7 @@ class BlackBoxLoss(nn.Module):
             pairs = zip(sample.continuous, sample.choice, strict=True)
             said = torch.stack([self.critic.said(self._features(context, row), choice) for row, choice in pairs])
             residual = (cost - said) * counts
-        continuous, probs = self._split(output)
-        log_prob = -0.5 * ((sample.continuous - continuous) / self.sigma).square().sum(-1)
-        if probs:
-            log_prob = log_prob + self._joint(probs).gather(1, sample.choice.T).T.log()
+        log_prob = self.outputs.log_prob(output, sample)
         if self.per == "batch":
             log_prob = log_prob.sum(1, keepdim=True)
         return (residual * (1 + log_prob - log_prob.detach())).mean()
@@ -324,37 +243,15 @@ class BlackBoxLoss(nn.Module):
         self.critic.adapt(cost[counts])
         for m in range(len(cost)):
             fresh = Known(rows, sample.continuous[m], sample.choice[m], cost[m])
-            if self.per == "batch" and bool(counts[m]):
-                self.sets.append(fresh)
-            elif self.per == "sample":
-                self._keep(Known(*(column[counts[m]] for column in fresh)))
+            if self.per == "sample":
+                fresh = Known(*(column[counts[m]] for column in fresh))
+            elif not bool(counts[m]):
+                continue
+            self.known.add(fresh)
         for _ in range(self.config.steps):
-            batch = self._recent()
+            batch = self.known.draw(self.config.minibatch, self.outputs.generator)
             x = self._features(batch.context, batch.continuous)
             descend(self.optimizer, self.critic.losses(x, batch.choice, batch.cost).mean())
-
-    def _keep(self, fresh: Known) -> None:
-        """Writes rows over the oldest of the ring."""
-        if self.known is None:
-            size = self.config.memory
-            self.known = Known(*(column.new_zeros(size, *column.shape[1:]) for column in fresh))
-        fresh = Known(*(column[-self.config.memory :] for column in fresh))
-        place = (self.next + torch.arange(len(fresh.cost))) % self.config.memory
-        for column, values in zip(self.known, fresh, strict=True):
-            column[place] = values
-        self.next = (self.next + len(fresh.cost)) % self.config.memory
-        self.size = min(self.size + len(fresh.cost), self.config.memory)
-
-    def _recent(self) -> Known:
-        """A minibatch of what is known: rows, or whole sets of the size of the newest."""
-        if self.per == "sample":
-            assert self.known is not None
-            place = torch.randint(self.size, (self.config.minibatch,), generator=self.generator)
-            return Known(*(column[place] for column in self.known))
-        like = [known for known in self.sets if len(known.choice) == len(self.sets[-1].choice)]
-        count = max(1, self.config.minibatch // len(like[-1].choice))
-        drawn = [like[i] for i in torch.randint(len(like), (count,), generator=self.generator)]
-        return Known(*(torch.cat(column) for column in zip(*drawn, strict=True)))
 
     # As a file.
 
@@ -367,8 +264,9 @@ class BlackBoxLoss(nn.Module):
         if self.critic is None:
             raise UserError("there is no C yet to save: it is made at the first call")
         tensors = self.state_dict() | {f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()}
-        tensors["generator"] = self.generator.get_state()
-        meta = {name: getattr(self, name) for name in ("choices", "per", "sigma", "evaluations", "correction", "shape")}
+        tensors["generator"] = self.outputs.generator.get_state()
+        meta = {name: getattr(self, name) for name in ("per", "evaluations", "correction", "seed", "shape")}
+        meta |= {name: getattr(self.outputs, name) for name in ("choices", "sigma")}
         meta |= {"config": asdict(self.config), "box": self.box.state(), "encoder": self.encoder is not None}
         checkpoint.write(path, tensors, {"kind": "black box loss"} | meta)
 
@@ -389,11 +287,11 @@ class BlackBoxLoss(nn.Module):
         if meta["encoder"] != (encoder is not None):
             raise UserError(f"{path} was made {'with' if meta['encoder'] else 'without'} an encoder: give it the same")
         config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
-        same = {name: meta[name] for name in ("choices", "per", "sigma", "evaluations", "correction")}
+        same = {name: meta[name] for name in ("choices", "per", "sigma", "evaluations", "correction", "seed")}
         loss = BlackBoxLoss(cost_fn, **same, config=CostConfig(**config), encoder=encoder, **black_box)
         width, rows = meta["shape"]
         loss._make((width, None if rows is None else tuple(rows)), torch.device("cpu"))
-        loss.generator.set_state(tensors.pop("generator"))
+        loss.outputs.generator.set_state(tensors.pop("generator"))
         begins = "optimizer."
         loss.optimizer.load_state_dict(
             {k[len(begins) :]: tensors.pop(k) for k in list(tensors) if k.startswith(begins)}

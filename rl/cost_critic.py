@@ -85,7 +85,7 @@ class SetCritic(nn.Module):
         sampled (local expectation gradients, 1503.01494), which is unbiased; in x it is that of C.
         """
         each = self._embeddings(x)
-        taken = each[torch.arange(len(x)), choice]
+        taken = each[torch.arange(len(x), device=x.device), choice]
         pooled = taken.mean(0, keepdim=True)
         value = self._cost(pooled)[0]
         if self.choices == 1:
@@ -107,20 +107,14 @@ class SetCritic(nn.Module):
 
     def adapt(self, cost: Tensor) -> None:
         """Fits the scale to new costs [S], and the last layer so that predictions stay where they were."""
-        ratio, offset = self.cost_scale.update(cost, torch.ones_like(cost))
-        weight, bias = self.read.weights[-1], self.read.biases[-1]
-        if (ratio, offset) != (1.0, 0.0) and weight.any():
-            new = self.head.rescale(weight, bias, ratio, offset)
-            with torch.no_grad():
-                weight.copy_(new[0])
-                bias.copy_(new[1])
+        self.cost_scale.fit(self.read, self.head, cost, torch.ones_like(cost))
 
     def _embeddings(self, x: Tensor) -> Tensor:
         """Of each row with each choice: [B, F] -> [B, P, H]."""
         return self.embed(x).view(len(x), self.choices, self.width)
 
     def _taken(self, x: Tensor, choice: Tensor) -> Tensor:
-        return self._embeddings(x)[torch.arange(len(x)), choice]
+        return self._embeddings(x)[torch.arange(len(x), device=x.device), choice]
 
     def _cost(self, pooled: Tensor) -> Tensor:
         """[S, H] -> [S]."""

@@ -365,7 +365,7 @@ MUTANTS = [
     Mutant("reset rows set the scale", "rl/heads.py", "host(weight) > 0", "host(weight) > -1", "heads"),
     Mutant(
         "last layer not rescaled",
-        "rl/critic.py",
+        "rl/heads.py",
         "parameter.copy_(value.flatten(-2))",
         "parameter.copy_(parameter)",
         "critic",
@@ -731,7 +731,7 @@ MUTANTS = [
     Mutant("support round zero", "rl/heads.py", "torch.full_like(self.shift, middle)", "self.shift", "heads"),
     Mutant(
         "support moves and the last layer does not",
-        "rl/critic.py",
+        "rl/heads.py",
         "bias, ratio, offset)",
         "bias, ratio, 0.0)",
         "critic heads",
@@ -750,7 +750,7 @@ MUTANTS = [
     ),
     Mutant(
         "loss: noise of another size",
-        "rl/cost.py",
+        "rl/outputs.py",
         "(sample.continuous - continuous) / self.sigma",
         "(sample.continuous - continuous)",
         "cost",
@@ -761,6 +761,9 @@ MUTANTS = [
         "log_prob = log_prob.sum(1, keepdim=True)",
         "log_prob = log_prob[:, :1]",
         "cost",
+    ),
+    Mutant(
+        "loss: sets are the caller's own", "rl/evaluations.py", "column.clone() for column", "column for column", "cost"
     ),
     Mutant("loss: no local expectation", "rl/cost_critic.py", "value + local - local.detach()", "value", "cost"),
     Mutant(

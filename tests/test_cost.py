@@ -141,8 +141,7 @@ def test_a_residual_after_learning_would_be_biased() -> None:
     class Late(BlackBoxLoss):
         def _ask(self, sample: Any, context: Any, private: Any) -> Any:
             cost, counts = super()._ask(sample, context, private)
-            for _ in range(50):
-                self._learn(context, sample, cost, counts)
+            self._learn(context, sample, cost, counts)
             return cost, counts
 
     output = torch.zeros(1, 1)
@@ -156,7 +155,7 @@ def test_a_residual_after_learning_would_be_biased() -> None:
         return torch.cat([gradients(criterion, output, None, 1) for criterion in fresh])
 
     assert_mean(drawn(BlackBoxLoss, KEPT), torch.ones(1, 1))
-    learning = CostConfig(hidden=(16,), minibatch=8, steps=1, lr=1e-2, samples=2)
+    learning = CostConfig(hidden=(16,), minibatch=8, steps=50, lr=1e-2, samples=2)
     assert_mean(drawn(BlackBoxLoss, learning), torch.ones(1, 1))
     assert_mean(drawn(Late, learning), torch.ones(1, 1), equal=False)
 
@@ -197,8 +196,54 @@ def test_rows_that_failed_teach_nothing() -> None:
 
     criterion = BlackBoxLoss(broken, on_fault="skip", config=SMALL)
     loss = criterion(torch.randn(6, 2))
-    assert torch.isfinite(loss) and criterion.size == 3 and criterion.ledger.failures == 3
-    assert (criterion.known.cost[:3] == 1).all()  # type: ignore[union-attr]
+    assert torch.isfinite(loss) and criterion.known.size == 3 and criterion.ledger.failures == 3
+    assert (criterion.known.known.cost[:3] == 1).all()  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_what_the_caller_does_to_its_tensors_later_does_not_matter(per: Any) -> None:
+    """A context that is written over, or has a graph of its own, between calls."""
+
+    def cost_fn(output: Any, context: Any, private: Any) -> Any:
+        cost = (output[:, 0] - context[:, 0]) ** 2
+        return cost if per == "sample" else float(cost.mean())
+
+    def last(spoil: bool) -> Tensor:
+        criterion = BlackBoxLoss(cost_fn, per=per, config=SMALL)
+        for i in range(4):
+            context = torch.randn(6, 2, generator=generator(i)).requires_grad_(spoil)
+            loss = criterion(torch.ones(6, 1), 1 * context)
+            once_more = torch.randn(6, 2, generator=generator(10 + i))
+            criterion(torch.ones(6, 1), once_more)
+            if spoil:
+                once_more.fill_(1e6)
+        return loss
+
+    assert torch.equal(last(False), last(True).detach())
+
+
+def test_a_model_of_float64_gets_a_gradient_of_float64() -> None:
+    output, context = torch.randn(4, 2, dtype=torch.float64, requires_grad=True), torch.randn(4, 3, dtype=torch.float64)
+    criterion = BlackBoxLoss(square_of_first, correction=True, config=SMALL)
+    for _ in range(2):
+        (slope,) = torch.autograd.grad(criterion(output, context), output)
+    assert slope.dtype == torch.float64 and slope.abs().sum() > 0
+    probs = torch.full((4, 3), 1 / 3, dtype=torch.float64, requires_grad=True)
+    criterion = BlackBoxLoss(lambda o, c, p: o == 1, choices=3, correction=True, config=SMALL)
+    assert torch.autograd.grad(criterion(probs), probs)[0].dtype == torch.float64
+
+
+def test_choices_alone_are_learnt_without_a_context() -> None:
+    """C has no input then, and says what each choice costs."""
+    probs = torch.full((8, 4), 0.25)
+    criterion = BlackBoxLoss(lambda o, c, p: TABLE.numpy()[0, o], choices=4, config=CostConfig(hidden=(16,), lr=1e-2))
+    for _ in range(150):
+        slope = gradients(criterion, probs, None, 1)[0]
+    torch.testing.assert_close(8 * slope.mean(0), TABLE[0], rtol=0.1, atol=0.1)
+
+
+def square_of_first(output: Any, context: Any, private: Any) -> Any:
+    return (output[:, 0] - context[:, 0]) ** 2
 
 
 def test_an_encoder_is_trained_with_c() -> None:
@@ -229,7 +274,7 @@ def test_it_is_saved_and_goes_on(per: Any, tmp_path: Path) -> None:
         criterion(output)
     criterion.save(tmp_path / "loss")
     again = BlackBoxLoss.load(tmp_path / "loss", cost_fn, budget=1000)
-    assert again.ledger == criterion.ledger and again.sigma == 0.2
+    assert again.ledger == criterion.ledger and again.outputs.sigma == 0.2
     assert torch.equal(again.eval()(output), criterion.eval()(output))
     with pytest.raises(UserError, match="was made without an encoder"):
         BlackBoxLoss.load(tmp_path / "loss", cost_fn, encoder=nn.Flatten())
