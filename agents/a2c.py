@@ -20,13 +20,14 @@ from torch import Tensor
 
 from rl import checkpoint
 from rl.acting import Acting
-from rl.actor import Policy, actor_for
+from rl.actor import actor_for
 from rl.critic import Critic, CriticSpec
 from rl.data import Rollout, Step, flat, host
 from rl.estimate import Estimate, estimate_of
 from rl.gradient import control_variate, expected_and_taken, expected_cost, pathwise, score
 from rl.nets import Activation
 from rl.optim import Optimizer, descend
+from rl.policy import Policy
 from rl.returns import lambda_return
 from rl.rollout import RolloutMemory, minibatches
 from rl.seeds import spread
@@ -181,7 +182,7 @@ class A2C:
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1] or [N]: a sample of pi, or its mode."""
-        self._sample, action = self.acting.explore(obs, self.memory.filled) if explore else self.acting.best(obs)
+        self._sample, action = self.acting.explore(obs) if explore else self.acting.best(obs)
         return action
 
     def observe(self, step: Step) -> None:

@@ -21,8 +21,8 @@ from gymnasium import Space
 from torch import Tensor
 
 from rl import checkpoint
-from rl.acting import Acting
-from rl.actor import Categorical, actor_for
+from rl.acting import CHUNK, Acting
+from rl.actor import actor_for
 from rl.critic import LISTED, Critic, CriticSpec
 from rl.data import Batch, Step, host
 from rl.entropy import Temperature, soft_cost
@@ -32,13 +32,13 @@ from rl.gradient import listed_probs
 from rl.hindsight import Hindsight
 from rl.nets import Activation
 from rl.optim import Optimizer, descend
+from rl.policy import Categorical
 from rl.replay import Replay
 from rl.returns import td_target
 from rl.seeds import spread
 from rl.settings import check_settings
 from rl.spaces import Codec
 
-CHUNK = 64  # vector steps whose noise is drawn at once
 ADAPT = 20  # updates of C between two looks at the scale of its targets
 
 
@@ -146,14 +146,13 @@ class CrossQ:
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"temperature": self.temperature, "temperature_optimizer": self.temperature_optimizer}
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
-        self.steps = self.updates = self.clock = 0
+        self.steps = self.updates = 0
         self.owed = 0.0  # updates
 
     def begin(self) -> None:
         """Fresh episodes start, perhaps in another number."""
         self.memory.begin()
         self.acting.begin()
-        self.clock = 0
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode; uniform at the start."""
@@ -161,8 +160,7 @@ class CrossQ:
             return self.acting.best(obs)[1]
         if self.steps < self.config.learning_starts:
             return self.acting.uniform(len(obs))
-        self.clock += 1
-        return self.acting.explore(obs, (self.clock - 1) % CHUNK)[1]
+        return self.acting.explore(obs)[1]
 
     def observe(self, step: Step) -> None:
         """Puts one vector step into the replay."""
@@ -246,7 +244,7 @@ class CrossQ:
         """Takes up what `state` gave."""
         checkpoint.hand_out(tensors, self.parts)
         self.acting.load_state(tensors, meta["steps"])
-        self.steps, self.updates, self.owed, self.clock = meta["steps"], meta["updates"], meta["owed"], 0
+        self.steps, self.updates, self.owed = meta["steps"], meta["updates"], meta["owed"]
 
     def save(self, path: str | Path) -> None:
         """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""

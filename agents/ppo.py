@@ -160,7 +160,7 @@ class PPO:
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode."""
-        self._sample, action = self.acting.explore(obs, self.memory.filled) if explore else self.acting.best(obs)
+        self._sample, action = self.acting.explore(obs) if explore else self.acting.best(obs)
         return action
 
     def observe(self, step: Step) -> None:

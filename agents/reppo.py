@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from rl import checkpoint
 from rl.acting import Acting
-from rl.actor import Policy, actor_for
+from rl.actor import actor_for
 from rl.critic import Critic, CriticSpec
 from rl.data import Rollout, Step, flat, host
 from rl.estimate import Estimate, estimate_of
@@ -29,6 +29,7 @@ from rl.gradient import expected_cost
 from rl.nets import Activation
 from rl.norm import CostUnit
 from rl.optim import Optimizer, descend
+from rl.policy import Policy
 from rl.returns import lambda_return
 from rl.rollout import RolloutMemory, minibatches
 from rl.seeds import spread
@@ -208,7 +209,7 @@ class REPPO:
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode."""
-        return (self.acting.explore(obs, self.memory.filled) if explore else self.acting.best(obs))[1]
+        return (self.acting.explore(obs) if explore else self.acting.best(obs))[1]
 
     def observe(self, step: Step) -> None:
         """Puts one vector step into the rollout."""

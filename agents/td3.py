@@ -20,7 +20,7 @@ from gymnasium import Space
 from torch import Tensor
 
 from rl import checkpoint
-from rl.acting import Acting
+from rl.acting import CHUNK, Acting
 from rl.actor import DeterministicActor
 from rl.critic import Critic, CriticSpec
 from rl.data import Batch, Step
@@ -34,8 +34,6 @@ from rl.returns import td_target
 from rl.seeds import spread
 from rl.settings import check_settings
 from rl.spaces import Codec
-
-CHUNK = 64  # vector steps whose noise is drawn at once
 
 
 @dataclass(frozen=True)
@@ -146,14 +144,13 @@ class TD3:
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"target_actor": self.target_actor, "target_critic": self.target_critic}
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
-        self.steps = self.updates = self.clock = 0
+        self.steps = self.updates = 0
         self.owed = 0.0  # updates
 
     def begin(self) -> None:
         """Fresh episodes start, perhaps in another number."""
         self.memory.begin()
         self.acting.begin()
-        self.clock = 0
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1]: mu(s) and noise; uniform at the start."""
@@ -161,8 +158,7 @@ class TD3:
             return self.acting.best(obs)[1]
         if self.steps < self.config.learning_starts:
             return self.acting.uniform(len(obs))
-        self.clock += 1
-        return self.acting.explore(obs, (self.clock - 1) % CHUNK)[1]
+        return self.acting.explore(obs)[1]
 
     def observe(self, step: Step) -> None:
         """Puts one vector step into the replay."""
@@ -245,7 +241,7 @@ class TD3:
         """Takes up what `state` gave."""
         checkpoint.hand_out(tensors, self.parts)
         self.acting.load_state(tensors, meta["steps"])
-        self.steps, self.updates, self.owed, self.clock = meta["steps"], meta["updates"], meta["owed"], 0
+        self.steps, self.updates, self.owed = meta["steps"], meta["updates"], meta["owed"]
 
     def save(self, path: str | Path) -> None:
         """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""

@@ -8,13 +8,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.actor import Actor, Policy
+from rl.actor import Actor
 from rl.checkpoint import restore_generator
 from rl.data import host
 from rl.host import HostPass
 from rl.norm import RunningNorm
+from rl.policy import Policy
 from rl.seeds import spread
 from rl.spaces import Codec
+
+CHUNK = 64  # vector steps whose noise is drawn at once where there are no rollouts
 
 
 class Acting:
@@ -29,7 +32,7 @@ class Acting:
         codec: of the environment's spaces.
         actor: after its optimizer was made, which moves its parameters.
         norm: of the observations; None leaves them.
-        num_steps: T of a rollout.
+        num_steps: T of a rollout, or `CHUNK` where there are none.
         seed: of exploration, and of what an update draws.
         correlation: c, from 0 to below 1.
     """
@@ -50,14 +53,16 @@ class Acting:
         self.generator = torch.Generator(codec.device).manual_seed(training)
         self.predict_generator = torch.Generator(codec.device).manual_seed(playing)  # people's calls disturb nothing
         self._noise = np.zeros((0, 0))
+        self._t = 0  # step of the rollout whose noise is drawn
         self._last: np.ndarray | None = None  # of the rollout before
 
     def begin(self) -> None:
         """Fresh episodes start, perhaps in another number."""
-        self._last = None
+        self._t, self._last = 0, None
 
-    def explore(self, obs: np.ndarray, t: int) -> tuple[np.ndarray, np.ndarray]:
-        """Step t of a rollout: obs [N, *obs_shape] -> sample of pi, action (see rl/actor.py)."""
+    def explore(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The next step of a rollout: obs [N, *obs_shape] -> sample of pi, action (see rl/policy.py)."""
+        t, self._t = self._t, (self._t + 1) % self.num_steps
         if t == 0:
             self._noise = self._draw(len(obs))
         return self.actor.act(self.output(obs), self._noise[t])
@@ -107,7 +112,7 @@ class Acting:
         """Takes up what `state` gave; `steps` seeds generators of another device's kind."""
         restore_generator(self.generator, tensors["generator"], steps)
         restore_generator(self.predict_generator, tensors["predict_generator"], steps)
-        self._last = None
+        self.begin()
 
     def _draw(self, rows: int) -> np.ndarray:
         """The noise of a rollout [T, rows, ...]."""

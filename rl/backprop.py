@@ -11,8 +11,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from rl.actor import LOG_STD, Categorical, CategoricalActor, MultiCategorical, SquashedGaussian, StochasticActor
+from rl.actor import CategoricalActor, StochasticActor
 from rl.nets import MLP, Activation
+from rl.policy import LOG_STD, Categorical, MultiCategorical, SquashedGaussian
 
 # d loss / d y of y = activation(x) -> d loss / d x, by y alone.
 _BACK: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {

@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor, nn
 
-from rl.actor import Categorical, Policy
 from rl.critic import Critic
 from rl.gradient import listed_probs
+from rl.policy import Categorical, Policy
 
 
 class Temperature(nn.Module):

@@ -9,9 +9,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from rl.actor import Categorical, StochasticActor
+from rl.actor import StochasticActor
 from rl.critic import Critic
 from rl.gradient import listed_probs
+from rl.policy import Categorical
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rl.actor import Categorical, MultiCategorical, Policy
 from rl.critic import Critic
+from rl.policy import Categorical, MultiCategorical, Policy
 
 
 def expected_cost(critic: Critic, x: Tensor, pi: Policy | None, sample: Tensor | None) -> Tensor:

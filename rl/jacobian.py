@@ -11,9 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rl.actor import Categorical, DeterministicActor
+from rl.actor import DeterministicActor
 from rl.critic import Critic
 from rl.errors import UserError
+from rl.policy import Categorical
 from rl.spaces import to_env
 
 

@@ -216,7 +216,7 @@ MUTANTS = [
         "critic.index(pi.mode()).unsqueeze",
         "gradient",
     ),
-    Mutant("log-probability's sign", "rl/actor.py", "-F.nll_loss(", "F.nll_loss(", "actor"),
+    Mutant("log-probability's sign", "rl/policy.py", "-F.nll_loss(", "F.nll_loss(", "actor"),
     Mutant(
         "control variate after C has seen the returns",
         "agents/a2c.py",
@@ -241,14 +241,14 @@ MUTANTS = [
     # Actors
     Mutant(
         "slope of tanh dropped",
-        "rl/actor.py",
+        "rl/policy.py",
         "torch.add(surprise, log_slope, alpha=4.0)",
         "torch.add(surprise, 0.0)",
         "actor",
     ),
     Mutant(
         "slope of tanh added",
-        "rl/actor.py",
+        "rl/policy.py",
         "torch.add(surprise, log_slope, alpha=4.0)",
         "(gaussian + log_slope).sum(-1)",
         "actor",
@@ -969,15 +969,15 @@ MUTANTS = [
     # Distributions and minibatches
     Mutant(
         "divergence of spreads forgotten",
-        "rl/actor.py",
+        "rl/policy.py",
         "(log_ratio + square / 2 - 0.5)",
         "(square / 2 - 0.5)",
         "actor",
     ),
-    Mutant("divergence of means forgotten", "rl/actor.py", "(self.mean - other.mean).square()", "0", "actor"),
+    Mutant("divergence of means forgotten", "rl/policy.py", "(self.mean - other.mean).square()", "0", "actor"),
     Mutant(
         "divergence weighed by the other",
-        "rl/actor.py",
+        "rl/policy.py",
         "(self.probs * (self.log_probs - other",
         "(other.probs * (self.log_probs - other",
         "actor",

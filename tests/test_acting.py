@@ -31,7 +31,7 @@ def acting(space: str = "box", correlation: float = 0.0, seed: int = 0) -> Actin
 def explored(a: Acting, rollouts: int, rows: int = 400) -> np.ndarray:
     """Samples [rollouts * T, rows, ...] on one and the same observation."""
     obs = np.ones((rows, 2), np.float32)
-    return np.stack([a.explore(obs, t)[0] for _ in range(rollouts) for t in range(T)])
+    return np.stack([a.explore(obs)[0] for _ in range(rollouts * T)])
 
 
 def noise_of(samples: np.ndarray, a: Acting) -> np.ndarray:

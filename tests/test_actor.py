@@ -10,7 +10,8 @@ from torch import Tensor
 from torch.distributions import Normal, TransformedDistribution
 from torch.distributions.transforms import TanhTransform
 
-from rl.actor import Categorical, CategoricalActor, GaussianActor, SquashedGaussian
+from rl.actor import CategoricalActor, GaussianActor
+from rl.policy import Categorical, SquashedGaussian
 
 
 def generator(seed: int = 0) -> torch.Generator:

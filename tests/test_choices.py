@@ -15,11 +15,12 @@ from torch import Tensor
 
 from agents import AGENTS
 from envs import make
-from rl.actor import CategoricalActor, MultiCategorical
+from rl.actor import CategoricalActor
 from rl.critic import LISTED, Critic, CriticSpec
 from rl.errors import UserError
 from rl.evaluate import evaluate
 from rl.gradient import expected_and_taken, expected_cost
+from rl.policy import MultiCategorical
 from rl.spaces import Codec, space_from_json, space_to_json
 from rl.train import train
 

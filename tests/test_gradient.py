@@ -11,10 +11,11 @@ import torch
 from torch import Tensor
 
 from agents.a2c import Rows, actor_loss
-from rl.actor import Categorical, CategoricalActor, GaussianActor, SquashedGaussian
+from rl.actor import CategoricalActor, GaussianActor
 from rl.critic import Critic, CriticSpec
 from rl.gradient import clipped_score, control_variate, expected_and_taken, expected_cost, pathwise, score
 from rl.optim import Optimizer, descend
+from rl.policy import Categorical, SquashedGaussian
 
 DISCRETE = CriticSpec((3,), "discrete", 4, hidden=(16,))
 BOX = CriticSpec((3,), "box", 2, low=(0.0, -3.0), high=(5.0, -1.0), hidden=(16,))

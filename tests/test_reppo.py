@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from agents.reppo import REPPO, Multipliers, Rows, actor_loss
-from rl.actor import Categorical
+from rl.policy import Categorical
 from tests import streams
 from tests.streams import SPACES, N, T, changed, constant, count_steps, every_fourth, everything, feed, finite
 
