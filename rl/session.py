@@ -10,6 +10,7 @@ from gymnasium.vector import VectorEnv
 
 from rl.checkpoint import agent_name
 from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, Factory, NeverEnds, run_episodes
+from rl.ledger import Ledger
 from rl.log import Clock, Log
 from rl.loop import Agent, Tick
 from rl.plot import learning_curve
@@ -33,6 +34,7 @@ class Session:
         seed: of the run.
         episodes: of one evaluation.
         progress: whether to say anything.
+        ledger: takes what the run spends.
     """
 
     def __init__(
@@ -46,21 +48,22 @@ class Session:
         seed: int,
         episodes: int,
         progress: bool,
+        ledger: Ledger,
     ) -> None:
         self.agent, self.env, self.make, self.folder = agent, env, make, folder
-        self.seed, self.episodes = seed, episodes
+        self.seed, self.episodes, self.ledger = seed, episodes, ledger
         self.step, self.best = position.step, position.best
         self.evaluations: list[tuple[int, Evaluation]] = []
         self.clock = Clock(position.seconds)
         path = None if folder is None else folder.path
-        self.log = Log(path, self.clock, max(total // LOG_POINTS, env.num_envs), position.step)
+        self.log = Log(path, self.clock, max(total // LOG_POINTS, env.num_envs), position.step, ledger)
         self.display = Display(total, position.step, position.seconds, progress)
         self._eval_env: VectorEnv | None = None
         self._endless = False
 
     def observe(self, tick: Tick) -> None:
         """Takes in one tick: a few microseconds."""
-        self.step = tick.step
+        self.step = self.ledger.training = tick.step
         self.log.add(*tick)
         if self.display.due():
             self.display.show(tick.step, self.clock.seconds, self.log.mean_return)
@@ -88,7 +91,8 @@ class Session:
         with self.clock:
             env = self.env if self._eval_env is None else self._eval_env
             try:
-                result = run_episodes(self.agent, env, self.episodes, True, self.seed + SEED_OFFSET)
+                seed = self.seed + SEED_OFFSET
+                result = run_episodes(self.agent, env, self.episodes, True, seed, ledger=self.ledger)
             except NeverEnds as error:
                 self._endless = True
                 self.display.say(f"no evaluation: {error}")
@@ -106,6 +110,7 @@ class Session:
         """Writes checkpoint `name`, if there is a run folder."""
         if self.folder is not None:
             self.folder.save(name, self.agent, Position(self.step, self.clock.seconds, self.best))
+            self.ledger.write(self.folder.ledger)
 
     def draw(self) -> None:
         """Writes the learning curve, if there is a run folder."""
@@ -119,7 +124,10 @@ class Session:
         if self.folder is None or self.make is None:
             return None
         try:
-            return record_video(self.agent, self.make, self.folder.path / "video.mp4", seed=self.seed)
+            path = self.folder.path / "video.mp4"
+            film = record_video(self.agent, self.make, path, seed=self.seed, ledger=self.ledger)
+            self.ledger.write(self.folder.ledger)
+            return film
         except Exception as error:
             self.display.say(f"no video: {error}")
             return None
