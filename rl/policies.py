@@ -42,6 +42,8 @@ class Policies:
     Attributes:
         actor: the centre; `actor.net` alone has parameters.
         size: P.
+        norm: what observations are normalised by; None leaves them.
+        seen: what they will be normalised by in the next generation.
     """
 
     def __init__(
@@ -61,7 +63,7 @@ class Policies:
         self.size = sum(p.numel() for p in self._parameters)
         self._activation = ACTIVATIONS[activation]
         self.norm = RunningNorm(codec.obs_shape) if normalize_obs else None
-        self._seen = RunningNorm(codec.obs_shape)  # what the next generation will see by
+        self.seen = RunningNorm(codec.obs_shape)
         self._output: HostPass | None = None
 
     @property
@@ -115,16 +117,16 @@ class Policies:
     def see(self, obs: Array, valid: Array) -> None:
         """Takes observations [N, *obs_shape] into the next statistics, those where `valid` [N]."""
         if self.norm is not None:
-            self._seen.update(obs, valid)
+            self.seen.update(obs, valid)
 
     def renew(self) -> None:
         """From here on observations are normalised by all that was seen."""
         if self.norm is not None:
-            self.norm.load_state_dict(self._seen.state_dict())
+            self.norm.load_state_dict(self.seen.state_dict())
 
     def state_dict(self) -> dict[str, Tensor]:
         """The centre and the statistics."""
-        parts = {"net": self.actor.net} | ({"norm": self.norm, "seen": self._seen} if self.norm is not None else {})
+        parts = {"net": self.actor.net} | ({"norm": self.norm, "seen": self.seen} if self.norm is not None else {})
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
