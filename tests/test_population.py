@@ -183,6 +183,14 @@ def test_an_episode_that_began_under_one_policy_is_not_anothers() -> None:
     assert [cost.tolist() for _, cost in player.said][2:] == [[-2.0]]
 
 
+def test_a_reset_row_costs_nothing_and_ends_nothing() -> None:
+    player, obs, yes = Player(2, 1), np.zeros((1, 2), np.float32), np.ones(1, np.bool_)
+    for reward, ended, valid in ((3.0, yes, yes), (50.0, ~yes, ~yes), (70.0, yes, ~yes), (5.0, yes, yes)):
+        player.observe(Step(obs, player.act(obs), np.array([reward]), obs, ~yes, ended, valid, {}))
+        player.update()
+    assert [cost.tolist() for _, cost in player.said] == [[-3.0, -5.0]]
+
+
 def test_observations_are_normalised_by_what_was_seen_before_the_generation() -> None:
     player, obs = Player(2, 1, normalize=True), np.float32([[1, 5], [3, 7]])
     norm, no = player.policies.norm, np.zeros(2, np.bool_)
