@@ -22,7 +22,6 @@ from rl.evaluate import evaluate
 from rl.loop import interact
 from rl.search import centered_ranks
 from rl.train import train
-from scripts import train as train_script
 from tests.streams import GRADIENT_FREE, everything, feed, same
 from tests.streams import make as small
 
@@ -251,24 +250,6 @@ def test_a_checkpoint_of_another_population_is_refused(tmp_path: Path) -> None:
     tensors, meta = agent.state()
     with pytest.raises(ValueError, match=r"candidates are \(4, 8\), not \(6, 8\)"):
         other.load_state(tensors, deepcopy(meta))
-
-
-@pytest.mark.parametrize(
-    ("flags", "said"),
-    [
-        (("--agent", "ars", "--top", "9"), "top must be at most directions, 8, got 9"),
-        (("--agent", "es", "--sigma", "0"), "sigma must be above 0, got 0.0"),
-        (("--agent", "cmaes", "--candidates", "3"), "candidates must be 0 or at least 4, got 3"),
-        (("--agent", "guidedes", "--isotropic", "1.5"), "isotropic must be from 0 to 1, got 1.5"),
-        (("--agent", "randomsearch", "--shrink", "2"), "shrink must be above 0 and at most 1, got 2.0"),
-        (("--agent", "spsa", "--first-step", "-1"), "first_step must be a finite number from 0 up, got -1.0"),
-        (("--agent", "evolution"), "unknown agent 'evolution'"),
-    ],
-)
-def test_wrong_flags_are_one_line(flags: tuple[str, ...], said: str, capsys: Any) -> None:
-    assert train_script.main([*flags, "-n", "100"]) == 2
-    error = capsys.readouterr().err
-    assert said in error and len(error.splitlines()) == 1
 
 
 def test_cmaes_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:

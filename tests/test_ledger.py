@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +21,6 @@ from rl.train import train
 from tests.fakes import fake
 from tests.streams import SMALL
 
-ROOT = Path(__file__).resolve().parents[1]
 OBS, BOX = spaces.Box(-1, 1, (1,), np.float32), spaces.Box(-1, 1, (2,), np.float32)
 
 
@@ -108,20 +104,3 @@ def test_an_evaluation_counts_steps_and_no_resets(mode: AutoresetMode) -> None:
     env = SyncVectorEnv([Counted] * 3, autoreset_mode=mode)
     result = run_episodes(fake(env), env, 10, True, 0, ledger=ledger)
     assert ledger.evaluation == ledger.total == Counted.steps > sum(result.lengths)
-
-
-def typed(*flags: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, flags)]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-
-
-@pytest.mark.parametrize("name", ["guidedes"])
-def test_the_script_trains_evaluates_and_goes_on(name: str, tmp_path: Path) -> None:
-    flags = ("--agent", name, "--env", "CartPole-v1", "-n", 1500, "--num-envs", 4, "--eval-episodes", 2)
-    done = typed(*flags, "--run-dir", "run", "--no-capture-video", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert "environment steps:" in done.stdout and "final policy: return" in done.stdout
-    assert typed("--resume", "run", "-n", 2500, "--no-capture-video", cwd=tmp_path).returncode == 0
-    ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
-    assert ledger["training"] >= 2500 and ledger["evaluation"] > 0 == ledger["probes"]
-    assert AGENTS[name][0].load(tmp_path / "run" / "checkpoints" / "last").steps == ledger["training"]
