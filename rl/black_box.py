@@ -25,7 +25,7 @@ class BudgetSpent(UserError):
 
 
 @dataclass
-class Ledger:
+class CallLedger:
     """What a black box was asked so far."""
 
     evaluations: int = 0
@@ -93,7 +93,7 @@ class BlackBox:
         self.cost_fn, self.batched, self.per, self.workers, self.timeout = cost_fn, batched, per, workers, timeout
         self.on_fault, self.budget = on_fault, budget
         self.worst_cost, self._largest = worst_cost, -math.inf
-        self.ledger = Ledger()
+        self.ledger = CallLedger()
         self.known: OrderedDict[bytes, float] = OrderedDict()
         self.cache = cache
         self._pool: Any = None
@@ -161,7 +161,7 @@ class BlackBox:
 
     def load_state(self, meta: dict[str, Any]) -> None:
         """Takes up what `state` gave."""
-        self.ledger = Ledger(**meta["ledger"])
+        self.ledger = CallLedger(**meta["ledger"])
         self._largest = -math.inf if meta["largest"] is None else meta["largest"]
 
     def _rows(self, values: Any, rows: Array) -> Any:

@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from rl import checkpoint
-from rl.black_box import BlackBox, Ledger
+from rl.black_box import BlackBox, CallLedger
 from rl.cost_critic import SampleCritic, SetCritic
 from rl.data import host
 from rl.errors import UserError
@@ -114,7 +114,7 @@ class BlackBoxLoss(nn.Module):
         self.critic: SampleCritic | SetCritic | None = None  # built at the first call, which shows the shapes
 
     @property
-    def ledger(self) -> Ledger:
+    def ledger(self) -> CallLedger:
         """What the black box was asked so far."""
         return self.box.ledger
 

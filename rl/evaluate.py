@@ -9,6 +9,7 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from rl.errors import UserError
+from rl.ledger import StepLedger
 
 # Evaluation environments are seeded from the training seed plus this, so that no start state is shared.
 SEED_OFFSET = 1_000_000
@@ -80,12 +81,18 @@ def evaluate(
 
 
 def run_episodes(
-    agent: Any, env: VectorEnv, episodes: int, deterministic: bool, seed: int, max_steps: int = 100_000
+    agent: Any,
+    env: VectorEnv,
+    episodes: int,
+    deterministic: bool,
+    seed: int,
+    max_steps: int = 100_000,
+    ledger: StepLedger | None = None,
 ) -> Evaluation:
     """`evaluate` in the given environments, reset with exactly this seed.
 
     Each environment has a quota of episodes, fixed beforehand: taking whichever episodes end first would
-    prefer the short ones.
+    prefer the short ones. All steps go into the `ledger`, if there is one.
     """
     n = env.num_envs
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
@@ -103,6 +110,8 @@ def run_episodes(
         obs, reward, terminated, truncated, _ = env.step(action)
         done = terminated | truncated
         wanted = quota > 0
+        if ledger is not None:
+            ledger.evaluation += n - int(reset_row.sum())
         if not np.isfinite(reward[wanted]).all():
             bad = int(np.flatnonzero(wanted & ~np.isfinite(reward))[0])
             raise UserError(f"environment {bad} returned reward {reward[bad]} in an evaluation: it must be finite")

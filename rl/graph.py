@@ -82,7 +82,8 @@ def describe(agent: Any, env: str = "environment") -> Graph:
 
 def way_of(agent: Any) -> Way:
     """How the gradient reaches the actor."""
-    if getattr(agent, "critic", None) is None or not isinstance(getattr(agent, "memory", None), Replay | RolloutMemory):
+    learns = isinstance(getattr(agent, "memory", None), Replay | RolloutMemory)
+    if getattr(agent, "critic", None) is None or not learns or _searches(agent):
         return "search"
     by_state = agent.critic.spec.action == "none"
     way: Way = getattr(agent.config, "actor_gradient", "score" if by_state else "pathwise")
@@ -111,7 +112,7 @@ def _acting(agent: Any, env: str) -> tuple[list[Node], list[Edge]]:
         edges += [Edge("obs", "norm"), Edge("norm", "actor")]
     else:
         edges.append(Edge("obs", "actor"))
-    noise, *lines = _policy(actor)
+    noise, *lines = _policy(actor, noisy=not _searches(agent))
     nodes.append(Node("policy", "function", PI, tuple(lines)))
     edges += [Edge("actor", "policy"), Edge("policy", "action")]
     if noise:
@@ -120,14 +121,14 @@ def _acting(agent: Any, env: str) -> tuple[list[Node], list[Edge]]:
     return nodes, edges
 
 
-def _policy(actor: Any) -> tuple[str, ...]:
+def _policy(actor: Any, noisy: bool) -> tuple[str, ...]:
     """The noise that enters a policy ("" for none), then what it makes of the network's output."""
     if isinstance(actor, CategoricalActor):
-        return "Gumbel noise", "softmax,", "arg max"
+        return ("Gumbel noise", "softmax,", "arg max") if noisy else ("", "arg max")
     if isinstance(actor, GaussianActor):
         return "normal noise", "Gaussian,", "spread of s," if actor.state_std else "one spread,", "tanh"
     if isinstance(actor, DeterministicActor):
-        return "normal noise", "tanh,", f"noise {actor.spread:g}"
+        return ("normal noise", "tanh,", f"noise {actor.spread:g}") if noisy else ("", "tanh")
     return "", "action of", "the output"
 
 
@@ -258,6 +259,11 @@ def _head(critic: Critic) -> str:
 def _soft(agent: Any) -> bool:
     """Whether entropy is part of the cost."""
     return any(getattr(agent, name, None) is not None for name in ("temperature", "multipliers"))
+
+
+def _searches(agent: Any) -> bool:
+    """Whether whole policies are compared; C, if there is one, only guides."""
+    return hasattr(agent, "population")
 
 
 def _replays(agent: Any) -> bool:

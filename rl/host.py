@@ -15,7 +15,7 @@ from rl.nets import MLP, Activation
 from rl.norm import RunningNorm
 
 Array = np.ndarray
-_ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
     "tanh": np.tanh,
     "relu": lambda x: np.maximum(x, 0),
     "silu": lambda x: x / (1 + np.exp(-x)),
@@ -36,7 +36,7 @@ class HostPass:
         assert net.ensemble is None, "an actor is a single MLP"
         self.norm, self.net = norm, net
         self.on_cpu = net.weights[0].device.type == "cpu"
-        self._activation = _ACTIVATIONS[net.activation]
+        self._activation = ACTIVATIONS[net.activation]
         gains, shifts = ([host(p) for p in parameters] for parameters in (net.gains, net.shifts))
         self._layers = [(host(w), host(b)) for w, b in zip(net.weights, net.biases, strict=True)]
         self._scales = list(zip(gains, shifts, strict=True))

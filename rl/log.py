@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from torch import Tensor
 from rl.checkpoint import writing
 from rl.errors import Diverged
 from rl.evaluate import Evaluation
+from rl.ledger import StepLedger
 from rl.probe import Probe
 from rl.table import EVALUATION_COLUMNS, PROBE_COLUMNS, TRAINING_COLUMNS, Table
 
@@ -97,10 +99,13 @@ class Log:
         clock: of the run.
         every: environment steps between two writes.
         step: where the run stands; later entries, of a run that went on without being saved, are dropped.
+        ledger: of the run.
     """
 
-    def __init__(self, folder: Path | None, clock: Clock, every: int, step: int = 0) -> None:
-        self.clock, self.every = clock, every
+    def __init__(
+        self, folder: Path | None, clock: Clock, every: int, step: int = 0, ledger: StepLedger | None = None
+    ) -> None:
+        self.clock, self.every, self.ledger = clock, every, ledger or StepLedger()
         self.episodes = 0
         self.returns: deque[float] = deque(maxlen=WINDOW)
         self.lengths: deque[int] = deque(maxlen=WINDOW)
@@ -156,7 +161,7 @@ class Log:
                 mean_length=length,
                 steps_per_second=fps,
             )
-        self._scalars(step, scalars | {"time/fps": fps})
+        self._scalars(step, scalars | {"time/fps": fps} | self._spent())
 
     def add_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Writes one evaluation of the policy as it was after `step` environment steps."""
@@ -173,7 +178,8 @@ class Log:
             mean_length=sum(evaluation.lengths) / len(evaluation.lengths),
         )
         length = sum(evaluation.lengths) / len(evaluation.lengths)
-        self._scalars(step, {"eval/mean_reward": evaluation.mean, "eval/mean_ep_length": length})
+        scalars = {"eval/mean_reward": evaluation.mean, "eval/mean_ep_length": length}
+        self._scalars(step, scalars | self._spent())
 
     def add_picture(self, step: int, tag: str, png: bytes) -> None:
         """Shows a PNG among TensorBoard's images."""
@@ -210,6 +216,9 @@ class Log:
     def mean_return(self) -> float | None:
         """Of the last 100 training episodes; None before the first has ended."""
         return sum(self.returns) / len(self.returns) if self.returns else None
+
+    def _spent(self) -> dict[str, float]:
+        return {f"ledger/{name}": float(count) for name, count in asdict(self.ledger).items()}
 
     def close(self) -> None:
         """Closes the files."""

@@ -24,6 +24,11 @@ def flatten(module: nn.Module) -> tuple[list[Tensor], Tensor]:
     return parameters, flat
 
 
+def annealed(lr: float, step: int, decay_steps: int) -> float:
+    """A learning rate at environment step `step`, when it falls linearly to 0 over `decay_steps`; 0 keeps it."""
+    return lr * max(0.0, 1 - step / decay_steps) if decay_steps else lr
+
+
 class Optimizer:
     """Adam or RMSprop over one flat parameter that the module's own parameters are views of.
 
@@ -71,8 +76,7 @@ class Optimizer:
 
     def anneal(self, step: int) -> None:
         """Sets the learning rate that holds at environment step `step`."""
-        if self.decay_steps:
-            self.current_lr = self.lr * max(0.0, 1 - step / self.decay_steps)
+        self.current_lr = annealed(self.lr, step, self.decay_steps)
 
     def apply(self, gradient: tuple[Tensor, ...]) -> Tensor:
         """Takes one step along -gradient (one tensor a parameter); its length before clipping, a scalar."""

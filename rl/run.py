@@ -29,7 +29,7 @@ class Position(NamedTuple):
 
 
 class RunFolder:
-    """The folder of one run: config.json, evaluations.csv, training.csv, checkpoints/ and what is drawn of it.
+    """The folder of one run: config.json, its tables, ledger.json, checkpoints/ and what is drawn of it.
 
     Args:
         path: the folder.
@@ -51,6 +51,11 @@ class RunFolder:
                 raise UserError(
                     f"run folder {self.path} is not empty: name another one, or resume the run that is there"
                 )
+
+    @property
+    def ledger(self) -> Path:
+        """The file of the ledger."""
+        return self.path / "ledger.json"
 
     def checkpoint(self, name: str) -> Path:
         """The folder of checkpoint `last`, `best` or `step_N`."""

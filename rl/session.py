@@ -13,6 +13,7 @@ from rl.draw import pictures
 from rl.errors import UserError
 from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, Factory, NeverEnds, run_episodes
 from rl.graph import describe
+from rl.ledger import StepLedger
 from rl.log import Clock, Log
 from rl.loop import Agent, Tick
 from rl.plot import learning_curve
@@ -37,6 +38,7 @@ class Session:
         seed: of the run.
         episodes: of one evaluation.
         progress: whether to say anything.
+        ledger: takes what the run spends.
     """
 
     def __init__(
@@ -50,19 +52,20 @@ class Session:
         seed: int,
         episodes: int,
         progress: bool,
+        ledger: StepLedger,
     ) -> None:
         self.agent, self.env, self.make, self.folder = agent, env, make, folder
-        self.seed, self.episodes = seed, episodes
+        self.seed, self.episodes, self.ledger = seed, episodes, ledger
         self.step, self.best = position.step, position.best
         self.evaluations: list[tuple[int, Evaluation]] = []
         self.clock = Clock(position.seconds)
         path = None if folder is None else folder.path
-        self.log = Log(path, self.clock, max(total // LOG_POINTS, env.num_envs), position.step)
+        self.log = Log(path, self.clock, max(total // LOG_POINTS, env.num_envs), position.step, ledger)
         self.display = Display(total, position.step, position.seconds, progress)
         self._eval_env: VectorEnv | None = None
         self._endless = False
         self._probes = True  # that a probe was not refused
-        self.probe_steps = 0  # of environments, beside those of training
+        self._probed = False
 
     def introduce(self) -> None:
         """Draws the agent as a graph, as `agent.svg` and among TensorBoard's images, if there is a run folder.
@@ -82,7 +85,7 @@ class Session:
 
     def observe(self, tick: Tick) -> None:
         """Takes in one tick: a few microseconds."""
-        self.step = tick.step
+        self.step = self.ledger.training = tick.step
         self.log.add(*tick)
         if self.display.due():
             self.display.show(tick.step, self.clock.seconds, self.log.mean_return)
@@ -110,7 +113,8 @@ class Session:
         with self.clock:
             env = self.env if self._eval_env is None else self._eval_env
             try:
-                result = run_episodes(self.agent, env, self.episodes, True, self.seed + SEED_OFFSET)
+                seed = self.seed + SEED_OFFSET
+                result = run_episodes(self.agent, env, self.episodes, True, seed, ledger=self.ledger)
             except NeverEnds as error:
                 self._endless = True
                 self.display.say(f"no evaluation: {error}")
@@ -137,9 +141,12 @@ class Session:
                 self._probes = False
                 self.display.say(f"no probe of C: {error}")
                 return
-            if found.reason and not self.probe_steps:
+            if found.reason and not self._probed:
                 self.display.say(f"no probe of C's gradient: {found.reason}")
-            self.probe_steps += found.steps
+            self._probed = True
+            self.ledger.probes += found.steps
+            if self.folder is not None:
+                self.ledger.write(self.folder.ledger)
             self.log.add_probe(self.step, found)
             self.display.say(f"{self.step:>10,} steps: C: {found}")
 
@@ -147,6 +154,7 @@ class Session:
         """Writes checkpoint `name`, if there is a run folder."""
         if self.folder is not None:
             self.folder.save(name, self.agent, Position(self.step, self.clock.seconds, self.best))
+            self.ledger.write(self.folder.ledger)
 
     def draw(self) -> None:
         """Writes the learning curve, if there is a run folder."""
@@ -160,7 +168,10 @@ class Session:
         if self.folder is None or self.make is None:
             return None
         try:
-            return record_video(self.agent, self.make, self.folder.path / "video.mp4", seed=self.seed)
+            path = self.folder.path / "video.mp4"
+            film = record_video(self.agent, self.make, path, seed=self.seed, ledger=self.ledger)
+            self.ledger.write(self.folder.ledger)
+            return film
         except Exception as error:
             self.display.say(f"no video: {error}")
             return None

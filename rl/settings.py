@@ -28,6 +28,13 @@ RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("learning_starts", "update_ratio", "noise", "target_noise", "noise_clip"), NOT_NEGATIVE),
     **dict.fromkeys(("alpha_lr", "priority", "hindsight"), NOT_NEGATIVE),
     "priority_correction": SHARE,
+    # Of search without gradients.
+    **dict.fromkeys(("population", "directions", "top", "episodes", "separable_from", "subspace"), COUNT),
+    **dict.fromkeys(("critic_hidden", "guide_batch"), COUNT),
+    "sigma": (1e-9, _LARGEST, "above 0"),
+    "shrink": (1e-9, 1, "above 0 and at most 1"),
+    **dict.fromkeys(("candidates", "first_step", "stability"), NOT_NEGATIVE),
+    "isotropic": SHARE,
     "dropout": (0, 0.99, "from 0 to 0.99"),
     "bins": (3, _LARGEST, "at least 3"),
     "log_std": (-5, 2, "from -5 to 2, where the actor keeps it"),

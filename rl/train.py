@@ -14,6 +14,7 @@ from gymnasium.vector import VectorEnv
 
 from rl.errors import Diverged, UserError
 from rl.evaluate import Evaluation, Factory, factory_of
+from rl.ledger import StepLedger
 from rl.loop import Agent, Tick, interact
 from rl.memory import keep_freed_memory
 from rl.run import Position, RunFolder, environment_seed
@@ -33,6 +34,7 @@ class TrainResult(NamedTuple):
     evaluations: list[tuple[int, Evaluation]]  # (step, evaluation) of this call, the final one too
     run_dir: Path | None
     video: Path | None
+    ledger: StepLedger  # environment steps of the whole run, by what they were spent on
 
 
 def train(
@@ -52,6 +54,7 @@ def train(
     hooks: Sequence[Hook] = (),
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
+    ledger: StepLedger | None = None,
 ) -> TrainResult:
     """Trains the agent in place until `total_timesteps` environment steps are done.
 
@@ -77,6 +80,7 @@ def train(
         hooks: `hook(tick, agent)` after each vector step; returning False ends the run.
         resume: go on with the run in `run_dir`: the agent gets its exact state back, the episodes are fresh.
         config: further entries of config.json.
+        ledger: counts what the run spends; a hook that asks an environment for more adds to its `probes`.
     Raises:
         UserError: an argument out of range, a folder in use, no permission, an environment that returns NaN.
     """
@@ -99,11 +103,15 @@ def train(
         raise UserError(
             f"the run has done {position.step} steps: total_timesteps must be more than that, got {total_timesteps}"
         )
+    ledger = ledger or StepLedger()
+    if folder is not None and resume:
+        ledger.read(folder.ledger)
+    ledger.training = position.step
     vector = env if isinstance(env, VectorEnv) else env(num_envs=num_envs, seed=seed, render_mode=None)
     if folder is not None and not resume:
         folder.write_config(agent, **settings(seed, vector, total_timesteps, config))
     make = factory_of(env)
-    session = Session(agent, vector, make, folder, position, total_timesteps, seed, eval_episodes, progress)
+    session = Session(agent, vector, make, folder, position, total_timesteps, seed, eval_episodes, progress, ledger)
     try:
         session.introduce()
         stopped = _loop(session, total_timesteps, eval_every, save_every, probe_every, hooks)
@@ -132,7 +140,7 @@ def train(
             vector.close()
     rate = (session.step - position.step) / max(seconds - position.seconds, 1e-9)
     path = folder.path if folder is not None else None
-    return TrainResult(session.step, seconds, rate, stopped, final, session.evaluations, path, film)
+    return TrainResult(session.step, seconds, rate, stopped, final, session.evaluations, path, film, ledger)
 
 
 def _loop(

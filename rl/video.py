@@ -14,6 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from rl.checkpoint import writing
 from rl.errors import UserError
 from rl.evaluate import SEED_OFFSET, Factory, factory_of
+from rl.ledger import StepLedger
 
 
 def record_video(
@@ -24,6 +25,7 @@ def record_video(
     deterministic: bool = True,
     seed: int | None = None,
     max_steps: int = 3000,
+    ledger: StepLedger | None = None,
 ) -> Path:
     """Films whole episodes of one environment; the frame rate is the environment's own.
 
@@ -36,6 +38,7 @@ def record_video(
         deterministic: the policy's mode instead of a sample.
         seed: of the training run; the film starts from seed + 1,000,000 as `evaluate` does.
         max_steps: where the film ends at the latest.
+        ledger: counts its steps.
     Returns:
         the file that was written.
     Raises:
@@ -50,7 +53,7 @@ def record_video(
     make = factory_of(env)
     if make is None:
         assert isinstance(env, VectorEnv)
-        return _film(agent, env, path, episodes, deterministic, seed, max_steps)
+        return _film(agent, env, path, episodes, deterministic, seed, max_steps, ledger)
     if "rgb_array" not in getattr(env, "metadata", {}).get("render_modes", ["rgb_array"]):
         raise UserError(f"the environment cannot be filmed: {_modes(env)}")
     try:
@@ -58,13 +61,20 @@ def record_video(
     except gym_error.Error as error:
         raise UserError(f"the environment cannot be filmed: {error}") from error
     try:
-        return _film(agent, fresh, path, episodes, deterministic, seed, max_steps)
+        return _film(agent, fresh, path, episodes, deterministic, seed, max_steps, ledger)
     finally:
         fresh.close()
 
 
 def _film(
-    agent: Any, env: VectorEnv, path: Path, episodes: int, deterministic: bool, seed: int, max_steps: int
+    agent: Any,
+    env: VectorEnv,
+    path: Path,
+    episodes: int,
+    deterministic: bool,
+    seed: int,
+    max_steps: int,
+    ledger: StepLedger | None,
 ) -> Path:
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     obs, _ = env.reset(seed=seed)
@@ -80,10 +90,14 @@ def _film(
             with writing(path):
                 writer.append_data(first)
             state, start, left = None, np.ones(env.num_envs, dtype=bool), episodes
+            reset_row = np.zeros(env.num_envs, dtype=bool)
             for _ in range(max_steps):
                 action, state = agent.predict(obs, state, start, deterministic)
                 obs, _, terminated, truncated, _ = env.step(action)
                 start = terminated | truncated
+                if ledger is not None:
+                    ledger.evaluation += int((~reset_row).sum())
+                reset_row = start if mode == AutoresetMode.NEXT_STEP else np.zeros_like(start)
                 frame = _frame(env)
                 with writing(path):
                     writer.append_data(frame)

@@ -221,6 +221,7 @@ def _report(result: TrainResult, run: Path, total: int) -> int:
         return 130
     print(f"\ntrained {result.step:,} steps in {result.seconds:.1f} s, {result.steps_per_second:,.0f} steps/s")
     print(f"final policy: {result.evaluation or 'not evaluated'}")
+    print(f"spent {result.ledger}")
     print(f"\nrun folder      {run}/")
     print(f"learning curve  {run / 'learning_curve.png'}; the agent as a graph {run / 'agent.svg'}")
     if result.video is not None:

@@ -23,6 +23,13 @@ SMALL: dict[str, dict[str, Any]] = {
     "a2c": {"num_steps": T, "hidden": (16,), "minibatch": 16, "critic_passes": 2, "critic_warmup": 0, "bins": 21}
     | {"head": "hl_gauss", "layer_norm": False, "entropy_coef": 0.01},
     "crossq": {"hidden": (16,), "batch": 16, "learning_starts": 8, "capacity": 2000, "update_ratio": 0.5, "bins": 21},
+    "ars": {"directions": 2, "top": 1},
+    "cmaes": {"candidates": 4, "hidden": (8,)},
+    "es": {"directions": 2, "hidden": (8,)},
+    "guidedes": {"directions": 2, "hidden": (8,), "critic_hidden": (16,), "batch": 16, "guide_batch": 32}
+    | {"learning_starts": 8, "capacity": 2000},
+    "randomsearch": {"population": 2, "normalize_obs": True, "hidden": (8,)},
+    "spsa": {"directions": 1, "hidden": (8,)},
     "ppo": {"num_steps": T, "hidden": (16,), "minibatch": 16, "epochs": 2, "bins": 21},
     "reppo": {"num_steps": T, "hidden": (16,), "minibatch": 16, "epochs": 2, "bins": 21, "critic_warmup": 0},
     "sac": {"hidden": (16,), "batch": 16, "learning_starts": 8, "capacity": 2000, "update_ratio": 0.5},
@@ -30,6 +37,7 @@ SMALL: dict[str, dict[str, Any]] = {
 }
 ON_POLICY = ("a2c", "ppo", "reppo")
 BOX_ONLY = ("td3",)
+GRADIENT_FREE = ("ars", "cmaes", "es", "guidedes", "randomsearch", "spsa")
 
 
 def make(agent: str, space: str | None = None, seed: int = 0, **settings: Any) -> Any:
@@ -49,8 +57,11 @@ def observations(steps: int) -> Tensor:
 
 
 def feed(agent: Any, steps: int = T, start: int = 0, **override: Any) -> list[dict[str, Tensor]]:
-    """A stream of transitions that depends on t and the agent's actions alone; `override` replaces parts of a step."""
-    metrics = []
+    """A stream of transitions that depends on t and the agent's actions alone; `override` replaces parts of a step.
+
+    Of an agent that plays candidates for whole episodes all environments' episodes end.
+    """
+    metrics, all_end = [], hasattr(agent, "population")
     for t in range(start, start + steps):
         obs = observation(t)
         action = agent.act(obs)
@@ -60,8 +71,8 @@ def feed(agent: Any, steps: int = T, start: int = 0, **override: Any) -> list[di
             action=action,
             reward=obs[:, 0] * value - value**2,
             next_obs=observation(t + 1),
-            terminated=np.array([t % 5 == 4, False, False, False]),
-            truncated=np.array([False, t % 7 == 6, False, False]),
+            terminated=np.array([t % 5 == 4, False, all_end and t % 3 == 2, False]),
+            truncated=np.array([False, t % 7 == 6, False, all_end and t % 6 == 5]),
             valid=np.ones(N, dtype=bool),
             extra={},
         )

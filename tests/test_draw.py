@@ -32,6 +32,7 @@ ACTIONS = {
     "many": spaces.MultiDiscrete([9, 9, 9]),  # too many to list
 }
 ON_POLICY, OFF_POLICY = ("a2c", "ppo", "reppo"), ("crossq", "sac", "td3")
+SEARCH = tuple(name for name in AGENTS if name not in ON_POLICY + OFF_POLICY)
 LONG = "costgrad/OneStepQuadratic-v0"
 
 
@@ -64,7 +65,7 @@ def possible() -> list[Any]:
     cases = []
     for name in AGENTS:
         for obs, action in (*((("vector", action)) for action in ACTIONS), ("image", "discrete"), ("image", "box")):
-            if (name == "td3" and action != "box") or (name in ("sac", "crossq") and action == "many"):
+            if (name == "td3" and action != "box") or (name in ("sac", "crossq", "guidedes") and action == "many"):
                 continue
             cases.append(pytest.param(name, obs, action, id=f"{name}-{obs}-{action}"))
     return cases
@@ -146,6 +147,12 @@ def test_on_policy_off_policy_and_gradient_free_differ() -> None:
         assert "rollout" in kinds[name] and "replay" not in kinds[name]
     for name in OFF_POLICY:
         assert "replay" in kinds[name] and "rollout" not in kinds[name]
+    for name in SEARCH:
+        made = describe(agent(name))
+        assert not {"rollout", "replay"} & kinds[name] and made.subtitle.startswith("gradient-free")
+        assert flows(made, "search") == {("estimate", "actor", "search")}
+        assert ("critic" in {node.key for node in made.nodes}) == (name == "guidedes") == bool(flows(made, "pathwise"))
+        assert "noise" not in {node.key for node in made.nodes}  # it is on the parameters, and none on the actions
     free = describe(searching())
     assert not {"rollout", "replay"} & {node.kind for node in free.nodes} and free.subtitle.startswith("gradient-free")
     assert {node.key for node in free.nodes} >= {"perturbation", "episodes", "estimate"}

@@ -1,0 +1,166 @@
+"""CMA-ES: evolution by covariance matrix adaptation (Hansen 2016, 1604.00772), by the package `cmaes`.
+
+Gradient-free: candidates are drawn from a Gaussian whose mean, step size and covariance follow the cheaper half. Of
+many parameters the covariance is kept diagonal (sep-CMA-ES, Ros & Hansen 2008), or it would be their number squared.
+
+The file reads in the order of a generation: ask, play (rl/population.py), tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from torch import Tensor
+
+from rl import checkpoint
+from rl.data import Step, host
+from rl.errors import UserError
+from rl.nets import Activation
+from rl.policies import Policies
+from rl.population import Population
+from rl.seeds import spread
+from rl.settings import check_settings
+from rl.spaces import Codec
+
+try:
+    from cmaes import CMA, SepCMA
+except ImportError:  # an extra
+    CMA = SepCMA = None
+
+
+@dataclass(frozen=True)
+class CMAESConfig:
+    """Settings of CMA-ES; every one is a flag of scripts/train.py."""
+
+    candidates: int = 0
+    """Of a generation, 4 or more; 0 takes 4 + 3 ln P for P parameters."""
+    sigma: float = 0.5
+    """Initial deviation of each parameter."""
+    separable_from: int = 500
+    """Parameters from which on the covariance is diagonal."""
+    episodes: int = 1
+    """That each candidate plays."""
+    normalize_obs: bool = True
+    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
+    hidden: tuple[int, ...] = ()
+    """Widths of the hidden layers; none is a linear policy."""
+    activation: Activation = "tanh"
+    """Between the layers."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        check_settings(self)
+        if 0 < self.candidates < 4:
+            raise UserError(f"candidates must be 0 or at least 4, got {self.candidates}")
+
+
+class CMAES:
+    """The agent of rl.loop.Agent.
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment.
+        config: its settings.
+        seed: decides initial weights and noise.
+        device: as for other agents; the search itself stays on the host.
+
+    Raises:
+        UserError: a space it cannot be trained on, or the package `cmaes` is missing.
+    """
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        config: CMAESConfig | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        if CMA is None:
+            raise UserError("cmaes needs a package: pip install 'costgrad[cma]'")
+        self.config = c = config or CMAESConfig()
+        self.codec = Codec(observation_space, action_space, device)
+        weights, noise = spread(seed, 2)
+        self.policies = Policies(self.codec, c.hidden, c.activation, c.normalize_obs, weights)
+        self.actor = self.policies.actor  # the centre's network
+        self.population = Population(self.policies, c.episodes, noise)
+        self.parts: dict[str, checkpoint.Part] = {"actor": self.policies, "population": self.population}
+        self.steps = self.updates = 0
+        if self.policies.size < 2:
+            raise UserError(f"CMAES searches among 2 parameters or more, the policy has {self.policies.size}")
+        kind = SepCMA if self.policies.size >= c.separable_from else CMA
+        mean = self.policies.center.astype(np.float64)
+        self.search = kind(mean, c.sigma, seed=0, population_size=c.candidates or None)
+        self._ask()
+
+    def begin(self) -> None:
+        """Fresh episodes start, perhaps in another number."""
+        self.population.begin()
+
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
+        """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: by a candidate each, or by the mean."""
+        return self.population.act(obs) if explore else self.policies.best(obs)
+
+    def observe(self, step: Step) -> None:
+        """Counts what the step cost each candidate."""
+        self.population.observe(step)
+        self.steps += int(step.valid.sum())
+
+    def _ask(self) -> None:
+        """Candidates from the Gaussian; its noise is seeded anew each time, so that a seed is all of its state."""
+        self.search.reseed_rng(int(torch.randint(2**31, (1,), generator=self.population.generator)))
+        self.population.start(np.stack([self.search.ask() for _ in range(self.search.population_size)]))
+
+    def update(self) -> dict[str, Tensor]:
+        """Moves mean and covariance when a generation has been played."""
+        if not self.population.done:
+            return {}
+        played = self.population.candidates.astype(np.float64)
+        self.search.tell(list(zip(played, self.population.cost.tolist(), strict=True)))
+        self.policies.move(self.search.mean.astype(np.float32))
+        self.updates += 1
+        metrics = self.population.metrics
+        self._ask()
+        return metrics
+
+    def _numbers(self) -> dict[str, Any]:
+        """Arrays and numbers of the package's object, by attribute: all but its noise, and a history that it reads not.
+
+        Its own pickling makes the covariance symmetric, and so other by a rounding.
+        """
+        kept = {k: v for k, v in vars(self.search).items() if k != "_funhist_values"}
+        return {k: v for k, v in kept.items() if isinstance(v, np.ndarray | float | int)}
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """As `Agent` says, by the mean, which never draws; `state` is handed back."""
+        return self.policies.predict(obs), state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides the future; the tensors are the live ones. Episodes under way are not in it."""
+        search = {f"search{name}": torch.as_tensor(np.array(v)) for name, v in self._numbers().items()}
+        meta = {"steps": self.steps, "updates": self.updates}
+        return checkpoint.gather(self.parts) | search, meta
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        checkpoint.hand_out(tensors, self.parts)
+        for name, now in self._numbers().items():
+            value = host(tensors[f"search{name}"])
+            setattr(self.search, name, value.copy() if isinstance(now, np.ndarray) else type(now)(value))
+        self.steps, self.updates = meta["steps"], meta["updates"]
+
+    def save(self, path: str | Path) -> None:
+        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
+        checkpoint.save_agent(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> CMAES:
+        """Reads what `save` wrote. Raises UserError where it cannot."""
+        return checkpoint.load_agent(path, cls, CMAESConfig, device)

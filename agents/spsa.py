@@ -1,0 +1,154 @@
+"""SPSA: simultaneous perturbation stochastic approximation (Spall 1992, IEEE TAC 37, 332-341).
+
+Gradient-free: all parameters are moved at once, each by +c or -c, and two costs tell the slope along them all. Gains
+fall as Spall's guidelines say (1998, IEEE TAES 34, 817-823), the first step's among them.
+
+The file reads in the order of a generation: ask, play (rl/population.py), tell.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import Space
+from torch import Tensor
+
+from rl import checkpoint
+from rl.data import Step
+from rl.nets import Activation
+from rl.policies import Policies
+from rl.population import Population
+from rl.search import directions, mirrored, pairs, slope
+from rl.seeds import spread
+from rl.settings import check_settings
+from rl.spaces import Codec
+
+
+@dataclass(frozen=True)
+class SPSAConfig:
+    """Settings of SPSA; every one is a flag of scripts/train.py."""
+
+    directions: int = 4
+    """Mirrored pairs of a generation."""
+    sigma: float = 0.1
+    """How far a candidate stands from the centre at first, in each parameter: c."""
+    first_step: float = 0.1
+    """How far a parameter goes at first, on average: a follows from the first slopes that are not 0."""
+    stability: float = 10.0
+    """Updates by which the fall of the steps is put off: A."""
+    episodes: int = 1
+    """That each candidate plays."""
+    normalize_obs: bool = True
+    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
+    hidden: tuple[int, ...] = ()
+    """Widths of the hidden layers; none is a linear policy."""
+    activation: Activation = "tanh"
+    """Between the layers."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        check_settings(self)
+
+
+class SPSA:
+    """The agent of rl.loop.Agent.
+
+    Args:
+        observation_space: of one environment.
+        action_space: of one environment.
+        config: its settings.
+        seed: decides initial weights and noise.
+        device: as for other agents; the search itself stays on the host.
+
+    Raises:
+        UserError: a space it cannot be trained on.
+    """
+
+    def __init__(
+        self,
+        observation_space: Space[Any],
+        action_space: Space[Any],
+        config: SPSAConfig | None = None,
+        seed: int = 0,
+        device: str = "cpu",
+    ) -> None:
+        self.config = c = config or SPSAConfig()
+        self.codec = Codec(observation_space, action_space, device)
+        weights, noise = spread(seed, 2)
+        self.policies = Policies(self.codec, c.hidden, c.activation, c.normalize_obs, weights)
+        self.actor = self.policies.actor  # the centre's network
+        self.population = Population(self.policies, c.episodes, noise)
+        self.parts: dict[str, checkpoint.Part] = {"actor": self.policies, "population": self.population}
+        self.steps = self.updates = 0
+        self.gain = 0.0  # a; 0 until a slope has been seen
+        self._ask()
+
+    def begin(self) -> None:
+        """Fresh episodes start, perhaps in another number."""
+        self.population.begin()
+
+    def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
+        """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: by a candidate each, or by the centre."""
+        return self.population.act(obs) if explore else self.policies.best(obs)
+
+    def observe(self, step: Step) -> None:
+        """Counts what the step cost each candidate."""
+        self.population.observe(step)
+        self.steps += int(step.valid.sum())
+
+    def _ask(self) -> None:
+        """Pairs at center +- c_k Delta, Delta of +1 and -1."""
+        noise = np.sign(self.population.noise(self.config.directions))
+        self.population.start(mirrored(self.policies.center, noise, self._sigma))
+
+    @property
+    def _sigma(self) -> float:
+        """c_k = c / (k + 1)^0.101."""
+        return self.config.sigma / (self.updates + 1) ** 0.101
+
+    def update(self) -> dict[str, Tensor]:
+        """One step when a generation has been played: center - a_k g, a_k = a / (k + 1 + A)^0.602."""
+        if not self.population.done:
+            return {}
+        plus, minus = pairs(self.population.cost)
+        # 1 / Delta is Delta; the mean over pairs averages the noise away.
+        delta = np.sign(directions(self.population.candidates, self._sigma))
+        gradient = slope(plus, minus, delta) / np.float32(2 * self._sigma)
+        c, size = self.config, float(np.abs(gradient).mean())
+        if self.gain == 0 and size > 0:
+            self.gain = c.first_step * (self.updates + 1 + c.stability) ** 0.602 / size
+        step = np.float32(self.gain / (self.updates + 1 + c.stability) ** 0.602) * gradient
+        self.policies.move(self.policies.center - step)
+        self.updates += 1
+        metrics = {**self.population.metrics, "step_norm": torch.tensor(float(np.linalg.norm(step)))}
+        self._ask()
+        return metrics
+
+    def predict(
+        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
+    ) -> tuple[np.ndarray, Any]:
+        """As `Agent` says, by the centre, which never draws; `state` is handed back."""
+        return self.policies.predict(obs), state
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """Everything that decides the future; the tensors are the live ones. Episodes under way are not in it."""
+        meta = {"steps": self.steps, "updates": self.updates, "gain": self.gain}
+        return checkpoint.gather(self.parts), meta
+
+    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
+        """Takes up what `state` gave."""
+        checkpoint.hand_out(tensors, self.parts)
+        self.steps, self.updates, self.gain = meta["steps"], meta["updates"], meta["gain"]
+
+    def save(self, path: str | Path) -> None:
+        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
+        checkpoint.save_agent(path, self)
+
+    @classmethod
+    def load(cls, path: str | Path, device: str = "cpu") -> SPSA:
+        """Reads what `save` wrote. Raises UserError where it cannot."""
+        return checkpoint.load_agent(path, cls, SPSAConfig, device)
