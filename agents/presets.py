@@ -142,6 +142,23 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         (agent, "Pendulum-v1"): {"num_envs": 1, "learning_starts": 1_000, "actor_lr": 1e-3, "critic_lr": 1e-3}
         for agent in ("td3", "sac")
     },
+    ("sac", "CartPole-v1"): {
+        "num_envs": 4,
+        "learning_starts": 1_000,
+        "actor_lr": 1e-3,
+        "critic_lr": 1e-3,
+        "hidden": (64, 64),
+        "batch": 128,
+        "update_ratio": 0.5,
+        "fold": 3,
+        "tau": 0.02,
+        "alpha": 0.1,
+        "alpha_lr": 1e-3,
+        "entropy_target": 0.2,
+        "normalize_obs": True,
+        "layer_norm": True,
+        "decay_steps": WHOLE_RUN,
+    },
     **{("crossq", env): {"num_envs": 8} for env in MUJOCO},
     ("crossq", "Pendulum-v1"): {
         "num_envs": 1,
