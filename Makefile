@@ -2,7 +2,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-EXTRAS := dev,video,classic-control,mujoco,numba,stats,cma
+EXTRAS := dev,video,classic-control,mujoco,numba,stats,cma,examples
 STAMP := $(VENV)/.installed-$(EXTRAS)
 
 # Where it learns, and for how long: `make train ENV=Acrobot-v1 STEPS=300000 SEED=1`

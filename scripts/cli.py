@@ -95,7 +95,7 @@ def invocation(name: str) -> str:
         return f"costgrad {name.replace('_', '-')}"
     python = Path(sys.executable)
     inside = python.is_relative_to(Path.cwd())
-    script = os.path.relpath(Path(__file__).with_name(f"{name}.py"))
+    script = os.path.relpath(Path(__file__).parent / f"{name}.py")
     found = shutil.which("python")
     same = found is not None and Path(found).parent == python.parent
     return f"{python.relative_to(Path.cwd()) if inside else 'python' if same else python} {shlex.quote(script)}"

@@ -1,0 +1,1 @@
+"""Models trained against costs that nobody can differentiate."""
