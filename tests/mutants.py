@@ -739,6 +739,35 @@ MUTANTS = [
     Mutant(
         "a number is shifted as it was", "rl/heads.py", "(bias - offset) / ratio", "(bias + offset) / ratio", "heads"
     ),
+    # An example of it
+    Mutant(
+        "controller: no dead time",
+        "scripts/examples/controller.py",
+        "valve[t - delay, rows]",
+        "valve[t, rows]",
+        "controller",
+    ),
+    Mutant(
+        "controller: a sensor without steps",
+        "scripts/examples/controller.py",
+        "STEP * np.round(level / STEP)",
+        "level",
+        "controller",
+    ),
+    Mutant(
+        "controller: no lag",
+        "scripts/examples/controller.py",
+        "np.exp(-1 / plants[:, 1])",
+        "0 * plants[:, 1]",
+        "controller",
+    ),
+    Mutant(
+        "controller: C is told nothing of the plant",
+        "scripts/examples/controller.py",
+        "context=known(batch)",
+        "context=0 * known(batch)",
+        "controller",
+    ),
     # C as a loss
     Mutant("loss: the residual's sign", "rl/cost.py", "(cost - said) * counts", "(said - cost) * counts", "cost"),
     Mutant(
