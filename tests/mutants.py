@@ -26,7 +26,7 @@ import torch  # noqa: F401
 
 sys.dont_write_bytecode = True  # or a copy's stale code could be taken for its mutant's
 ROOT = Path(__file__).resolve().parents[1]
-COPIED = ("rl", "agents", "envs", "tests", "pyproject.toml")
+COPIED = ("rl", "agents", "envs", "scripts", "tests", "pyproject.toml")
 WORKERS = 2
 
 
@@ -750,8 +750,8 @@ MUTANTS = [
     Mutant(
         "controller: a sensor without steps",
         "scripts/examples/controller.py",
-        "STEP * np.round(level / STEP)",
-        "level",
+        "np.round(level / STEP)",
+        "level / STEP",
         "controller",
     ),
     Mutant(

@@ -35,8 +35,8 @@ from rl.errors import UserError
 from ..cli import guarded, parse
 from .tables import check_folder, print_table, save_figure, write_rows
 
-SAMPLES, SETPOINT, LOAD = 200, 1.0, 0.5  # the load comes half-way
-STEP = 0.1  # of the sensor
+SAMPLES, LOAD = 200, 0.5  # the load comes half-way
+STEP, SETPOINT = 0.1, 10  # of the sensor; in such steps
 REACH = 10.0  # of the valve, to either side
 RANGES = np.array([(0.25, 4.0), (4.0, 40.0), (1.0, 10.0)])  # of gain K, lag T and dead time L in samples, log-uniform
 GAINS = np.array([0.3, 10.0])  # proportional gain, and integral time in samples, where the network gives 0
@@ -115,8 +115,9 @@ def off_setpoint(output: np.ndarray, context: np.ndarray | None, plants: np.ndar
     level, integral, off = np.zeros(n), np.zeros(n), np.zeros(n)
     valve = np.zeros((SAMPLES, n))
     for t in range(SAMPLES):
-        error = SETPOINT - STEP * np.round(level / STEP)  # in whole steps
-        off += np.abs(error) > STEP / 2
+        steps = SETPOINT - np.round(level / STEP)
+        off += steps != 0
+        error = STEP * steps
         wanted = gain * error + integral
         valve[t] = np.clip(wanted, -REACH, REACH)
         integral += np.where(wanted == valve[t], gain / integral_time * error, 0.0)  # it does not wind up
