@@ -22,7 +22,7 @@ class StepLedger:
     evaluation: int = 0
     """Of the policy on the way and at the end, and of the film."""
     probes: int = 0
-    """Of whatever else asks the environment for a cost; who probes (a hook, say) adds them here."""
+    """Of whatever else asks the environment for a cost, scripts/probe.py on the run among it; a hook adds its own."""
 
     @property
     def total(self) -> int:

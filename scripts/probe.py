@@ -25,9 +25,10 @@ from rl.checkpoint import writing
 from rl.data import host
 from rl.errors import UserError
 from rl.jacobian import action_jacobian, cost_jacobian
+from rl.ledger import StepLedger
 from rl.plot import calibration_plot
 from rl.probe import Points, Probe, probe
-from rl.run import read_config
+from rl.run import RunFolder, read_config
 
 from .cli import Device, guarded, parse, use_threads
 from .evaluate import load
@@ -88,6 +89,7 @@ def _probe(argv: Sequence[str]) -> int:
         found = probe(agent, env, step=args.step, seed=seed, **sizes)
     finally:
         env.close()
+    _charge(Path(args.run), found.steps)
     _say(args, started["agent"], agent, found)
     calibration_plot(
         plot, found.calibration, f"C of {started['agent']} on {started['env_argument']}, {args.checkpoint}"
@@ -99,6 +101,14 @@ def _probe(argv: Sequence[str]) -> int:
         _write(Path(args.points), agent, found.points)
         print(f"points       {args.points}")
     return 0
+
+
+def _charge(run: Path, steps: int) -> None:
+    """Adds the steps of a probe to the run's ledger, unless the run is from before there were any. Raises UserError."""
+    file, ledger = RunFolder(run, resume=True).ledger, StepLedger(probes=steps)
+    if file.exists():
+        ledger.read(file)
+        ledger.write(file)
 
 
 def _say(args: Args, name: str, agent: Any, found: Probe) -> None:
