@@ -89,7 +89,7 @@ def _probe(argv: Sequence[str]) -> int:
         found = probe(agent, env, step=args.step, seed=seed, **sizes)
     finally:
         env.close()
-    _charge(Path(args.run), found.steps)
+    StepLedger(probes=found.steps).add_to(RunFolder(args.run, resume=True).ledger)
     _say(args, started["agent"], agent, found)
     calibration_plot(
         plot, found.calibration, f"C of {started['agent']} on {started['env_argument']}, {args.checkpoint}"
@@ -101,14 +101,6 @@ def _probe(argv: Sequence[str]) -> int:
         _write(Path(args.points), agent, found.points)
         print(f"points       {args.points}")
     return 0
-
-
-def _charge(run: Path, steps: int) -> None:
-    """Adds the steps of a probe to the run's ledger, unless the run is from before there were any. Raises UserError."""
-    file, ledger = RunFolder(run, resume=True).ledger, StepLedger(probes=steps)
-    if file.exists():
-        ledger.read(file)
-        ledger.write(file)
 
 
 def _say(args: Args, name: str, agent: Any, found: Probe) -> None:

@@ -1125,11 +1125,11 @@ MUTANTS = [
         "probe",
     ),
     Mutant(
-        "fidelity: a probe of a run is free",
-        "scripts/probe.py",
-        "StepLedger(probes=steps)",
-        "StepLedger()",
-        "probe_scripts",
+        "search: what is spent later replaces the ledger",
+        "rl/ledger.py",
+        "            both.read(path)\n",
+        "",
+        "ledger",
     ),
     Mutant("fidelity: SAC's mean", "agents/sac.py", "dearest=not self.codec.discrete", "dearest=False", "probe"),
     # Search without gradients
