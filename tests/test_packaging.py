@@ -140,9 +140,9 @@ def test_constraints_are_exact_and_cover_what_we_need() -> None:
 
 
 def test_every_package_folder_is_listed() -> None:
-    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
-    assert {"costgrad" if name == "scripts" else name for name in folders} <= set(
-        PROJECT["tool"]["setuptools"]["packages"]
-    )
+    inits = [path.parent.relative_to(ROOT) for path in (*ROOT.glob("*/__init__.py"), *ROOT.glob("*/*/__init__.py"))]
+    folders = {".".join(path.parts) for path in inits} - {"tests"}
+    named = {name.replace("scripts", "costgrad", 1) for name in folders}
+    assert named == set(PROJECT["tool"]["setuptools"]["packages"])
     nested = [path for room in ("rl", "agents", "envs", "scripts") for path in (ROOT / room).glob("*/*.py")]
-    assert [path for path in nested if path.parent.name != "__pycache__"] == []
+    assert {path.parent.relative_to(ROOT).as_posix() for path in nested} == {"scripts/examples"}
