@@ -1117,6 +1117,20 @@ MUTANTS = [
         "found = (self.agent.acting.uniform(1), probe(self.agent, self.make, seed=self.seed))[1]",
         "probe",
     ),
+    Mutant(
+        "fidelity: a reset is a step of the probe",
+        "rl/probe.py",
+        "self.steps += tick.step - self.waiting",
+        "self.steps += tick.step",
+        "probe",
+    ),
+    Mutant(
+        "search: what is spent later replaces the ledger",
+        "rl/ledger.py",
+        "            both.read(path)\n",
+        "",
+        "ledger",
+    ),
     Mutant("fidelity: SAC's mean", "agents/sac.py", "dearest=not self.codec.discrete", "dearest=False", "probe"),
     # Search without gradients
     Mutant(
