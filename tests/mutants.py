@@ -406,7 +406,7 @@ MUTANTS = [
     Mutant("clip ignored", "rl/optim.py", "if self.clip_norm:", "if False:", "optim"),
     Mutant("short gradients stretched", "rl/optim.py", "torch.maximum(norm, self._longest)", "norm", "optim"),
     Mutant("penalties on biases", "rl/optim.py", 'float("weights." in name)', "1.0", "optim"),
-    Mutant("decay ignored", "rl/optim.py", "max(0.0, 1 - step / self.decay_steps)", "1.0", "optim"),
+    Mutant("decay ignored", "rl/optim.py", "max(0.0, 1 - step / decay_steps)", "1.0", "optim"),
     Mutant("optimiser's memory not loaded", "rl/optim.py", "value.copy_(state_dict[key])", "pass", "optim"),
     # PPO
     Mutant(
