@@ -90,7 +90,9 @@ def _first_message(boxed: str) -> str:
 
 
 def invocation(name: str) -> str:
-    """How a person calls script `name` again, from the folder they are in."""
+    """How a person calls script `name`, or `folder/name`, again, from the folder they are in."""
+    if __package__ == "costgrad" and "/" in name:
+        return f"python -m costgrad.{name.replace('/', '.')}"
     if __package__ == "costgrad":
         return f"costgrad {name.replace('_', '-')}"
     python = Path(sys.executable)

@@ -171,9 +171,8 @@ def draw(path: Path, rows: Sequence[Row]) -> None:
                     "lw": 1.8 if "A2C" in method else 1,
                     "ls": "-" if "A2C" in method else "--",
                 }
-                lines[method] = _line(panel, mine, part, 1 + 0.02 * (number - len(methods) / 2), style) or lines.get(
-                    method
-                )
+                line = _line(panel, mine, part, 1 + 0.02 * (number - len(methods) / 2), style)
+                lines[method] = lines.get(method) or line
     named = {method: line for method, line in lines.items() if line is not None}
     figure.legend(list(named.values()), list(named), loc="outside upper center", ncols=5, frameon=False)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from scripts.examples import digits
+from scripts.examples import digits, jpeg
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -92,3 +92,53 @@ def test_digits_bad_input(flags: tuple[str, ...], said: str, capsys: Any, tmp_pa
     (tmp_path / "file").write_text("kept")
     assert digits.main(["--out", str(tmp_path / "file")]) == 2
     assert "cannot be a folder" in capsys.readouterr().err and (tmp_path / "file").read_text() == "kept"
+
+
+# JPEG.
+
+
+def test_jpeg_the_encoder_is_real_and_the_price_is_of_missing_decibels() -> None:
+    pictures = jpeg.tiles()
+    assert pictures.shape == (120, 32, 32, 3) and pictures.dtype == np.uint8
+    coarse, fine = (jpeg.encode(pictures[:9], np.full(9, quality)) for quality in (5.0, 95.0))
+    assert (coarse.kilobytes < fine.kilobytes).all() and (coarse.psnr < fine.psnr).all()
+    told = jpeg.Encoded(np.array([2.0, 2.0]), np.array([jpeg.PSNR + 3, jpeg.PSNR - 3]))
+    assert told.cost.tolist() == [2.0, 2.0 + 3 * jpeg.PRICE]
+    assert jpeg.to_quality(np.array([-9.0, -1.0, 0.0, 1.0, 9.0])).tolist() == [5, 5, 50, 95, 95]
+
+
+def test_jpeg_the_grid_asks_for_each_quality_and_takes_the_cheapest() -> None:
+    train, held_out = jpeg.split(3)
+    assert len(train) == 80 and len(held_out) == 40
+    best, asked = jpeg.grid(train[:6], 4)
+    costs = {q: jpeg.encode(train[:6], np.full(6, q)).cost.mean() for q in (5.0, 35.0, 65.0, 95.0)}
+    assert asked == 24 and best == min(costs, key=lambda q: costs[q])
+
+
+def test_jpeg_the_network_beats_one_quality_for_all() -> None:
+    """On pictures that neither has seen, on a tuning seed; with shuffled pictures (negative control) it does not."""
+    train, held_out = jpeg.split(100)
+    fixed = jpeg.encode(held_out, np.full(40, jpeg.grid(train, 20)[0])).cost.mean()
+    picked, asked = jpeg.learn(train, held_out, 100, 40)
+    assert asked == 40 * 80 and jpeg.encode(held_out, picked).cost.mean() < fixed - 0.01
+    assert jpeg.encode(held_out[::-1], picked).cost.mean() > fixed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", range(5))
+def test_jpeg_the_network_beats_a_grid_of_as_many_evaluations(seed: int) -> None:
+    train, held_out = jpeg.split(seed)
+    best, asked = jpeg.grid(train, 60)
+    picked, evaluations = jpeg.learn(train, held_out, seed, 60)
+    assert evaluations == asked
+    assert jpeg.encode(held_out, picked).cost.mean() < jpeg.encode(held_out, np.full(40, best)).cost.mean()
+
+
+def test_jpeg_script(tmp_path: Path) -> None:
+    done = call("jpeg", "--seeds", "3", "--passes", "2", "--out", "made", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    rows = table(tmp_path / "made/jpeg.csv")
+    assert {row["method"]: int(row["evaluations"]) for row in rows} == {"one quality": 160, "network": 160}
+    assert (tmp_path / "made/jpeg.png").read_bytes()[:4] == b"\x89PNG"
+    bad = call("jpeg", "--passes", "0", cwd=tmp_path)
+    assert bad.returncode == 2 and len(bad.stderr.splitlines()) == 1 and "passes must be at least 1" in bad.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import sysconfig
@@ -140,9 +141,13 @@ def test_constraints_are_exact_and_cover_what_we_need() -> None:
 
 
 def test_every_package_folder_is_listed() -> None:
-    folders = {path.parent.name for path in ROOT.glob("*/__init__.py")} - {"tests"}
-    assert {"costgrad" if name == "scripts" else name for name in folders} <= set(
-        PROJECT["tool"]["setuptools"]["packages"]
-    )
-    nested = [path for room in ("rl", "agents", "envs", "scripts") for path in (ROOT / room).glob("*/*.py")]
-    assert [path for path in nested if path.parent.name != "__pycache__"] == []
+    rooms = {path.parent for path in ROOT.glob("*/__init__.py")} - {ROOT / "tests"}
+    folders = {path.parent for room in rooms for path in room.rglob("*.py")}
+    assert [folder for folder in folders if not (folder / "__init__.py").is_file()] == []
+    names = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    assert {re.sub(r"^scripts", "costgrad", name) for name in names} == set(PROJECT["tool"]["setuptools"]["packages"])
+
+
+def test_an_example_of_the_installed_package_says_how_it_is_called(installed: Path, tmp_path: Path) -> None:
+    done = run(installed / "python", "-m", "costgrad.examples.digits", "--help", cwd=tmp_path)
+    assert done.returncode == 0 and "usage: python -m costgrad.examples.digits" in done.stdout, done.stderr

@@ -36,8 +36,9 @@ METHODS = ("cross-entropy", "C", "REINFORCE")
 TRAIN = 1_347  # of 1,797 digits; the others are held out
 BATCH, LEARNING_RATE = 64, 3e-3
 # What a nat of entropy is worth in errors. A class whose probability has come near 0 has no gradient any more behind
-# softmax: without this, whole classes are lost before the black box has said that they were right.
-ENTROPY = 0.2
+# softmax: without this, whole classes are lost before the black box has said that they were right. For C and REINFORCE
+# alike 0.4 was best of 0.03 to 0.4, and the learning rate of 1e-3 to 1e-2, on seeds from 100 on.
+ENTROPY = 0.4
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,7 @@ def train(method: str, seed: int, passes: int) -> tuple[int, list[float]]:
         torch.manual_seed(seed)
         model = torch.nn.Sequential(torch.nn.Linear(64, 128), torch.nn.ReLU(), torch.nn.Linear(128, 10))
     optimizer = torch.optim.Adam(model.parameters(), LEARNING_RATE)
-    criterion = BlackBoxLoss(wrong, choices=10, seed=seed)
+    criterion = BlackBoxLoss(wrong, choices=10, seed=seed, budget=passes * TRAIN)  # one more would be an error
     reinforce = Reinforce(generator)
     accuracy = []
     for _ in range(passes):
