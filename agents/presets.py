@@ -189,7 +189,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     # Environments wait for the generation's last episode: few of them waste few steps where lengths differ.
     **{(agent, "CartPole-v1"): {"num_envs": 4} for agent in ("ars", "cmaes")},
     ("ars", "MountainCarContinuous-v0"): {"num_envs": 8, "sigma": 0.1, "lr": 0.05},
-    ("cmaes", "MountainCarContinuous-v0"): {"num_envs": 8, "candidates": 16},
+    ("cmaes", "MountainCarContinuous-v0"): {"num_envs": 8, "candidates": 16, "episodes": 4},
     ("sac", "costgrad/BitFlip-v0"): {
         **GOALS,
         "hidden": (256,),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from rl.checkpoint import write_text
@@ -22,7 +22,7 @@ class StepLedger:
     evaluation: int = 0
     """Of the policy on the way and at the end, and of the film."""
     probes: int = 0
-    """Of whatever else asks the environment for a cost; who probes (a hook, say) adds them here."""
+    """Of whatever else asks the environment for a cost, scripts/probe.py on the run among it; a hook adds its own."""
 
     @property
     def total(self) -> int:
@@ -37,6 +37,13 @@ class StepLedger:
     def write(self, path: Path) -> None:
         """Writes it as JSON. Raises UserError."""
         write_text(path, json.dumps(asdict(self)) + "\n")
+
+    def add_to(self, path: Path) -> None:
+        """Adds it to what `write` wrote; nothing where there is no file. Raises UserError."""
+        if path.exists():
+            both = replace(self)
+            both.read(path)
+            both.write(path)
 
     def read(self, path: Path) -> None:
         """Adds what `write` wrote; nothing where there is no file. Raises UserError where it holds something else."""

@@ -85,7 +85,8 @@ def probe(
         within: steps of each environment among which costs-to-go and states are taken, at most its time limit.
         seed: of the training run, by default `env.initial_seed` or 0; the probe's is seed + 2,000,000.
     Raises:
-        UserError: an argument out of range, an agent without C, an environment that cannot be made anew.
+        UserError: an argument out of range, an agent without C or that does not say what its C estimates, an
+            environment that cannot be made anew.
     """
     least = {"num_envs": (num_envs, 2), "visits": (visits, 1), "rounds": (rounds, 2), "within": (within, 1)}
     for name, (value, minimum) in least.items():
@@ -94,7 +95,8 @@ def probe(
     if not 0 < step <= 0.5:
         raise UserError(f"step must be above 0 and at most 0.5, got {step}")
     if not hasattr(agent, "estimates"):
-        raise UserError(f"{type(agent).__name__} has no C: there is nothing to probe")
+        lacks = "has no C" if getattr(agent, "critic", None) is None else "does not say what its C estimates"
+        raise UserError(f"{type(agent).__name__} {lacks}: there is nothing to probe")
     make = factory_of(env)
     if make is None:
         raise UserError("a probe needs environments of its own, and this one has no remake")
@@ -116,6 +118,7 @@ class _Prober:
         self.horizon = LONGEST if gamma >= 1 else 1 if gamma <= 0 else math.ceil(math.log(TAIL) / math.log(gamma))
         self.horizon = min(self.horizon, LONGEST)
         self.steps = 0
+        self.waiting = 0  # rows that a rollout starts with in want of a reset, which is no step
 
     def run(self, visits: int, rounds: int, step: float, within: int) -> Probe:
         reason = self._why_not()
@@ -127,7 +130,10 @@ class _Prober:
         found = _calibrated(first, within)
         if reason:
             return Probe(found, None, reason, None, self.steps)
-        parts = [self._gradient(mark, rounds, step) for mark in first.marks.values()]
+        parts = []
+        for t, mark in first.marks.items():
+            self.waiting = int((~first.valid[t]).sum())
+            parts.append(self._gradient(mark, rounds, step))
         # Rows that waited for a reset there were in no state.
         rows = np.concatenate([first.valid[t] for t in first.marks])
         points = Points(*(np.concatenate(column)[rows] for column in zip(*parts, strict=True)))
@@ -194,7 +200,7 @@ class _Prober:
         """Lets it act for so many steps, or until every episode that counts has ended."""
         for count, tick in enumerate(interact(player, self.env, seed), 1):
             if count == steps or player.over:
-                self.steps += tick.step
+                self.steps += tick.step - self.waiting
                 return
 
 

@@ -25,9 +25,10 @@ from rl.checkpoint import writing
 from rl.data import host
 from rl.errors import UserError
 from rl.jacobian import action_jacobian, cost_jacobian
+from rl.ledger import StepLedger
 from rl.plot import calibration_plot
 from rl.probe import Points, Probe, probe
-from rl.run import read_config
+from rl.run import RunFolder, read_config
 
 from .cli import Device, guarded, parse, use_threads
 from .evaluate import load
@@ -88,6 +89,7 @@ def _probe(argv: Sequence[str]) -> int:
         found = probe(agent, env, step=args.step, seed=seed, **sizes)
     finally:
         env.close()
+    StepLedger(probes=found.steps).add_to(RunFolder(args.run, resume=True).ledger)
     _say(args, started["agent"], agent, found)
     calibration_plot(
         plot, found.calibration, f"C of {started['agent']} on {started['env_argument']}, {args.checkpoint}"

@@ -406,7 +406,7 @@ MUTANTS = [
     Mutant("clip ignored", "rl/optim.py", "if self.clip_norm:", "if False:", "optim"),
     Mutant("short gradients stretched", "rl/optim.py", "torch.maximum(norm, self._longest)", "norm", "optim"),
     Mutant("penalties on biases", "rl/optim.py", 'float("weights." in name)', "1.0", "optim"),
-    Mutant("decay ignored", "rl/optim.py", "max(0.0, 1 - step / self.decay_steps)", "1.0", "optim"),
+    Mutant("decay ignored", "rl/optim.py", "max(0.0, 1 - step / decay_steps)", "1.0", "optim"),
     Mutant("optimiser's memory not loaded", "rl/optim.py", "value.copy_(state_dict[key])", "pass", "optim"),
     # PPO
     Mutant(
@@ -1145,6 +1145,20 @@ MUTANTS = [
         "found = probe(self.agent, self.make, seed=self.seed)",
         "found = (self.agent.acting.uniform(1), probe(self.agent, self.make, seed=self.seed))[1]",
         "probe",
+    ),
+    Mutant(
+        "fidelity: a reset is a step of the probe",
+        "rl/probe.py",
+        "self.steps += tick.step - self.waiting",
+        "self.steps += tick.step",
+        "probe",
+    ),
+    Mutant(
+        "search: what is spent later replaces the ledger",
+        "rl/ledger.py",
+        "            both.read(path)\n",
+        "",
+        "ledger",
     ),
     Mutant("fidelity: SAC's mean", "agents/sac.py", "dearest=not self.codec.discrete", "dearest=False", "probe"),
     # Search without gradients

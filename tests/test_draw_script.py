@@ -77,7 +77,7 @@ BAD = {
     "run -o folder.svg": "--out folder.svg is there",
     "run -o nowhere/a.svg": "cannot write nowhere/a.svg: No such file",
     "--agent a2c": "--agent a2c needs --env",
-    "--agent dqn --env CartPole-v1": "unknown agent 'dqn': it must be one of a2c, crossq",
+    "--agent dqn --env CartPole-v1": "unknown agent 'dqn': it must be one of a2c, ars",
     "--agent td3 --env CartPole-v1": "Discrete(2)",
     "--agent a2c --env Nope-v3": "Nope-v3",
     "--agent a2c --env CartPole-v1 --settings {oops": "not JSON",

@@ -87,14 +87,19 @@ def test_a_reward_taken_for_a_cost_leads_away(name: str, monkeypatch: pytest.Mon
     assert learn(name, Bowl, steps, **LINEAR | settings)[1] < -1.0
 
 
-@pytest.mark.parametrize("name", ["ars", "cmaes", "es"])
-def test_a_contextual_quadratic_is_learnt(name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "normalize"),
+    [("ars", False), ("cmaes", False), ("es", False), ("randomsearch", False), ("randomsearch", True)],
+)
+def test_a_contextual_quadratic_is_learnt(name: str, normalize: bool) -> None:
     """The best return is -1; a policy that does not look at the context has -1.83 at best."""
     settings: dict[str, Any] = {
         "ars": {"directions": 8, "sigma": 0.1, "lr": 0.1, "top": 8, "decay_steps": 40_000, "episodes": 8},
         "cmaes": {"episodes": 32},
         "es": {"directions": 8, "lr": 0.05, "l2": 0.0, "decay_steps": 40_000, "episodes": 8},
+        "randomsearch": {"population": 4, "episodes": 32},
     }[name]
+    settings |= {"normalize_obs": normalize}
     mean = learn(name, "costgrad/OneStepQuadratic-v0", 40_000, 32, **LINEAR | settings)[1]
     assert mean == pytest.approx(-1.0, rel=0.1)
 

@@ -13,12 +13,13 @@ import pytest
 
 from agents import AGENTS
 from scripts import train as train_script
+from tests.streams import GRADIENT_FREE
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def typed(*flags: Any, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *map(str, flags)]
+def typed(*flags: Any, cwd: Path, script: str = "train") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "scripts" / f"{script}.py"), *map(str, flags)]
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 
@@ -32,6 +33,23 @@ def test_the_script_trains_evaluates_and_goes_on(name: str, tmp_path: Path) -> N
     ledger = json.loads((tmp_path / "run" / "ledger.json").read_text())
     assert ledger["training"] >= 2500 and ledger["evaluation"] > 0 == ledger["probes"]
     assert AGENTS[name][0].load(tmp_path / "run" / "checkpoints" / "last").steps == ledger["training"]
+
+
+@pytest.mark.parametrize(
+    "name", [p if p == "cmaes" else pytest.param(p, marks=pytest.mark.slow) for p in GRADIENT_FREE]
+)
+def test_a_run_is_evaluated_and_drawn_by_the_scripts(name: str, tmp_path: Path) -> None:
+    flags = ("--agent", name, "--env", "CartPole-v1", "-n", 400, "--num-envs", 4, "--eval-episodes", 2)
+    done = typed(*flags, "--run-dir", "run", "--no-capture-video", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "run" / "learning_curve.png").read_bytes()[:4] == b"\x89PNG"
+    assert "gradient-free" in (picture := (tmp_path / "run" / "agent.svg").read_text())
+    again = typed("run", "--episodes", 2, cwd=tmp_path, script="evaluate")
+    assert again.returncode == 0, again.stderr
+    (said,) = (line for line in done.stdout.splitlines() if "final policy: " in line)
+    assert again.stdout.strip() in said  # the same parameters on the same seeds
+    drawn = typed("run", "-o", "agent.svg", cwd=tmp_path, script="draw")
+    assert drawn.returncode == 0 and (tmp_path / "agent.svg").read_text() == picture
 
 
 @pytest.mark.parametrize(

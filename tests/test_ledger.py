@@ -108,6 +108,16 @@ def test_a_damaged_ledger_is_said(tmp_path: Path) -> None:
     assert str(ledger) == "6 environment steps: 1 in training, 2 in evaluation, 3 in probes"
 
 
+def test_what_is_spent_later_is_added_to_a_ledger_that_is_there(tmp_path: Path) -> None:
+    later, file = StepLedger(probes=5), tmp_path / "ledger.json"
+    later.add_to(file)
+    assert not file.exists()  # it would say that training took nothing
+    StepLedger(1, 2, 3).write(file)
+    later.add_to(file)
+    assert json.loads(file.read_text()) == {"training": 1, "evaluation": 2, "probes": 8}
+    assert later == StepLedger(probes=5)
+
+
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 def test_an_evaluation_counts_steps_and_no_resets(mode: AutoresetMode) -> None:
     """Those of environments that wait for the others too."""

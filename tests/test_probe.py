@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from gymnasium.vector import VectorEnv
+from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from agents import A2C, AGENTS, PPO, REPPO, SAC, TD3, A2CConfig, REPPOConfig, SACConfig, TD3Config
@@ -28,6 +28,8 @@ from rl.spaces import Codec
 from rl.table import read_table
 from rl.train import train
 from tests.fakes import Countdown, Remade, fake
+from tests.streams import GRADIENT_FREE
+from tests.streams import make as small
 
 
 class Given(Critic):
@@ -96,6 +98,34 @@ def test_a_right_c_of_one_step_is_trusted() -> None:
 def test_it_counts_its_steps() -> None:
     found = probe(quadratic(quadratic_cost), task_factory(OneStepQuadratic, size=3), visits=2, rounds=3, within=10)
     assert found.steps == 16 * (10 + 2 * 3 * 2 * 3)  # visits x rounds x up and down x dimensions
+
+
+class Tallied(CartPole):
+    """Counts its steps itself; a row that this step only resets takes none."""
+
+    taken = 0
+
+    def _advance(self, actions: np.ndarray, restarted: np.ndarray | None) -> Any:
+        Tallied.taken += self.num_envs - (0 if restarted is None else int(restarted.sum()))
+        return super()._advance(actions, restarted)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
+def test_its_steps_are_those_that_the_environments_counted(mode: AutoresetMode) -> None:
+    """Also where it is set back to a state in which some rows wait for their reset."""
+    Tallied.taken, env = 0, Tallied(6)
+    agent = A2C(env.single_observation_space, env.single_action_space, A2CConfig(gamma=0.8))
+    seen: list[bool] = []  # whether a row waited at a mark
+
+    def factory(num_envs: int, seed: int, render_mode: str | None) -> VectorEnv:
+        env = Tallied(num_envs, autoreset_mode=mode)
+        save = env.get_state
+        env.get_state = lambda: seen.append(bool(env._ended.any())) or save()  # type: ignore[method-assign, func-returns-value]
+        return env
+
+    found = probe(agent, factory, num_envs=6, visits=12, within=60)
+    assert found.gradient is not None and found.steps == Tallied.taken > 5_000
+    assert any(seen) == (mode is AutoresetMode.NEXT_STEP)
 
 
 def test_a_scrambled_gradient_is_found_out_where_the_values_may_be_right() -> None:
@@ -296,7 +326,7 @@ BOX = ("costgrad/OneStepQuadratic-v0", {})
 PRICES = {A2C: 0.0, PPO: 0.0, TD3: 0.0}
 
 
-@pytest.mark.parametrize("name", AGENTS)
+@pytest.mark.parametrize("name", [name for name in AGENTS if name not in GRADIENT_FREE])
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
 def test_every_agent_says_what_its_c_estimates(name: str, env_id: str) -> None:
     if name == "td3" and env_id == "CartPole-v1":
@@ -311,6 +341,13 @@ def test_every_agent_says_what_its_c_estimates(name: str, env_id: str) -> None:
     assert all(torch.equal(value, before[key]) for key, value in agent.state()[0].items())
     assert all(p.grad is None for p in agent.critic.parameters())
     env.close()
+
+
+@pytest.mark.parametrize("name", GRADIENT_FREE)
+def test_a_search_is_not_probed_and_says_why(name: str) -> None:
+    lacks = "does not say what its C estimates" if name == "guidedes" else "has no C"
+    with pytest.raises(UserError, match=f"{AGENTS[name][0].__name__} {lacks}: there is nothing to probe"):
+        probe(small(name), make("CartPole-v1", 2))
 
 
 def test_what_entropy_is_worth_is_in_units_of_cost() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import subprocess
@@ -39,8 +40,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_says_how_far_c_can_be_trusted(run: Path, tmp_path: Path) -> None:
+    before = json.loads((run / "ledger.json").read_text())
     done = call("probe", run, *CHEAP, "--points", tmp_path / "p.npz", "--plot", tmp_path / "c.png")
     assert done.returncode == 0, done.stderr
+    assert json.loads((run / "ledger.json").read_text()) == before | {"probes": before["probes"] + 144}
     assert float(re.findall(r"gradient cosine ([\d.]+) \+-", done.stdout)[0]) > 0.5
     for said in ("relative error", "calibration error", "bias", "at 8 states", "it took      144 env"):
         assert said in done.stdout
