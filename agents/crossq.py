@@ -23,21 +23,23 @@ from torch import Tensor
 from rl import checkpoint
 from rl.acting import CHUNK, Acting
 from rl.actor import actor_for
+from rl.backprop import ActorPass, passed
 from rl.critic import LISTED, Critic, CriticSpec
 from rl.data import Batch, Step, host
-from rl.entropy import Temperature, soft_cost
+from rl.entropy import Temperature
 from rl.errors import UserError
 from rl.estimate import Estimate, estimate_of
 from rl.gradient import listed_probs
 from rl.hindsight import Hindsight
 from rl.nets import Activation
-from rl.optim import Optimizer, descend
+from rl.optim import Optimizer
 from rl.policy import Categorical
 from rl.replay import Replay
 from rl.returns import td_target
 from rl.seeds import spread
 from rl.settings import check_settings
 from rl.spaces import Codec
+from rl.through import loss_slope, soft_step
 
 ADAPT = 20  # updates of C between two looks at the scale of its targets
 
@@ -172,6 +174,7 @@ class CrossQ:
         if self.steps > self.config.learning_starts:
             self.owed += counted * self.config.update_ratio
 
+    @torch.no_grad()
     def update(self) -> dict[str, Tensor]:
         """As many updates of C as the steps are worth; the actor and the temperature learn every few of them."""
         metrics: dict[str, Tensor] = {}
@@ -188,40 +191,39 @@ class CrossQ:
 
     def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
         """One step of C towards what the transition cost and what C itself says of what follows."""
-        with torch.no_grad():
-            pi = self.actor(batch.next_obs)
-            sample = self.acting.fresh(pi, len(batch.cost))
-            worth = self.temperature.alpha * pi.entropy(sample)
-        x = torch.cat((batch.obs, batch.next_obs))
-        self.critic.train()  # states and those that follow pass together, normalised by what they have in common
-        if isinstance(pi, Categorical):
-            both, following = self.critic.output(x).chunk(2, 1)
-            output = self.critic.taken(both, batch.action)
-            cost = (listed_probs(self.critic, pi) * self.critic.cost_of(following.detach())).sum(-1).mean(0)
-        else:
+        pi = self.actor(batch.next_obs)
+        sample = self.acting.fresh(pi, len(batch.cost))
+        worth = self.temperature.alpha * pi.entropy(sample)
+        both, action = torch.cat((batch.obs, batch.next_obs)), None
+        if not isinstance(pi, Categorical):
             assert sample is not None
             action = torch.cat((batch.action, pi.action(sample[0])))
-            output, following = self.critic.output(x, action).chunk(2, 1)
-            cost = self.critic.cost_of(following.detach()).amax(0)
+        self.critic.train()  # states and those that follow pass together, normalised by what they have in common
+        through = passed(self.critic.net, self.critic.inputs(both, action))
         self.critic.eval()
-        target = td_target(batch.cost, batch.discount, cost - worth)
-        loss = self.critic.output_losses(output, target) @ batch.weight
-        norm = descend(self.critic_optimizer, loss)
-        metrics = {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+        output, following = through.output.chunk(2, -2)
+        cost = self.critic.cost_of(self.critic.shaped(following))
+        expected = (
+            (listed_probs(self.critic, pi) * cost).sum(-1).mean(0) if isinstance(pi, Categorical) else cost.amax(0)
+        )
+        target = td_target(batch.cost, batch.discount, expected - worth)
+        losses, slope = loss_slope(self.critic, output, batch.action, target, batch.weight)
+        norm = self.critic_optimizer.apply(through.gradient(slope, self.critic_optimizer.slots))
+        metrics = {"critic_loss": losses @ batch.weight, "critic_grad_norm": norm}
         if self.updates % ADAPT == 0:
             metrics |= self.critic.adapt(target, batch.weight)
         return metrics
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the actor through C, and of the temperature towards the entropy that it holds."""
-        pi = self.actor(batch.obs)
-        sample = self.acting.fresh(pi, len(batch.obs))
-        soft, entropy = soft_cost(self.critic, batch.obs, pi, sample, self.temperature.alpha)
-        loss, mean_entropy = soft @ batch.weight, entropy.detach() @ batch.weight
-        norm = descend(self.actor_optimizer, loss)
+        acted = ActorPass(self.actor, batch.obs)
+        sample = self.acting.fresh(acted.pi, len(batch.obs))
+        alpha, into = self.temperature.alpha, self.actor_optimizer.slots
+        soft, entropy, gradient = soft_step(self.critic, acted, batch.obs, sample, alpha, batch.weight, into=into)
+        norm, mean_entropy = self.actor_optimizer.apply(gradient), entropy @ batch.weight
         if self.config.alpha_lr:
             self.temperature_optimizer.apply(self.temperature.gradient(mean_entropy))
-        metrics = {"actor_loss": loss.detach(), "actor_grad_norm": norm, "entropy": mean_entropy}
+        metrics = {"actor_loss": soft @ batch.weight, "actor_grad_norm": norm, "entropy": mean_entropy}
         return metrics | {"alpha": self.temperature.alpha}
 
     def estimates(self) -> Estimate:

@@ -218,7 +218,7 @@ class PPO:
         of_actor = actor.gradient(batch.sample, slope * weight, bonus, fresh)
         critic_loss, slope = self.critic.head.loss_and_slope(critic.output, batch.returns, batch.value, c.value_clip)
         of_critic = critic.gradient(slope * (c.value_coef * weight).unsqueeze(-1))
-        return Learnt(log_ratio, actor_loss, critic_loss, self.optimizer.apply(of_actor + of_critic))
+        return Learnt(log_ratio, actor_loss, critic_loss, self.optimizer.apply((*of_actor, *of_critic)))
 
     def estimates(self) -> Estimate:
         """What C estimates: the cost-to-go of this policy from a state on, without the entropy bonus."""

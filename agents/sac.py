@@ -22,6 +22,7 @@ from torch import Tensor
 from rl import checkpoint
 from rl.acting import CHUNK, Acting
 from rl.actor import actor_for
+from rl.backprop import ActorPass
 from rl.critic import LISTED, Critic, CriticSpec
 from rl.data import Batch, Step, host
 from rl.entropy import Temperature, soft_cost
@@ -29,12 +30,13 @@ from rl.errors import UserError
 from rl.estimate import Estimate, estimate_of
 from rl.hindsight import Hindsight
 from rl.nets import Activation
-from rl.optim import Optimizer, Target, descend
+from rl.optim import Optimizer, Target
 from rl.replay import Replay
 from rl.returns import td_target
 from rl.seeds import spread
 from rl.settings import check_settings
 from rl.spaces import Codec
+from rl.through import critic_step, soft_step
 
 
 @dataclass(frozen=True)
@@ -174,6 +176,7 @@ class SAC:
         if self.steps > self.config.learning_starts:
             self.owed += counted * self.config.update_ratio
 
+    @torch.no_grad()
     def update(self) -> dict[str, Tensor]:
         """As many updates as the steps are worth, of C, the actor and the temperature."""
         metrics: dict[str, Tensor] = {}
@@ -190,31 +193,30 @@ class SAC:
 
     def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
         """One step of C towards what the transition cost and the targets say of what follows."""
-        with torch.no_grad():
-            following, _ = self._soft_cost(self.target_critic.copy, batch.next_obs)
-            target = td_target(batch.cost, batch.discount, following)
-        masks = self.critic.net.dropout_masks(len(target), self.acting.generator)
-        losses = self.critic.losses(batch.obs, batch.action, target, masks)
-        loss = losses @ batch.weight
-        norm = descend(self.critic_optimizer, loss)
+        generator, critic = self.acting.generator, self.target_critic.copy
+        pi = self.actor(batch.next_obs)
+        sample, masks = self.acting.fresh(pi, len(batch.cost)), critic.net.dropout_masks(len(batch.cost), generator)
+        following, _ = soft_cost(critic, batch.next_obs, pi, sample, self.temperature.alpha, masks)
+        target = td_target(batch.cost, batch.discount, following)
+        masks = self.critic.net.dropout_masks(len(target), generator)
+        into = self.critic_optimizer.slots
+        losses, gradient = critic_step(self.critic, batch.obs, batch.action, target, batch.weight, masks, into)
+        norm = self.critic_optimizer.apply(gradient)
         self.memory.prioritise(batch.place, losses / self.config.critics)
-        return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+        return {"critic_loss": losses @ batch.weight, "critic_grad_norm": norm}
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the actor through C, and of the temperature towards the entropy that it holds."""
-        soft, entropy = self._soft_cost(self.critic, batch.obs)
-        loss, mean_entropy = soft @ batch.weight, entropy.detach() @ batch.weight
-        norm = descend(self.actor_optimizer, loss)
-        metrics = {"actor_loss": loss.detach(), "actor_grad_norm": norm, "entropy": mean_entropy}
+        acted = ActorPass(self.actor, batch.obs)
+        sample = self.acting.fresh(acted.pi, len(batch.obs))
+        masks = self.critic.net.dropout_masks(len(batch.obs), self.acting.generator)
+        alpha, into = self.temperature.alpha, self.actor_optimizer.slots
+        soft, entropy, gradient = soft_step(self.critic, acted, batch.obs, sample, alpha, batch.weight, masks, into)
+        norm, mean_entropy = self.actor_optimizer.apply(gradient), entropy @ batch.weight
         if self.config.alpha_lr:
             self.temperature_optimizer.apply(self.temperature.gradient(mean_entropy))
+        metrics = {"actor_loss": soft @ batch.weight, "actor_grad_norm": norm, "entropy": mean_entropy}
         return metrics | {"alpha": self.temperature.alpha}
-
-    def _soft_cost(self, critic: Critic, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the policy costs of states [B, F] less what its entropy is worth [B], and that entropy [B]."""
-        pi, generator = self.actor(x), self.acting.generator
-        masks = critic.net.dropout_masks(len(x), generator)
-        return soft_cost(critic, x, pi, self.acting.fresh(pi, len(x)), self.temperature.alpha, masks)
 
     def estimates(self) -> Estimate:
         """What C estimates: the soft cost-to-go of this policy; the actor reads the dearest of it, or the mean."""

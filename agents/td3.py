@@ -28,12 +28,13 @@ from rl.errors import UserError
 from rl.estimate import Estimate
 from rl.hindsight import Hindsight
 from rl.nets import Activation
-from rl.optim import Optimizer, Target, descend
+from rl.optim import Optimizer, Target
 from rl.replay import Replay
 from rl.returns import td_target
 from rl.seeds import spread
 from rl.settings import check_settings
 from rl.spaces import Codec
+from rl.through import critic_step, deterministic_step
 
 
 @dataclass(frozen=True)
@@ -170,6 +171,7 @@ class TD3:
         if self.steps > self.config.learning_starts:
             self.owed += counted * self.config.update_ratio
 
+    @torch.no_grad()
     def update(self) -> dict[str, Tensor]:
         """As many updates as the steps are worth: C each time, the actor and the targets every few times."""
         metrics: dict[str, Tensor] = {}
@@ -189,16 +191,14 @@ class TD3:
     def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
         """One step of C towards what the transition cost and the targets say of what follows."""
         generator = self.acting.generator
-        with torch.no_grad():
-            noise = self.actor.noise(len(batch.cost), generator=generator)
-            cost = self.target_cost(batch.next_obs, noise)
-            target = td_target(batch.cost, batch.discount, cost)
+        noise = self.actor.noise(len(batch.cost), generator=generator)
+        target = td_target(batch.cost, batch.discount, self.target_cost(batch.next_obs, noise))
         masks = self.critic.net.dropout_masks(len(target), generator)
-        losses = self.critic.losses(batch.obs, batch.action, target, masks)
-        loss = losses @ batch.weight
-        norm = descend(self.critic_optimizer, loss)
+        into = self.critic_optimizer.slots
+        losses, gradient = critic_step(self.critic, batch.obs, batch.action, target, batch.weight, masks, into)
+        norm = self.critic_optimizer.apply(gradient)
         self.memory.prioritise(batch.place, losses / self.config.critics)
-        return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+        return {"critic_loss": losses @ batch.weight, "critic_grad_norm": norm}
 
     def target_cost(self, x: Tensor, noise: Tensor) -> Tensor:
         """The dearest of the target critics, at the target actor's action and clipped noise (eq. 14): [B, F] -> [B]."""
@@ -214,9 +214,9 @@ class TD3:
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the actor down the first critic of C."""
-        loss = self.critic.cost(batch.obs, self.actor(batch.obs), first=True)[0] @ batch.weight
-        norm = descend(self.actor_optimizer, loss)
-        return {"actor_loss": loss.detach(), "actor_grad_norm": norm}
+        into = self.actor_optimizer.slots
+        cost, gradient = deterministic_step(self.critic, self.actor, batch.obs, batch.weight, into)
+        return {"actor_loss": cost @ batch.weight, "actor_grad_norm": self.actor_optimizer.apply(gradient)}
 
     def estimates(self) -> Estimate:
         """What C estimates: the cost-to-go of mu with the noise that targets have; the actor reads the first of it."""

@@ -6,61 +6,192 @@ the chain rule is the order of the calls. What they give is what autograd gives,
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from rl.actor import CategoricalActor, StochasticActor
+from rl.actor import CategoricalActor, GaussianActor, StochasticActor
+from rl.batch_norm import BatchNormMLP
 from rl.nets import MLP, Activation
 from rl.policy import LOG_STD, Categorical, MultiCategorical, SquashedGaussian
 
-# d loss / d y of y = activation(x) -> d loss / d x, by y alone.
-_BACK: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {
-    "tanh": lambda slope, y: torch.addcmul(slope, slope * y, y, value=-1),
-    "relu": lambda slope, y: slope * (y > 0),
-}
+Gradient = Sequence[Tensor]  # one for each of a module's `parameters()`
+
+
+def back_tanh(slope: Tensor, y: Tensor) -> Tensor:
+    """D loss / d y of y = tanh(x) -> d loss / d x, which is written over `slope`."""
+    return slope.addcmul_(slope * y, y, value=-1)
+
+
+def back_relu(slope: Tensor, y: Tensor) -> Tensor:
+    """The same of y = max(x, 0)."""
+    return torch.ops.aten.threshold_backward.grad_input(slope, y, 0.0, grad_input=slope)
+
+
+_BACK: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {"tanh": back_tanh, "relu": back_relu}
 
 
 class Pass:
-    """One batch through a single MLP, and back.
+    """One batch through an MLP, or through the members of an ensemble, and back.
 
     Args:
-        net: layers of tanh or ReLU are gone through by hand, any others by autograd.
-        x: [B, sizes[0]], to which no gradient is asked for.
+        net: layers of tanh or ReLU are gone through by hand; normalised layers, dropout and SiLU by autograd.
+        x: [B, sizes[0]].
+        masks: of dropout.
+        first: of an ensemble, its first member alone: K is 1.
+        wanted: how many of the last inputs `to_input` will be asked for.
     """
 
-    def __init__(self, net: MLP, x: Tensor) -> None:
-        assert net.ensemble is None, "a single MLP"
-        self.net, self.inputs = net, [x]  # of each layer
-        self._by_hand = net.activation in _BACK and not net.gains
+    def __init__(
+        self, net: MLP, x: Tensor, masks: list[Tensor] | None = None, first: bool = False, wanted: int = 0
+    ) -> None:
+        self.net, self._first, self._wanted = net, first and net.ensemble is not None, wanted
+        self._by_hand = net.activation in _BACK and not net.gains and masks is None
         if self._by_hand:
-            self.output = self._forward(x)  # [B, sizes[-1]], without a graph
+            self.inputs: list[Tensor] = []  # of each layer
+            self.output = self._forward(x)  # [B, sizes[-1]] or [K, B, sizes[-1]], without a graph
         else:
             with torch.enable_grad():
-                self._graph = net(x)
+                self._input = x.detach().requires_grad_(wanted > 0)
+                self._graph = net(self._input, masks, first)
             self.output = self._graph.detach()
+
+    def _layers(self) -> list[tuple[Tensor, Tensor]]:
+        layers = self.net.layers()
+        return [(weight[:1], bias[:1]) for weight, bias in layers] if self._first else layers
 
     @torch.no_grad()
     def _forward(self, x: Tensor) -> Tensor:
-        *hidden, (weight, bias) = self.net.layers()
+        *hidden, (weight, bias) = self._layers()
+        product = torch.addmm if self.net.ensemble is None else torch.baddbmm
+        x = x if self.net.ensemble is None else x.expand(len(weight), *x.shape)
+        self.inputs.append(x)
         for w, b in hidden:
-            x = self.net.activate(torch.addmm(b, x, w))
+            x = self.net.activate(product(b, x, w))
             self.inputs.append(x)
-        return torch.addmm(bias, x, weight)
+        return product(bias, x, weight)
 
     @torch.no_grad()
-    def gradient(self, slope: Tensor) -> tuple[Tensor, ...]:
-        """D loss / d output [B, sizes[-1]] -> d loss / d parameter, for each of `net.parameters()`."""
+    def gradient(self, slope: Tensor, into: Gradient = ()) -> Gradient:
+        """D loss / d output, of its shape -> d loss / d parameter, for each of `net.parameters()`.
+
+        Given `into`, tensors of the parameters' shapes, it may lie there.
+        """
         if not self._by_hand:
             return torch.autograd.grad(self._graph, list(self.net.parameters()), slope)
-        back, weights, biases = _BACK[self.net.activation], [], []
-        for x, (weight, _) in zip(reversed(self.inputs), reversed(self.net.layers()), strict=True):
-            weights.append(x.T.mm(slope))
-            biases.append(slope.sum(0))
-            if x is not self.inputs[0]:
-                slope = back(slope.mm(weight.T), x)
-        return (*reversed(weights), *reversed(biases))
+        ensemble = self.net.ensemble is not None
+        product, layers = torch.bmm if ensemble else torch.mm, self._layers()
+        into = into or tuple(torch.empty_like(p) for p in self.net.parameters())
+        for i in reversed(range(len(layers))):
+            product(self.inputs[i].mT, slope, out=into[i])
+            torch.sum(slope, -2, keepdim=ensemble, out=into[len(layers) + i])
+            if i:
+                slope = _BACK[self.net.activation](product(slope, layers[i][0].mT), self.inputs[i])
+        return into
+
+    @torch.no_grad()
+    def to_input(self, slope: Tensor) -> Tensor:
+        """D loss / d output -> d loss / d the last `wanted` inputs, [B, wanted]; no parameter's slope is taken."""
+        if not self._by_hand:
+            return torch.autograd.grad(self._graph, self._input, slope)[0][:, -self._wanted :]
+        product = torch.mm if self.net.ensemble is None else torch.bmm
+        (first, _), *others = self._layers()
+        for (weight, _), x in zip(reversed(others), reversed(self.inputs), strict=False):
+            slope = _BACK[self.net.activation](product(slope, weight.mT), x)
+        slope = product(slope, first[..., -self._wanted :, :].mT)
+        return slope if self.net.ensemble is None else slope.sum(0)
+
+
+class BatchNormPass:
+    """`Pass` of a batch-normalised net, by hand.
+
+    Args:
+        net: in training or in use.
+        x: [B, sizes[0]].
+        first: of an ensemble, its first member alone: K is 1.
+        wanted: how many of the last inputs `to_input` will be asked for.
+    """
+
+    @torch.no_grad()
+    def __init__(self, net: BatchNormMLP, x: Tensor, first: bool = False, wanted: int = 0) -> None:
+        self.net, self._wanted, self._joint = net, wanted, net.training  # which may change until the way back
+        self._layers, self._gains = net.members(first), [gain for gain, _ in net.scales(first)]
+        *hidden, (weight, bias) = self._layers
+        x = x.expand(len(weight), *x.shape)
+        self.inputs, self._units, self._narrow = [x], [], []  # of each layer; before the gain, and what they are times
+        for i, ((w, b), (gain, shift)) in enumerate(zip(hidden, net.scales(first), strict=True)):
+            x = torch.baddbmm(b, x, w)
+            mean, narrow = net.statistics(i, x)
+            unit = x.sub_(mean).mul_(narrow)
+            x = net.activate(torch.addcmul(shift, unit, gain))
+            self.inputs.append(x)
+            self._units.append(unit)
+            self._narrow.append(narrow)
+        output = torch.baddbmm(bias, x, weight)
+        self.output = output if net.ensemble else output[0]
+
+    @torch.no_grad()
+    def gradient(self, slope: Tensor, into: Gradient = ()) -> Gradient:
+        """As `Pass.gradient`; of the first rows alone too, where the loss does not hold the others."""
+        into = into or tuple(torch.empty_like(p) for p in self.net.parameters())
+        count = len(self._gains)
+        weights, biases, gains, shifts = (
+            [place.view(-1, *layer.shape[1:]) for place, layer in zip(places, like, strict=True)]
+            for places, like in (
+                (into[: count + 1], [w for w, _ in self._layers]),
+                (into[count + 1 : 2 * count + 2], [b for _, b in self._layers]),
+                (into[2 * count + 2 : 3 * count + 2], self._gains),
+                (into[3 * count + 2 :], self._gains),
+            )
+        )
+        slope = slope if self.net.ensemble else slope.unsqueeze(0)
+        for i in range(count, -1, -1):
+            torch.bmm(self.inputs[i][:, : slope.shape[1]].mT, slope, out=weights[i])
+            torch.sum(slope, 1, keepdim=True, out=biases[i])
+            if i:
+                slope = self._past(i, slope, gains[i - 1], shifts[i - 1])
+        return into
+
+    @torch.no_grad()
+    def to_input(self, slope: Tensor) -> Tensor:
+        """As `Pass.to_input`."""
+        slope = slope if self.net.ensemble else slope.unsqueeze(0)
+        for i in range(len(self._gains), 0, -1):
+            slope = self._past(i, slope)
+        return torch.bmm(slope, self._layers[0][0][:, -self._wanted :].mT).sum(0)
+
+    def _past(self, i: int, slope: Tensor, of_gain: Tensor | None = None, of_shift: Tensor | None = None) -> Tensor:
+        """From behind layer i's product to behind that of the layer before; the slopes of gain and shift are put.
+
+        Of y = gain u + shift, u = (x - mean) / deviation over B rows, d loss / d x is gain / deviation times the slope
+        in y less its mean less u times the mean of slope u (1502.03167, section 3).
+        """
+        y, unit = self.inputs[i], self._units[i - 1]
+        if slope.shape[1] == y.shape[1]:
+            slope = torch.bmm(slope, self._layers[i][0].mT)
+        else:
+            whole = torch.zeros_like(y)
+            torch.bmm(slope, self._layers[i][0].mT, out=whole[:, : slope.shape[1]])
+            slope = whole
+        slope = _BACK[self.net.activation](slope, y)
+        if of_gain is not None or self._joint:
+            total, along = slope.sum(1, keepdim=True), (slope * unit).sum(1, keepdim=True)
+            if of_gain is not None and of_shift is not None:
+                of_gain.copy_(along)
+                of_shift.copy_(total)
+            if self._joint:
+                slope.addcmul_(unit, along, value=-1 / y.shape[1]).sub_(total / y.shape[1])
+        return slope.mul_(self._gains[i - 1] * self._narrow[i - 1])
+
+
+def passed(
+    net: MLP, x: Tensor, masks: list[Tensor] | None = None, first: bool = False, wanted: int = 0
+) -> Pass | BatchNormPass:
+    """The pass that fits the net, with the arguments of `Pass`."""
+    if isinstance(net, BatchNormMLP) and net.activation in _BACK:
+        return BatchNormPass(net, x, first, wanted)
+    return Pass(net, x, masks, first, wanted)
 
 
 class ActorPass:
@@ -79,7 +210,7 @@ class ActorPass:
     @torch.no_grad()
     def gradient(
         self, sample: Tensor, of_log_prob: Tensor, of_entropy: Tensor | None = None, fresh: Tensor | None = None
-    ) -> tuple[Tensor, ...]:
+    ) -> Gradient:
         """From slopes in what pi says to the gradient, for each of `actor.parameters()`.
 
         Args:
@@ -88,18 +219,34 @@ class ActorPass:
             of_entropy: [B] d loss / d entropy; None where the loss does not hold it.
             fresh: [M, B, A] of continuous actions, the samples that the entropy is taken from.
         """
-        pi, actor = self.pi, self.actor
-        if isinstance(actor, CategoricalActor):
-            assert isinstance(pi, Categorical)
-            slope = categorical_slope(pi, sample, of_log_prob, of_entropy)
-            if actor.multi:
-                slope = slope.flatten(1)[:, actor.place] if actor.padded else slope.flatten(1)
-            return self._net.gradient(slope)
-        assert isinstance(pi, SquashedGaussian)
-        mean, log_std = gaussian_slopes(pi, sample, of_log_prob, of_entropy, fresh)
+        pi = self.pi
+        if isinstance(pi, Categorical):
+            return self.from_logits(categorical_slope(pi, sample, of_log_prob, of_entropy))
+        mean, log_std = log_prob_slopes(pi, sample, of_log_prob)
+        if of_entropy is not None:
+            assert fresh is not None, "the entropy behind tanh has no closed form: it needs samples"
+            of_mean, of_log_std = sample_slopes(pi, fresh, None, of_entropy)
+            mean, log_std = mean + of_mean, log_std + of_log_std
+        return self.from_gaussian(mean, log_std)
+
+    @torch.no_grad()
+    def from_logits(self, slope: Tensor, into: Gradient = ()) -> Gradient:
+        """The gradient from slopes in the logits, [B, n] or [B, D, M]; `into` as of `Pass.gradient`."""
+        actor = self.actor
+        assert isinstance(actor, CategoricalActor)
+        if actor.multi:
+            slope = slope.flatten(1)[:, actor.place] if actor.padded else slope.flatten(1)
+        return self._net.gradient(slope, into)
+
+    @torch.no_grad()
+    def from_gaussian(self, mean: Tensor, log_std: Tensor, into: Gradient = ()) -> Gradient:
+        """The gradient from slopes in mean and log std, both [B, A]; `into` as of `Pass.gradient`."""
+        actor = self.actor
+        assert isinstance(actor, GaussianActor)
         free = actor.free_log_std(self._net.output)
         log_std = log_std * ((free >= LOG_STD[0]) & (free <= LOG_STD[1]))  # the slope of clamp
-        return (log_std.sum(0), *self._net.gradient(torch.cat((mean, log_std), -1) if actor.state_std else mean))
+        slope = torch.cat((mean, log_std), -1) if actor.state_std else mean
+        return (log_std.sum(0), *self._net.gradient(slope, into[1:]))
 
 
 def categorical_slope(pi: Categorical, sample: Tensor, of_log_prob: Tensor, of_entropy: Tensor | None) -> Tensor:
@@ -124,20 +271,13 @@ def categorical_slope(pi: Categorical, sample: Tensor, of_log_prob: Tensor, of_e
     return slope.addcmul_(torch.addcmul(weighted, probs, entropy), of_entropy.view(rows), value=-1)
 
 
-def gaussian_slopes(
-    pi: SquashedGaussian, sample: Tensor, of_log_prob: Tensor, of_entropy: Tensor | None, fresh: Tensor | None
-) -> tuple[Tensor, Tensor]:
+def log_prob_slopes(pi: SquashedGaussian, sample: Tensor, of_log_prob: Tensor) -> tuple[Tensor, Tensor]:
     """To mean and log std: of log pi(u) they are z / std and z^2 - 1, where z = (u - mean) / std.
-
-    A fresh u = mean + std z moves with both while z stays: of its -log pi, which is log std + log(1 - tanh(u)^2) and a
-    constant, they are -2 tanh(u) and 1 - 2 tanh(u) (u - mean).
 
     Args:
         pi: B distributions.
         sample: u [B, A], before tanh.
         of_log_prob: [B] d loss / d log pi(u).
-        of_entropy: [B] d loss / d entropy, or None.
-        fresh: [M, B, A] that the entropy is taken from, before tanh.
 
     Returns:
         [B, A], [B, A], in every row's own log std.
@@ -145,9 +285,27 @@ def gaussian_slopes(
     narrow = (-pi.log_std).exp()
     z = (sample - pi.mean) * narrow
     rows = of_log_prob.unsqueeze(-1)
-    mean, log_std = z * narrow * rows, (z.square() - 1) * rows
-    if of_entropy is None:
-        return mean, log_std
-    assert fresh is not None, "the entropy behind tanh has no closed form: it needs samples"
-    bend, rows = -2 * fresh.tanh(), of_entropy.unsqueeze(-1)
-    return mean + bend.mean(0) * rows, log_std + (1 + bend * (fresh - pi.mean)).mean(0) * rows
+    return z * narrow * rows, (z.square() - 1) * rows
+
+
+def sample_slopes(
+    pi: SquashedGaussian, fresh: Tensor, of_action: Tensor | None, of_entropy: Tensor
+) -> tuple[Tensor, Tensor]:
+    """To mean and log std, of fresh samples u = mean + std z that move with both while z stays (1312.6114).
+
+    The action is tanh(u). -log pi is log std + log(1 - tanh(u)^2) and a constant: its slope in u is -2 tanh(u).
+
+    Args:
+        pi: B distributions.
+        fresh: u [M, B, A], before tanh.
+        of_action: [M, B, A] d loss / d tanh(u); None where the loss does not hold the action.
+        of_entropy: [B] d loss / d entropy, which is the mean of -log pi over the M.
+
+    Returns:
+        [B, A], [B, A], in every row's own log std.
+    """
+    action, rows = fresh.tanh(), of_entropy.unsqueeze(-1)
+    slope = action * (-2 / len(fresh) * rows)
+    if of_action is not None:
+        slope = slope + back_tanh(of_action, action)
+    return slope.sum(0), (slope * (fresh - pi.mean)).sum(0) + rows

@@ -8,7 +8,6 @@ statistics count, and a row's output is its own.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl.nets import MLP, Activation
@@ -19,8 +18,6 @@ EPSILON = 1e-5  # added to a variance
 
 class BatchNormMLP(MLP):
     """An `MLP` with batch normalisation between each hidden layer's product and its activation.
-
-    Inside, a unit is a row and the batch lies along it, [K, width, B]: that is where torch's kernel is quick.
 
     Args:
         sizes: widths from input to output, at least two.
@@ -58,19 +55,39 @@ class BatchNormMLP(MLP):
             [B, sizes[-1]], or [K, B, sizes[-1]] of an ensemble, [1, B, sizes[-1]] of its first member.
         """
         assert masks is None, "a batch-normalised net has no dropout"
-        members = 1 if first else self.ensemble or 1
-        entries = (self._entries(name) for name in ("weights", "biases", "gains", "shifts"))
-        lead = (self.ensemble or 1,)
-        weights, biases, gains, shifts = ([p.view(*lead, -1, p.shape[-1])[:members] for p in ps] for ps in entries)
-        x = x.mT.expand(members, -1, -1)
-        last = len(weights) - 1
-        for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            x = torch.baddbmm(bias.mT, weight.mT, x)
-            if i == last:
-                break
-            units = x.shape[:2].numel()
-            mean, var = (getattr(self, f"{name}_{i}")[:units] for name in ("mean", "var"))
-            gain, shift, rows = gains[i].reshape(-1), shifts[i].reshape(-1), x.reshape(1, units, -1)
-            x = F.batch_norm(rows, mean, var, gain, shift, self.training, MOMENTUM, EPSILON).view(x.shape)
-            x = self.activate(x)
-        return x.mT if self.ensemble else x[0].mT
+        *hidden, (weight, bias) = self.members(first)
+        x = x.expand(len(weight), -1, -1)
+        for i, ((w, b), (gain, shift)) in enumerate(zip(hidden, self.scales(first), strict=True)):
+            x = torch.baddbmm(b, x, w)
+            mean, narrow = self.statistics(i, x)
+            x = self.activate(torch.addcmul(shift, (x - mean) * narrow, gain))
+        x = torch.baddbmm(bias, x, weight)
+        return x if self.ensemble else x[0]
+
+    def members(self, first: bool = False) -> list[tuple[Tensor, Tensor]]:
+        """Weight [K, in, out] and bias [K, 1, out] of each layer; K is 1 of a single net, and of the first member."""
+        return [(self._member(w, first), self._member(b, first)) for w, b in self.layers()]
+
+    def scales(self, first: bool = False) -> list[tuple[Tensor, Tensor]]:
+        """Gain and shift of each hidden layer, [K, 1, width] alike."""
+        pairs = zip(self._entries("gains"), self._entries("shifts"), strict=True)
+        return [(self._member(gain, first), self._member(shift, first)) for gain, shift in pairs]
+
+    def statistics(self, i: int, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and 1 / standard deviation [K, 1, width] that count for hidden layer i, before it is normalised.
+
+        In training they are those of x [K, B, width], which the running ones follow.
+        """
+        means, variances = (getattr(self, f"{name}_{i}").view(-1, 1, x.shape[-1])[: len(x)] for name in ("mean", "var"))
+        if not self.training:
+            return means, (variances + EPSILON).rsqrt()
+        mean = x.mean(1, keepdim=True)
+        variance = (x - mean).square().mean(1, keepdim=True)
+        with torch.no_grad():
+            means.lerp_(mean, MOMENTUM)
+            variances.lerp_(variance * (x.shape[1] / (x.shape[1] - 1)), MOMENTUM)  # without bias
+        return mean, (variance + EPSILON).rsqrt()
+
+    def _member(self, entry: Tensor, first: bool) -> Tensor:
+        rows = entry.view(self.ensemble or 1, -1, entry.shape[-1])
+        return rows[:1] if first else rows

@@ -193,13 +193,18 @@ class Critic(nn.Module):
         self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None, first: bool = False
     ) -> Tensor:
         """The last layer: features [B, F] (and an action of `cost`) -> [K, B, head] or [K, B, n, head]."""
-        if self.spec.action == "one_hot" and action is not None:
-            action = self.one_hot(action)
-        out = self.net(x if action is None else torch.cat((x, action), -1), masks, first)
+        return self.shaped(self.net(self.inputs(x, action), masks, first))
+
+    def inputs(self, x: Tensor, action: Tensor | None = None) -> Tensor:
+        """What the net is given: features [B, F], and an action of `cost`."""
+        if action is None:
+            return x
+        return torch.cat((x, self.one_hot(action) if self.spec.action == "one_hot" else action), -1)
+
+    def shaped(self, output: Tensor) -> Tensor:
+        """What the net says, a single one without K -> `output`."""
         actions = (self.heads,) if self.discrete else ()
-        return out.view(
-            1 if first else self.spec.ensemble, len(x), *actions, self.head.outputs
-        )  # a single critic: an ensemble of one
+        return output.view(-1, output.shape[-2], *actions, self.head.outputs)  # a single critic: an ensemble of one
 
     def cost(
         self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None, first: bool = False
@@ -262,8 +267,11 @@ class Critic(nn.Module):
 
     def taken(self, output: Tensor, action: Tensor) -> Tensor:
         """The output for the action taken, of those for all: [K, B, n, head], [B] or [B, D] -> [K, B, head]."""
-        index = self.index(action).view(1, -1, 1, 1).expand(output.shape[0], -1, 1, output.shape[-1])
-        return output.gather(2, index).squeeze(2)
+        return output.gather(2, self.places(action, output)).squeeze(2)
+
+    def places(self, action: Tensor, output: Tensor) -> Tensor:
+        """Where `taken` reads in dimension 2: [B] or [B, D], [K, B, ..., head] -> [K, B, 1, head]."""
+        return self.index(action).view(1, -1, 1, 1).expand(output.shape[0], -1, 1, output.shape[-1])
 
     def output_losses(self, output: Tensor, target: Tensor) -> Tensor:
         """`losses` of an output [K, B, head] that is there already: -> [B]."""

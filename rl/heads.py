@@ -26,6 +26,10 @@ class Regression(nn.Module):
         """[..., 1] -> [...] scaled cost."""
         return output.squeeze(-1)
 
+    def back(self, output: Tensor, slope: Tensor) -> Tensor:
+        """D loss / d `mean` [...] -> d loss / d output [..., 1]."""
+        return slope.unsqueeze(-1)
+
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The squared error, [..., 1] and scaled target [...] -> [...]."""
         output = output.squeeze(-1)
@@ -90,6 +94,11 @@ class HLGauss(nn.Module):
     def mean(self, output: Tensor) -> Tensor:
         """Logits [..., bins] -> the distribution's mean [...], scaled cost."""
         return F.softmax(output, -1) @ self.centers
+
+    def back(self, output: Tensor, slope: Tensor) -> Tensor:
+        """D loss / d `mean` [...] -> d loss / d output [..., bins]: probability (center - mean)."""
+        probs = F.softmax(output, -1)
+        return probs * (self.centers - (probs @ self.centers).unsqueeze(-1)) * slope.unsqueeze(-1)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of the smoothed target: logits [..., bins], scaled cost [...] -> [...]."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from typing import Generic, Literal, TypeVar
 
@@ -65,10 +65,10 @@ class Optimizer:
         self.gradient = torch.zeros_like(flat)
         self.one = torch.ones((), device=flat.device)
         self._longest = torch.tensor(clip_norm).to(flat)
-        self._slots: list[Tensor] = []  # of each parameter in the flat gradient
+        self.slots: list[Tensor] = []  # of each parameter in the flat gradient
         offset = 0
         for p in self.parameters:
-            self._slots.append(self.gradient[offset : offset + p.numel()].view_as(p))
+            self.slots.append(self.gradient[offset : offset + p.numel()].view_as(p))
             offset += p.numel()
         self.memory = {"square": torch.zeros_like(flat)}
         if kind == "adam":
@@ -78,12 +78,14 @@ class Optimizer:
         """Sets the learning rate that holds at environment step `step`."""
         self.current_lr = annealed(self.lr, step, self.decay_steps)
 
-    def apply(self, gradient: tuple[Tensor, ...]) -> Tensor:
-        """Takes one step along -gradient (one tensor a parameter); its length before clipping, a scalar."""
+    def apply(self, gradient: Sequence[Tensor]) -> Tensor:
+        """Takes one step along -gradient (one tensor a parameter, `slots` or others); its length before clipping."""
         flat, memory = self.gradient, self.memory
         if self._first.data_ptr() != self.flat.data_ptr():
             raise RuntimeError("the module was moved or copied after its optimizer was made: make another optimizer")
-        torch._foreach_copy_(self._slots, gradient)
+        elsewhere = [i for i, slot in enumerate(self.slots) if slot is not gradient[i]]
+        if elsewhere:
+            torch._foreach_copy_([self.slots[i] for i in elsewhere], [gradient[i] for i in elsewhere])
         if self.l2:
             flat.addcmul_(self.flat, self.penalised, value=self.l2)
         if self.l1:

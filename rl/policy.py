@@ -64,6 +64,14 @@ class Categorical:
         assert isinstance(other, Categorical)
         return (self.probs * (self.log_probs - other.log_probs)).sum(-1)
 
+    def listed_log_probs(self, combinations: Tensor) -> Tensor:
+        """Log pi of each action that C lists [B, P]; `combinations` are of vectors of choices."""
+        return self.log_probs
+
+    def to_logits(self, slope: Tensor, combinations: Tensor) -> Tensor:
+        """From slopes in `listed_log_probs` [B, P], of sum 0 a row, to those in the logits, of their shape."""
+        return slope
+
     def columns(self) -> Tensor:
         """All of it in one tensor [B, n], of which `Categorical` makes it again."""
         return self.logits
@@ -99,9 +107,22 @@ class MultiCategorical(Categorical):
 
     def joint(self, combinations: Tensor) -> Tensor:
         """The probability of whole actions [P, D] int64 -> [B, P]."""
+        return self.listed_log_probs(combinations).exp()
+
+    def listed_log_probs(self, combinations: Tensor) -> Tensor:
+        """Log pi of whole actions [P, D] int64 -> [B, P]."""
+        return self.log_probs.flatten(1)[:, self._places(combinations)].sum(-1)
+
+    def to_logits(self, slope: Tensor, combinations: Tensor) -> Tensor:
+        """A logit gets the slopes of all whole actions that hold its choice: [B, P] -> [B, D, M]."""
+        places = self._places(combinations)
+        whole = torch.zeros_like(self.logits).flatten(1)
+        return whole.index_add_(1, places.flatten(), slope.repeat_interleave(places.shape[1], 1)).view_as(self.logits)
+
+    def _places(self, combinations: Tensor) -> Tensor:
+        """Where the choices of whole actions lie among all logits of a row: [P, D] -> [P, D]."""
         _, choices, most = self.logits.shape
-        place = combinations + most * torch.arange(choices, device=combinations.device)
-        return self.log_probs.flatten(1)[:, place].sum(-1).exp()
+        return combinations + most * torch.arange(choices, device=combinations.device)
 
     @staticmethod
     def of(columns: Tensor) -> MultiCategorical:

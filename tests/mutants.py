@@ -829,18 +829,18 @@ MUTANTS = [
         "crossq: the next state passes alone", "agents/crossq.py", "self.critic.train()", "self.critic.eval()", "crossq"
     ),
     Mutant(
-        "crossq: C learns through its target",
+        "crossq: a state learns with the next one's slope",
         "agents/crossq.py",
-        "self.critic.cost_of(following.detach()).amax(0)",
-        "self.critic.cost_of(following).amax(0)",
+        "output, following = through",
+        "following, output = through",
         "crossq",
     ),
-    Mutant("crossq: entropy a cost", "agents/crossq.py", "cost - worth", "cost + worth", "crossq"),
+    Mutant("crossq: entropy a cost", "agents/crossq.py", "expected - worth", "expected + worth", "crossq"),
     Mutant(
         "crossq: the actor's step uses the batch's statistics",
         "agents/crossq.py",
-        "self.critic.eval()\n        target",
-        "target",
+        "self.critic.eval()\n        output",
+        "output",
         "crossq",
     ),
     Mutant("crossq: no delay", "agents/crossq.py", "self.updates % self.config.policy_delay == 0", "True", "crossq"),
@@ -852,16 +852,51 @@ MUTANTS = [
         "masks=masks).amax(0)",
         "offpolicy",
     ),
-    Mutant("soft cost: entropy a cost", "rl/entropy.py", "amax(0) - alpha", "amax(0) + alpha", "crossq offpolicy"),
+    Mutant("soft cost: entropy a cost", "rl/entropy.py", "amax(0) - alpha", "amax(0) + alpha", "offpolicy"),
+    Mutant("through: the cheaper critic", "rl/through.py", "through.cost.max(0)", "through.cost.min(0)", "through"),
+    Mutant("through: entropy a cost", "rl/through.py", "-alpha * weight)", "alpha * weight)", "through"),
+    Mutant("through: rows that do not count", "rl/through.py", "slope * weight.unsqueeze(-1)\n", "slope\n", "through"),
+    Mutant(
+        "through: scale forgotten", "rl/through.py", "of_cost * self._critic.cost_scale.scale", "of_cost", "through"
+    ),
+    Mutant("through: all of C", "rl/through.py", "action, first=True)", "action)", "through"),
+    Mutant(
+        "through: a choice without the mean", "rl/through.py", "log_prob - soft.unsqueeze(-1))", "log_prob)", "through"
+    ),
+    Mutant(
+        "through: of choices the first alone", "rl/policy.py", "repeat_interleave(places", "repeat(1, places", "through"
+    ),
+    Mutant("heads: a mean's slope without the mean", "rl/heads.py", "(self.centers - (probs", "(0 * (probs", "through"),
+    Mutant(
+        "backprop: an action's slope is the state's",
+        "rl/backprop.py",
+        "first[..., -self._wanted :, :].mT",
+        "first[..., : self._wanted, :].mT",
+        "backprop",
+    ),
+    Mutant(
+        "backprop: batch statistics stand still",
+        "rl/backprop.py",
+        "            if self._joint:\n",
+        "            if False:\n",
+        "backprop",
+    ),
+    Mutant(
+        "backprop: whose statistics counted is forgotten",
+        "rl/backprop.py",
+        "            if self._joint:\n",
+        "            if self.net.training:\n",
+        "backprop crossq",
+    ),
     Mutant(
         "soft cost: temperature's sign", "rl/entropy.py", "entropy - self.target", "self.target - entropy", "crossq"
     ),
-    Mutant("batch norm: never the running statistics", "rl/batch_norm.py", "self.training,", "True,", "batch_norm"),
+    Mutant("batch norm: never the running statistics", "rl/batch_norm.py", "if not self.training:", "if False:", "batch_norm"),
     Mutant(
         "batch norm: members' statistics mixed up",
         "rl/batch_norm.py",
-        "x.reshape(1, units, -1)",
-        "x.flip(0).reshape(1, units, -1)",
+        "mean = x.mean(1, keepdim=True)",
+        "mean = x.flip(0).mean(1, keepdim=True)",
         "batch_norm",
     ),
     Mutant("td3: the cheaper critic", "agents/td3.py", ".amax(0)", ".amin(0)", "offpolicy"),
@@ -880,7 +915,6 @@ MUTANTS = [
         "offpolicy",
     ),
     Mutant("td3: no delay", "agents/td3.py", "self.updates % self.config.policy_delay == 0", "True", "offpolicy"),
-    Mutant("td3: all critics in the actor", "agents/td3.py", "first=True)[0]", "first=False).mean(0)", "offpolicy"),
     Mutant("a target goes the rest of the way", "rl/optim.py", "flat, self.tau)", "flat, 1 - self.tau)", "offpolicy"),
     Mutant(
         "replay: a clock is no end",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
 from typing import Any
 
 import pytest
@@ -9,7 +10,8 @@ import torch
 from torch import Tensor
 
 from rl.actor import CategoricalActor, GaussianActor, StochasticActor
-from rl.backprop import ActorPass, Pass
+from rl.backprop import ActorPass, BatchNormPass, Pass, passed
+from rl.batch_norm import BatchNormMLP
 from rl.nets import MLP
 
 ROWS = 7
@@ -139,3 +141,52 @@ def test_only_what_is_written_out_goes_by_hand() -> None:
                 passed.gradient(slope)
         else:
             assert close(passed.gradient(slope), passed.gradient(slope))
+
+
+@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+@pytest.mark.parametrize(("ensemble", "first"), [(None, False), (1, False), (3, False), (3, True)])
+def test_an_ensembles_slopes_are_autograds(ensemble: int | None, first: bool, activation: Any) -> None:
+    net, x = opinionated(MLP((5, 6, 4, 2), ensemble, activation)), normal(ROWS, 5, seed=2).requires_grad_()
+    output = net(x, first=first)
+    through, slope = passed(net, x.detach(), first=first, wanted=2), normal(*output.shape, seed=3)
+    assert isinstance(through, Pass) and torch.equal(through.output, output)
+    theirs = torch.autograd.grad(output, [x, *net.parameters()], slope, allow_unused=True)
+    ours = (through.to_input(slope),)
+    assert close(ours, (theirs[0][:, 3:],)) and not close(ours, (theirs[0][:, :2],))
+    if not first and activation != "silu":  # whose graph is used up
+        assert close(through.gradient(slope), theirs[1:])
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("ensemble", [None, 1, 3])
+@pytest.mark.parametrize("rows", [ROWS, 4])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
+def test_a_batch_normalised_nets_slopes_are_autograds(
+    activation: Any, rows: int, ensemble: int | None, training: bool
+) -> None:
+    """Of the first rows alone too: in training a row moves the others, and all have a slope in the input."""
+    net = opinionated(BatchNormMLP((5, 8, 7, 3), ensemble, activation)).train(training)
+    twin, x = deepcopy(net), normal(ROWS, 5, seed=2).requires_grad_()
+    output = twin(x)
+    through, slope = passed(net, x.detach(), wanted=2), normal(*output.shape, seed=3)
+    assert isinstance(through, BatchNormPass)
+    torch.testing.assert_close(through.output, output)
+    slope[..., rows:, :] = 0
+    theirs = torch.autograd.grad(output, [x, *twin.parameters()], slope)
+    given = slope[..., :rows, :].clone()
+    net.train(not training)  # what held on the way there holds on the way back
+    assert close(through.gradient(given), theirs[1:])
+    assert close((through.to_input(given),), (theirs[0][:, 3:],))
+    assert (theirs[0][rows:].abs().sum() > 0.01) == (training and rows < ROWS)
+    for ours, buffer in zip(net.buffers(), twin.buffers(), strict=True):  # running statistics moved alike
+        torch.testing.assert_close(ours, buffer)
+
+
+@pytest.mark.parametrize("net", [MLP((3, 5, 2), 2, "relu"), MLP((3, 5, 2)), BatchNormMLP((3, 5, 2), 2)])
+def test_a_gradient_lies_where_it_is_told_to(net: MLP) -> None:
+    x = normal(ROWS, 3)
+    through = passed(net.double(), x)
+    slope = torch.ones_like(through.output)
+    into = [torch.full_like(p, torch.nan) for p in net.parameters()]
+    given, fresh = through.gradient(slope, into), through.gradient(slope)
+    assert all(a is b for a, b in zip(given, into, strict=True)) and close(tuple(given), tuple(fresh))

@@ -13,6 +13,7 @@ import torch
 from agents import SAC, SACConfig
 from rl.critic import Critic, CriticSpec
 from rl.data import Batch
+from rl.entropy import soft_cost
 from rl.errors import UserError
 from rl.optim import Optimizer, Target
 from tests import streams
@@ -100,7 +101,8 @@ def test_sacs_soft_cost_by_hand(space: str) -> None:
     x = some_batch(agent).obs
     pi, draw = agent.actor(x), torch.Generator()
     draw.set_state(agent.acting.generator.get_state())
-    got, entropy = agent._soft_cost(agent.critic, x)
+    sample = agent.acting.fresh(pi, len(x))
+    got, entropy = soft_cost(agent.critic, x, pi, sample, agent.temperature.alpha)
     alpha = agent.temperature.log_alpha.exp().item()
     if space == "discrete":
         probs = pi.logits.softmax(-1)
