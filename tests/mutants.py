@@ -529,8 +529,8 @@ MUTANTS = [
     Mutant(
         "backprop: fresh samples stand still",
         "rl/backprop.py",
-        "(1 + bend * (fresh - pi.mean))",
-        "(1 + bend * 0)",
+        "(slope * (fresh - pi.mean)).sum(0)",
+        "0 * slope.sum(0)",
         "backprop",
     ),
     Mutant(
@@ -891,7 +891,13 @@ MUTANTS = [
     Mutant(
         "soft cost: temperature's sign", "rl/entropy.py", "entropy - self.target", "self.target - entropy", "crossq"
     ),
-    Mutant("batch norm: never the running statistics", "rl/batch_norm.py", "if not self.training:", "if False:", "batch_norm"),
+    Mutant(
+        "batch norm: never the running statistics",
+        "rl/batch_norm.py",
+        "if not self.training:",
+        "if False:",
+        "batch_norm",
+    ),
     Mutant(
         "batch norm: members' statistics mixed up",
         "rl/batch_norm.py",

@@ -328,17 +328,48 @@ def test_the_state_of_a_generator_of_another_device_is_replaced_by_a_seed(name: 
     assert not torch.equal(a, b)
 
 
+SHORT: dict[str, dict[str, Any]] = {
+    **{name: {"num_steps": 16, "critic_warmup": 0} for name in ON_POLICY},
+    "ppo": {"num_steps": 16},
+    **{name: {"learning_starts": 64, "update_ratio": 0.1} for name in ("crossq", "sac", "td3")},
+}
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
-@on_policy
-def test_on_a_gpu(name: str, tmp_path: Path) -> None:
-    env = gym_make("CartPole-v1", 8, backend="native")
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("name", [name for name in AGENTS if name not in GRADIENT_FREE])
+def test_on_a_gpu(name: str, env_id: str, tmp_path: Path) -> None:
+    if name in BOX_ONLY and env_id == "CartPole-v1":
+        pytest.skip("a Box alone")
+    env = gym_make(env_id, 8, backend="native")
     cls, config = AGENTS[name]
-    settings = config(**({} if name == "ppo" else {"critic_warmup": 0}), num_steps=16)
-    agent = cls(env.single_observation_space, env.single_action_space, settings, device="cuda")
+    agent = cls(env.single_observation_space, env.single_action_space, config(**SHORT[name]), device="cuda")
     train(agent, env, 1_000, progress=False)
-    assert agent.updates == 7 and next(agent.actor.parameters()).is_cuda
+    assert agent.updates >= 7 and next(agent.actor.parameters()).is_cuda
+    assert all(torch.isfinite(p).all() for p in agent.critic.parameters())
     agent.save(tmp_path / "agent")
-    obs = np.zeros((3, 4), dtype=np.float32)
+    obs = np.random.default_rng(0).normal(size=(3, *env.single_observation_space.shape)).astype(np.float32)
     there, here = cls.load(tmp_path / "agent", "cuda"), cls.load(tmp_path / "agent", "cpu")
-    assert (there.predict(obs, deterministic=True)[0] == here.predict(obs, deterministic=True)[0]).all()
+    ours, theirs = (a.predict(obs, deterministic=True)[0] for a in (there, here))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-5)
     env.close()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("name", ["crossq", "sac", "td3"])
+def test_an_update_on_a_gpu_is_that_on_the_cpu(name: str) -> None:
+    """One step of C by hand, from the same weights, batch and noise."""
+    space, steps = ("box", 16), []
+    for device in ("cpu", "cuda"):
+        agent = make(name, space[0])
+        feed(agent, space[1])
+        other = AGENTS[name][0](agent.codec.observation_space, agent.codec.action_space, agent.config, device=device)
+        for ours, theirs in (("critic", "critic"), ("actor", "actor")):
+            getattr(other, ours).load_state_dict(getattr(agent, theirs).state_dict())
+        other.memory.load_state_dict(agent.memory.state_dict())
+        other.acting.fresh = lambda pi, rows, d=device: pi.sample(torch.zeros(1, rows, 2, device=d))
+        other.actor.noise = lambda *shape, generator, d=device: torch.zeros(*shape, 2, device=d)
+        other._update_critic(other.critic.prepared(other.memory.sample(32)))
+        steps.append(other.critic_optimizer.gradient.cpu())
+    torch.testing.assert_close(steps[0], steps[1], rtol=1e-3, atol=1e-4 * float(steps[0].abs().max()))
+    assert steps[0].abs().max() > 0

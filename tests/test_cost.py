@@ -356,3 +356,39 @@ def test_a_classifier_learns_from_errors_alone_and_not_from_their_opposite(per: 
         x = train(criterion, model, 300, label)
         error = (model(x).argmax(1) != label(x)).float().mean()
         assert error < 0.15 if sign == 1 else error > 0.8
+
+
+# On a GPU ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("correction", [True, False])
+@pytest.mark.parametrize("per", ["sample", "batch"])
+@pytest.mark.parametrize(("choices", "numbers"), [((), 2), ((4,), 0), ((2, 3), 1)])
+def test_a_model_on_a_gpu(choices: tuple[int, ...], numbers: int, per: str, correction: bool, tmp_path: Path) -> None:
+    seen = []
+
+    def cost_fn(output: Any, context: Any, private: Any) -> Any:
+        seen.append((output, context, private))
+        picked = output[1] if isinstance(output, tuple) else output
+        cost = np.abs(picked.reshape(len(private), -1) - private[:, None]).sum(1)
+        return cost if per == "sample" else float(cost.mean())
+
+    settings: dict[str, Any] = {"choices": choices, "per": per, "correction": correction, "config": SMALL}
+    criterion = BlackBoxLoss(cost_fn, **settings, evaluations=2)
+    model = nn.Linear(3, numbers + sum(choices)).cuda()
+    x, label = torch.randn(8, 3).cuda(), torch.arange(8).cuda() % 2
+
+    def output() -> Tensor:
+        continuous, *logits = torch.split(model(x), [numbers, *choices], 1)
+        return torch.cat([continuous, *(each.softmax(1) for each in logits)], 1)
+
+    for _ in range(3):
+        model.zero_grad()
+        criterion(output(), context=x, private=label).backward()
+    assert model.weight.grad is not None and model.weight.grad.is_cuda and model.weight.grad.abs().max() > 0
+    assert all(not isinstance(part, Tensor) for part in seen[0][1:])
+    criterion.eval()
+    criterion.save(tmp_path / "loss")
+    here = BlackBoxLoss.load(tmp_path / "loss", cost_fn)
+    torch.testing.assert_close(here.eval()(output().cpu(), context=x.cpu()), criterion(output(), context=x).cpu())
