@@ -119,15 +119,14 @@ class BatchNormPass:
         self._layers, self._gains = net.members(first), [gain for gain, _ in net.scales(first)]
         *hidden, (weight, bias) = self._layers
         x = x.expand(len(weight), *x.shape)
-        self.inputs, self._units, self._narrow = [x], [], []  # of each layer; before the gain, and what they are times
+        self.inputs, self._products, self._factors = [x], [], []  # of each layer
         for i, ((w, b), (gain, shift)) in enumerate(zip(hidden, net.scales(first), strict=True)):
             x = torch.baddbmm(b, x, w)
             mean, narrow = net.statistics(i, x)
-            unit = x.sub_(mean).mul_(narrow)
-            x = net.activate(torch.addcmul(shift, unit, gain))
+            self._factors.append(narrow * gain)
+            self._products.append((x, mean, narrow))
+            x = net.activate(torch.addcmul(shift - mean * self._factors[i], x, self._factors[i]))
             self.inputs.append(x)
-            self._units.append(unit)
-            self._narrow.append(narrow)
         output = torch.baddbmm(bias, x, weight)
         self.output = output if net.ensemble else output[0]
 
@@ -167,7 +166,7 @@ class BatchNormPass:
         Of y = gain u + shift, u = (x - mean) / deviation over B rows, d loss / d x is gain / deviation times the slope
         in y less its mean less u times the mean of slope u (1502.03167, section 3).
         """
-        y, unit = self.inputs[i], self._units[i - 1]
+        y, factor = self.inputs[i], self._factors[i - 1]
         if slope.shape[1] == y.shape[1]:
             slope = torch.bmm(slope, self._layers[i][0].mT)
         else:
@@ -175,14 +174,17 @@ class BatchNormPass:
             torch.bmm(slope, self._layers[i][0].mT, out=whole[:, : slope.shape[1]])
             slope = whole
         slope = _BACK[self.net.activation](slope, y)
-        if of_gain is not None or self._joint:
-            total, along = slope.sum(1, keepdim=True), (slope * unit).sum(1, keepdim=True)
-            if of_gain is not None and of_shift is not None:
-                of_gain.copy_(along)
-                of_shift.copy_(total)
-            if self._joint:
-                slope.addcmul_(unit, along, value=-1 / y.shape[1]).sub_(total / y.shape[1])
-        return slope.mul_(self._gains[i - 1] * self._narrow[i - 1])
+        if of_gain is None and not self._joint:
+            return slope.mul_(factor)
+        x, mean, narrow = self._products[i - 1]
+        unit = (x - mean).mul_(narrow)
+        total, along = slope.sum(1, keepdim=True), (slope * unit).sum(1, keepdim=True)
+        if of_gain is not None and of_shift is not None:
+            of_gain.copy_(along)
+            of_shift.copy_(total)
+        if self._joint:
+            slope.addcmul_(unit, along, value=-1 / y.shape[1]).sub_(total / y.shape[1])
+        return slope.mul_(factor)
 
 
 def passed(
