@@ -73,6 +73,8 @@ class CMAES:
         UserError: a space it cannot be trained on, or the package `cmaes` is missing.
     """
 
+    finds = "of mean and spread,"  # what it estimates, for drawings
+
     def __init__(
         self,
         observation_space: Space[Any],

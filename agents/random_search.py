@@ -65,6 +65,8 @@ class RandomSearch:
         UserError: a space it cannot be trained on.
     """
 
+    finds = "of the best so far,"  # what it estimates, for drawings
+
     def __init__(
         self,
         observation_space: Space[Any],

@@ -236,10 +236,11 @@ def _actor_gradient(agent: Any, way: Way) -> tuple[list[Node], list[Edge]]:
 
 def _searching(agent: Any) -> tuple[list[Node], list[Edge]]:
     """No C in between: noise on the parameters, and the costs of whole episodes."""
+    finds = getattr(agent, "finds", "of the gradient,")
     nodes = [
         Node("perturbation", "observed", EPSILON, ("noise on the", f"parameters {THETA}")),
         Node("episodes", "cost", "cost", ("of whole episodes,", f"{DASH} {SUM} r")),
-        Node("estimate", "function", "estimate", ("of the gradient, from", "the costs of candidates")),
+        Node("estimate", "function", "estimate", (finds, "from candidates' costs")),
     ]
     edges = [Edge("perturbation", "actor"), Edge("perturbation", "estimate"), Edge("reward", "episodes")]
     edges += [Edge("episodes", "estimate", label="one number a candidate"), Edge("estimate", "actor", "search")]

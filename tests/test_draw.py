@@ -161,6 +161,12 @@ def test_on_policy_off_policy_and_gradient_free_differ() -> None:
     assert flows(free, "search") == {("estimate", "actor", "search")}
 
 
+def test_a_search_says_what_it_estimates() -> None:
+    said = {name: node(describe(agent(name)), "estimate").lines[0] for name in SEARCH}
+    others = {"cmaes": "of mean and spread,", "randomsearch": "of the best so far,"}
+    assert said == dict.fromkeys(SEARCH, "of the gradient,") | others
+
+
 def test_targets_are_told_apart() -> None:
     keys = {name: {node.key for node in describe(agent(name)).nodes} for name in AGENTS}
     assert {name for name in AGENTS if "target_critic" in keys[name]} == {"sac", "td3"}
