@@ -29,6 +29,16 @@ REPPO_MUJOCO: dict[str, Any] = {
     "log_std": -0.5,
     "decay_steps": WHOLE_RUN,
 }
+# Small networks and many updates: on a tuning seed of HalfCheetah as good by the clock as networks twice as wide with a
+# quarter of the updates, steadier, and better in the end.
+CROSSQ_MUJOCO: dict[str, Any] = {
+    "num_envs": 8,
+    "hidden": (128, 128),
+    "bins": 51,
+    "update_ratio": 1.0,
+    "alpha": 0.1,
+    "decay_steps": WHOLE_RUN,
+}
 # Tasks with goals, for runs with --hindsight 4. On BitFlip a policy of less entropy is soon sure of wrong actions too,
 # and where it is sure it has no gradient.
 GOALS: dict[str, Any] = {
@@ -175,7 +185,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "layer_norm": True,
         "decay_steps": WHOLE_RUN,
     },
-    **{("crossq", env): {"num_envs": 8} for env in MUJOCO},
+    **{("crossq", env): CROSSQ_MUJOCO for env in MUJOCO},
     ("crossq", "Pendulum-v1"): {
         "num_envs": 1,
         "learning_starts": 500,
