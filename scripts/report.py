@@ -52,6 +52,8 @@ class Args:
     """Results files, such as results/a2c.csv; their rows are put together."""
     plot: str | None = None
     """Where to draw the learning curves, a PNG, PDF or SVG."""
+    beside: tuple[str, ...] = ()
+    """Results files of other lengths, whose curves are drawn too where their environment is; not in the tables."""
     improvement: bool = False
     """Also print, for each pair of agents, how probable it is that a run of the one beats a run of the other."""
 
@@ -68,12 +70,16 @@ def _report(argv: Sequence[str]) -> int:
         raise UserError("give a results file, such as results/a2c.csv")
     if args.plot is not None:
         check_picture(Path(args.plot))
-    rows = collect(paths)
-    evaluations = [measured for path in paths for measured in read_evaluations(path)] if args.plot is not None else []
+    if args.beside and args.plot is None:
+        raise UserError("--beside is for the picture: give --plot FILE")
+    others = [Path(file) for file in args.beside]
+    rows, beside = collect(paths), collect(others)
+    drawn = [*paths, *others] if args.plot is not None else []
+    evaluations = [measured for path in drawn for measured in read_evaluations(path)]
     lines = [*table(rows), *(["", *improvement(rows)] if args.improvement else [])]
     print("\n".join(lines))
     if args.plot is not None:
-        draw(Path(args.plot), rows, evaluations)
+        draw(Path(args.plot), rows, evaluations, beside)
     return 0
 
 

@@ -35,32 +35,38 @@ def check_picture(path: Path) -> None:
         raise UserError(f"plot {path}: there is no folder {path.parent}")
 
 
-def draw(path: Path, rows: Sequence[Row], evaluations: Sequence[Measured]) -> None:
+def draw(path: Path, rows: Sequence[Row], evaluations: Sequence[Measured], beside: Sequence[Row] = ()) -> None:
     """Draws a column for each task, its curves against steps above those against seconds, an agent in one colour.
 
     Args:
         path: of the picture.
         rows: all runs; evaluations of other runs are left out.
         evaluations: on the way, of all runs.
+        beside: runs of other lengths, drawn where their environment is: whole against seconds, and against steps as far
+            as the task goes.
     Raises:
         UserError: there are no evaluations, or the picture cannot be written.
     """
     runs = last_tries(evaluations)
-    rows = [row for row in rows if row.key in runs]
+    rows, beside = ([row for row in part if row.key in runs] for part in (rows, beside))
     if not rows:
         raise UserError("there are no evaluations beside the results: nothing to draw")
     from matplotlib.figure import Figure  # takes a second to import: only where it is needed
     from matplotlib.ticker import EngFormatter
 
     tasks = list(dict.fromkeys(row.task for row in rows))
+    beside = [row for row in beside if row.env in {env for env, _ in tasks}]
     names = [name for _, name in sorted({((row.agent, row.variant), row.name) for row in rows})]
+    names += sorted({_length(row) for row in beside})
     columns = min(len(tasks), COLUMNS)
     bands = -(-len(tasks) // columns)  # of two rows of panels each
     width = max(3.8 * columns, 7.0)
     figure = Figure(figsize=(width, 5.2 * bands + 0.8), layout="constrained")
     shown: dict[str, Any] = {}
     for number, task in enumerate(tasks):
-        mine = [[runs[row.key] for row in rows if row.task == task and row.name == name] for name in names]
+        here = [(row.name, row) for row in rows if row.task == task]
+        here += [(_length(row), row) for row in beside if row.env == task[0]]
+        mine = [[runs[row.key] for its, row in here if its == name] for name in names]
         first = number // columns * 2 * columns + number % columns + 1
         above = figure.add_subplot(2 * bands, columns, first)
         below = figure.add_subplot(2 * bands, columns, first + columns, sharey=above)
@@ -69,6 +75,8 @@ def draw(path: Path, rows: Sequence[Row], evaluations: Sequence[Measured]) -> No
         above.set_title(title, fontsize="medium", parse_math=False)
         above.set_xlabel("environment steps")
         above.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k
+        if beside:
+            above.set_xlim(0, 1.02 * int(task[1]))
         below.set_xlabel("seconds of training")
         shown |= _lines(above, names, mine, "step") | _lines(below, names, mine, "seconds")
     legend = {"title": textwrap.fill(LEGEND, int(14 * width)), "ncols": int(width / 2), "frameon": False}
@@ -81,6 +89,11 @@ def draw(path: Path, rows: Sequence[Row], evaluations: Sequence[Measured]) -> No
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def _length(row: Row) -> str:
+    """An agent whose runs had another number of steps than the task."""
+    return f"{row.name}, of {int(row.total_timesteps):,} steps"
 
 
 def _lines(panel: Any, names: Sequence[str], runs: Sequence[Sequence[Try]], axis: Axis) -> dict[str, Any]:

@@ -377,6 +377,19 @@ def test_other_lengths_have_panels_of_their_own_and_orphans_none(
     assert [axis.lines[0].get_xdata()[-1] for axis in figure.axes[::2]] == [100, 2000]
 
 
+def test_other_lengths_can_be_drawn_beside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short, long, other = row(0, "1"), row(0, "2", steps="2000"), row(0, "3", steps="2000")._replace(env="G-v0")
+    paths = [write(tmp_path / f"{i}.csv", rows, [m for r in rows for m in measured(r, (50, 1, 0), (ends, 9, 1))])
+             for i, (rows, ends) in enumerate((([short], 100), ([long, other], 2000)))]  # fmt: skip
+    flags = [str(paths[0]), "--plot", str(tmp_path / "p.png"), "--beside", str(paths[1])]
+    steps, seconds = (figure := pictured(monkeypatch, flags)).axes
+    assert [text.get_text() for text in figure.legends[0].texts] == ["a2c", "a2c, of 2,000 steps"]
+    for panel in (steps, seconds):
+        assert len(panel.lines) == 2 and panel.lines[0].get_color() != panel.lines[1].get_color()
+    assert steps.get_xlim()[1] == pytest.approx(102) and steps.lines[1].get_xdata()[-1] == 2000
+    assert report.main([str(paths[0]), "--beside", str(paths[1])]) == 2
+
+
 def test_evaluations_of_old_are_drawn_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write(tmp_path / "r.csv", rows("1"))
     append(evaluations_path(path), OLD_HEAD, [("a2c", "", "E-v0", "0", step, "1", "7", "0") for step in ("50", "100")])
