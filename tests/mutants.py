@@ -1201,6 +1201,7 @@ MUTANTS = [
         "ledger",
     ),
     Mutant("fidelity: SAC's mean", "agents/sac.py", "dearest=not self.codec.discrete", "dearest=False", "probe"),
+    Mutant("report: nothing beside", "scripts/report_plot.py", "row.env == task[0]]", "row.env == task]", "report"),
     # Search without gradients
     Mutant(
         "search: reset rows cost",
