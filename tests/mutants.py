@@ -877,15 +877,15 @@ MUTANTS = [
     Mutant(
         "backprop: batch statistics stand still",
         "rl/backprop.py",
-        "            if self._joint:\n",
-        "            if False:\n",
+        "if self._joint:\n",
+        "if False:\n",
         "backprop",
     ),
     Mutant(
         "backprop: whose statistics counted is forgotten",
         "rl/backprop.py",
-        "            if self._joint:\n",
-        "            if self.net.training:\n",
+        "if self._joint:\n",
+        "if self.net.training:\n",
         "backprop crossq",
     ),
     Mutant(
