@@ -29,8 +29,8 @@ REPPO_MUJOCO: dict[str, Any] = {
     "log_std": -0.5,
     "decay_steps": WHOLE_RUN,
 }
-# Small networks and many updates: on a tuning seed of HalfCheetah as good by the clock as networks twice as wide with a
-# quarter of the updates, steadier, and better in the end.
+# Small networks and many updates: on a tuning seed of HalfCheetah they ended at 6,500, networks twice as wide with a
+# quarter of the updates at 3,500 in two thirds of the time.
 CROSSQ_MUJOCO: dict[str, Any] = {
     "num_envs": 8,
     "hidden": (128, 128),

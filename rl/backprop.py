@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from rl.actor import CategoricalActor, GaussianActor, StochasticActor
@@ -74,20 +75,23 @@ class Pass:
 
     @torch.no_grad()
     def gradient(self, slope: Tensor, into: Gradient = ()) -> Gradient:
-        """D loss / d output, of its shape -> d loss / d parameter, for each of `net.parameters()`.
+        """D loss / d output, of all rows or of the first -> d loss / d parameter, for each of `net.parameters()`.
 
         Given `into`, tensors of the parameters' shapes, it may lie there.
         """
+        rows = slope.shape[-2]
         if not self._by_hand:
+            slope = F.pad(slope, (0, 0, 0, self.output.shape[-2] - rows))
             return torch.autograd.grad(self._graph, list(self.net.parameters()), slope)
         ensemble = self.net.ensemble is not None
         product, layers = torch.bmm if ensemble else torch.mm, self._layers()
         into = into or tuple(torch.empty_like(p) for p in self.net.parameters())
         for i in reversed(range(len(layers))):
-            product(self.inputs[i].mT, slope, out=into[i])
+            x = self.inputs[i][..., :rows, :]
+            product(x.mT, slope, out=into[i])
             torch.sum(slope, -2, keepdim=ensemble, out=into[len(layers) + i])
             if i:
-                slope = _BACK[self.net.activation](product(slope, layers[i][0].mT), self.inputs[i])
+                slope = _BACK[self.net.activation](product(slope, layers[i][0].mT), x)
         return into
 
     @torch.no_grad()
@@ -132,7 +136,7 @@ class BatchNormPass:
 
     @torch.no_grad()
     def gradient(self, slope: Tensor, into: Gradient = ()) -> Gradient:
-        """As `Pass.gradient`; of the first rows alone too, where the loss does not hold the others."""
+        """As `Pass.gradient`."""
         into = into or tuple(torch.empty_like(p) for p in self.net.parameters())
         count = len(self._gains)
         weights, biases, gains, shifts = (

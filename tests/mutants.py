@@ -875,6 +875,13 @@ MUTANTS = [
         "backprop",
     ),
     Mutant(
+        "backprop: the wrong rows have a slope",
+        "rl/backprop.py",
+        "[i][..., :rows, :]",
+        "[i][..., -rows:, :]",
+        "backprop",
+    ),
+    Mutant(
         "backprop: batch statistics stand still",
         "rl/backprop.py",
         "if self._joint:\n",

@@ -190,3 +190,24 @@ def test_a_gradient_lies_where_it_is_told_to(net: MLP) -> None:
     into = [torch.full_like(p, torch.nan) for p in net.parameters()]
     given, fresh = through.gradient(slope, into), through.gradient(slope)
     assert all(a is b for a, b in zip(given, into, strict=True)) and close(tuple(given), tuple(fresh))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        MLP((3, 5, 2), 2, "relu"),
+        MLP((3, 5, 2), None, "tanh"),
+        MLP((3, 5, 2), 2, "silu"),
+        BatchNormMLP((3, 5, 2), 2, "silu"),
+    ],
+)
+def test_the_first_rows_alone_have_a_slope(net: MLP) -> None:
+    """As where the others only say what follows; a batch-normalised net's others move with them all the same."""
+    opinionated(net)
+    x, rows = normal(ROWS, 3, seed=2), 4
+    slope = normal(*net(x).shape, seed=3)
+    whole = slope.clone()
+    whole[..., rows:, :] = 0
+    theirs = torch.autograd.grad(net(x), list(net.parameters()), whole)
+    assert close(tuple(passed(net, x).gradient(slope[..., :rows, :].clone())), theirs)
+    assert not close(tuple(passed(net, x).gradient(slope)), theirs)

@@ -137,6 +137,7 @@ def test_settings_reach_what_they_set() -> None:
     changes: list[dict[str, Any]] = [
         {"gamma": 0.5}, {"fold": 3}, {"batch": 8}, {"critics": 1}, {"critic_lr": 1e-2}, {"beta1": 0.9},
         {"normalize_obs": False}, {"l2": 1.0}, {"head": "regression"}, {"policy_delay": 1}, {"alpha": 0.1},
+        {"activation": "tanh"}, {"activation": "silu"},
     ]  # fmt: skip
     for change in changes:
         other = streams.make("crossq", "box", **change)
