@@ -54,6 +54,8 @@ class Args:
     """Where to draw the learning curves, a PNG, PDF or SVG."""
     beside: tuple[str, ...] = ()
     """Results files of other lengths, whose curves are drawn too where their environment is; not in the tables."""
+    missing: bool = True
+    """Also print the agents that have no run on a task that others have; --no-missing leaves them out."""
     improvement: bool = False
     """Also print, for each pair of agents, how probable it is that a run of the one beats a run of the other."""
 
@@ -76,7 +78,7 @@ def _report(argv: Sequence[str]) -> int:
     rows, beside = collect(paths), collect(others)
     drawn = [*paths, *others] if args.plot is not None else []
     evaluations = [measured for path in drawn for measured in read_evaluations(path)]
-    lines = [*table(rows), *(["", *improvement(rows)] if args.improvement else [])]
+    lines = [*table(rows, args.missing), *(["", *improvement(rows)] if args.improvement else [])]
     print("\n".join(lines))
     if args.plot is not None:
         draw(Path(args.plot), rows, evaluations, beside)
@@ -98,11 +100,12 @@ def collect(paths: Sequence[Path]) -> list[Row]:
     return [row for row, _ in found.values()]
 
 
-def table(rows: Sequence[Row]) -> list[str]:
+def table(rows: Sequence[Row], missing: bool = True) -> list[str]:
     """Lines of Markdown: a row for every environment and agent (variant) that the rows know, run or not.
 
     Args:
         rows: of results files.
+        missing: False leaves out what was not run on a task by any seed.
     Raises:
         UserError: rliable cannot be imported.
     """
@@ -112,6 +115,8 @@ def table(rows: Sequence[Row]) -> list[str]:
         seeds = sorted({int(row.seed) for row in here})
         for name in _names(rows):
             mine = {int(row.seed): row for row in here if row.name == name}
+            if not mine and not missing:
+                continue
             lines.append(_line(task[0], f"{int(task[1]):,}", name, *_figures(mine, seeds)))
     commits, machines = (", ".join(dict.fromkeys(getattr(row, key) for row in rows)) for key in ("commit", "machine"))
     return [*lines, "", NOTE, f"Commits: {commits}. Machines: {machines}."]

@@ -160,6 +160,17 @@ def test_the_table_shows_worst_failed_and_not_run(tmp_path: Path, capsys: pytest
     assert missing == [["not run"] * 5] * 2
 
 
+def test_what_no_seed_ran_can_be_left_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = [row(0, "1"), row(0, "2", env="F-v0"), *rows("", agent="ppo")]
+    file = str(write(tmp_path / "r.csv", runs))
+    names = {}
+    for flag in ("--missing", "--no-missing"):
+        assert report.main([file, flag]) == 0
+        names[flag] = [(line[0], line[2]) for line in printed(capsys)]
+    assert names["--missing"] == [("E-v0", "a2c"), ("E-v0", "ppo"), ("F-v0", "a2c"), ("F-v0", "ppo")]
+    assert names["--no-missing"] == names["--missing"][:3], "what failed stays"
+
+
 def test_few_seeds_have_no_interval(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     runs = [*rows("1", "2"), *rows("1", "2", "6", env="F-v0"), *rows("4", "", "4", "4", env="G-v0")]
     assert report.main([str(write(tmp_path / "r.csv", runs))]) == 0
