@@ -206,7 +206,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     # Environments wait for the generation's last episode: few of them waste few steps where lengths differ.
     **{(agent, "CartPole-v1"): {"num_envs": 4} for agent in ("ars", "cmaes")},
     ("ars", "MountainCarContinuous-v0"): {"num_envs": 8, "sigma": 0.1, "lr": 0.05},
-    # No linear policy swings the pendulum up. Wide steps among large networks are what finds it.
+    # No linear policy swings the pendulum up; networks of 16 rarely did, and small steps found it on fewer seeds.
     ("ars", "Pendulum-v1"): {
         "num_envs": 32,
         "directions": 16,

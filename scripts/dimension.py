@@ -86,8 +86,8 @@ CARTPOLE: dict[str, tuple[str, dict[str, Any]]] = {
 }
 METHODS = tuple(STAIRS)
 SIZES: dict[Task, tuple[int, ...]] = {
-    "full": (2, 8, 32, 128),
-    "fixed": (2, 8, 32, 128),
+    "full": (2, 8, 32, 128, 256),
+    "fixed": (2, 8, 32, 128, 256),
     "policy": (100, 1_000, 10_000, 100_000, 1_000_000),
 }
 
@@ -103,7 +103,7 @@ class Args:
     methods: tuple[str, ...] = METHODS
     """Which of them, by the names in the rows."""
     sizes: tuple[int, ...] = ()
-    """Dimensions or numbers of parameters; without, four from 2 to 128, and five from 100 to 1,000,000."""
+    """Dimensions or numbers of parameters; without, five from 2 to 256, and five from 100 to 1,000,000."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """A run for each."""
     limit: int = 100_000
