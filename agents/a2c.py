@@ -56,7 +56,7 @@ class A2CConfig:
     critic_passes: int = 4
     """How often C sees each rollout."""
     critic_warmup: int = 2000
-    """Environment steps at the start in which C alone learns: its first gradients are worth nothing."""
+    """Environment steps at the start from which C alone learns: its first gradients are worth nothing."""
     minibatch: int = 128
     """Rows of a minibatch of C; one to two times the number of bins."""
     entropy_coef: float = 0.01
@@ -194,12 +194,13 @@ class A2C:
         if not self.memory.full:
             return {}
         rollout = self.memory.take()
+        warm = self.steps >= self.config.critic_warmup
         self.steps += int(rollout.valid.sum())
         self.critic_optimizer.anneal(self.steps)
         self.actor_optimizer.anneal(self.steps)
 
         row = self._targets(rollout)
-        if self.steps <= self.config.critic_warmup:
+        if not warm:
             metrics = self._update_critic(row)
         elif self.config.actor_gradient == "pathwise":  # follows C as it is after this rollout
             metrics = self._update_critic(row) | self._update_actor(row)

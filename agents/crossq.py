@@ -30,6 +30,7 @@ from rl.entropy import Temperature
 from rl.errors import UserError
 from rl.estimate import Estimate, estimate_of
 from rl.gradient import listed_probs
+from rl.heads import Extremes
 from rl.hindsight import Hindsight
 from rl.nets import Activation
 from rl.optim import Optimizer
@@ -141,12 +142,14 @@ class CrossQ:
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
         self.temperature_optimizer = Optimizer(self.temperature, "adam", c.alpha_lr, beta1=c.beta1)
+        self.extremes = Extremes().to(device)  # of the targets between two looks at their scale
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
         self.memory = Replay(c.capacity, c.gamma, c.fold, draw, hindsight=self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"temperature": self.temperature, "temperature_optimizer": self.temperature_optimizer}
+        self.parts["extremes"] = self.extremes
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
         self.steps = self.updates = 0
         self.owed = 0.0  # updates
@@ -210,8 +213,9 @@ class CrossQ:
         losses, slope = loss_slope(self.critic, output, batch.action, target, batch.weight)
         norm = self.critic_optimizer.apply(through.gradient(slope, self.critic_optimizer.slots))
         metrics = {"critic_loss": losses @ batch.weight, "critic_grad_norm": norm}
+        self.extremes.take(target)
         if self.updates % ADAPT == 0:
-            metrics |= self.critic.adapt(target, batch.weight)
+            metrics |= self.critic.adapt(*self.extremes.seen())
         return metrics
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:

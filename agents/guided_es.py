@@ -153,8 +153,9 @@ class GuidedES:
         """Pairs on both sides of the centre, further off along C's gradients."""
         c, noise = self.config, self.population.noise(self.config.directions)
         if count := min(self.guided, c.subspace):
-            within = torch.randn(c.directions, count, generator=self.population.generator)
-            noise = guided(noise, host(within), orthonormal(host(self.guides[:count])), c.isotropic)
+            basis = orthonormal(host(self.guides[:count]))  # a policy of few parameters has no room for all
+            within = torch.randn(c.directions, basis.shape[1], generator=self.population.generator)
+            noise = guided(noise, host(within), basis, c.isotropic)
         self.population.start(mirrored(self.policies.center, noise, c.sigma))
 
     def update(self) -> dict[str, Tensor]:

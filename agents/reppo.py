@@ -58,7 +58,7 @@ class REPPOConfig:
     multiplier_lr: float = 0.03
     """How fast the logs of alpha and beta follow what they miss, a rollout; it falls as `actor_lr` does."""
     critic_warmup: int = 2000
-    """Environment steps at the start in which C alone learns: its first gradients are worth nothing."""
+    """Environment steps at the start from which C alone learns: its first gradients are worth nothing."""
     kl_bound: float = 0.1
     """KL(pi_old||pi), in nats, beyond which a state is pulled back; it falls as `actor_lr` does."""
     entropy_target: float = 0.5
@@ -220,13 +220,13 @@ class REPPO:
         if not self.memory.full:
             return {}
         rollout = self.memory.take()
+        warm = self.steps >= self.config.critic_warmup
         self.steps += int(rollout.valid.sum())
         self.critic_optimizer.anneal(self.steps)
         self.actor_optimizer.anneal(self.steps)
         self.unit.update(rollout.cost, rollout.discount, rollout.done, rollout.valid)
         rows = self._targets(rollout)
         metrics = self.critic.adapt(rows.returns, rows.weight)
-        warm = self.steps > self.config.critic_warmup
         for _ in range(self.config.epochs):
             for batch in minibatches(rows, self.config.minibatch, self.acting.generator):
                 metrics |= self._update_critic(batch)

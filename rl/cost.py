@@ -228,7 +228,7 @@ class BlackBoxLoss(nn.Module):
         log_prob = self.outputs.log_prob(output, sample)
         if self.per == "batch":
             log_prob = log_prob.sum(1, keepdim=True)
-        return (residual * (1 + log_prob - log_prob.detach())).mean()
+        return (residual * (1 + log_prob - log_prob.detach())).sum() / counts.sum().clamp(min=1)  # of those that came
 
     def _learn(self, context: Tensor | None, sample: Sample, cost: Tensor, counts: Tensor) -> None:
         """Takes new evaluations in, and trains C on recent ones."""

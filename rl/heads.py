@@ -230,3 +230,28 @@ class CostScale(nn.Module):
         # New tensors: metrics hold on to the old ones.
         self.scale, self.shift = torch.full_like(self.scale, new), torch.full_like(self.shift, middle)
         return new / old, (middle - shift) / old
+
+
+class Extremes(nn.Module):
+    """The lowest and the highest target of many batches, for a scale that is looked at once in a while.
+
+    A cost that one batch in a thousand holds would otherwise be missed, and then clipped. It waits for no device.
+    """
+
+    outermost: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("outermost", torch.full((2,), -math.inf))  # minus the lowest, and the highest
+
+    @torch.no_grad()
+    def take(self, target: Tensor) -> None:
+        """Takes in a batch's targets [B], all of which count."""
+        low, high = target.aminmax()
+        torch.maximum(self.outermost, torch.stack((-low, high)), out=self.outermost)
+
+    def seen(self) -> tuple[Tensor, Tensor]:
+        """The two targets since it was last asked, and weights of sum 1, as `Critic.adapt` takes them."""
+        target = torch.stack((-self.outermost[0], self.outermost[1]))
+        self.outermost.fill_(-math.inf)
+        return target, torch.full_like(target, 0.5)

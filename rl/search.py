@@ -63,7 +63,7 @@ def slope(plus: Array, minus: Array, noise: Array) -> Array:
 
 
 def orthonormal(rows: Array) -> Array:
-    """A basis of what some vectors span: [k, P] -> [P, k] float32, columns of length 1 at right angles."""
+    """A basis of what some vectors span: [k, P] -> [P, min(k, P)] float32, columns of length 1 at right angles."""
     return np.linalg.qr(rows.T)[0].astype(np.float32)
 
 

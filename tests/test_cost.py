@@ -65,6 +65,19 @@ def test_continuous_outputs_unbiased_with_correction_alone(evaluations: int, cor
     assert_mean(drawn, 2 * (output - context) / 3, equal=correction)
 
 
+def test_answers_that_were_skipped_leave_the_correction_unbiased() -> None:
+    """Half of the answers do not come, whatever was asked: the mean is over those that did."""
+    lost, output = np.random.default_rng(0), torch.randn(3, 2, generator=generator())
+
+    def cost_fn(output: Any, context: Any, private: Any) -> np.ndarray:
+        return np.where(lost.random(len(output)) < 0.5, np.nan, square(output, context, private))
+
+    criterion = BlackBoxLoss(cost_fn, sigma=SIGMA, evaluations=6, correction=True, on_fault="skip", config=KEPT)
+    drawn = gradients(opinionated(criterion, output, None), output, None, 3_000)
+    assert_mean(drawn, 2 * output / 3)
+    assert 0.45 < criterion.ledger.failures / criterion.ledger.evaluations < 0.55
+
+
 TABLE = torch.tensor([[1.0, 0.0, 5.0, 2.0], [0.0, 3.0, 1.0, 4.0]])
 
 

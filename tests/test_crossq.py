@@ -11,8 +11,10 @@ import torch
 from gymnasium import spaces
 
 from agents import CrossQ, CrossQConfig
+from agents.crossq import ADAPT
 from rl.data import Batch
 from rl.errors import UserError
+from rl.heads import LIMIT
 from rl.returns import td_target
 from tests import streams
 from tests.streams import OBS, N, changed, count_steps, everything, feed
@@ -108,6 +110,20 @@ def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(space: str) -> 
     after = everything(agent)
     assert changed(between, after, "critic.net.mean_0") and not changed(between, after, "actor")
     assert not agent.critic.training
+
+
+@pytest.mark.parametrize("cost", [500.0, -500.0])
+def test_a_rare_cost_between_two_looks_at_the_scale_is_not_clipped(cost: float) -> None:
+    agent = learnt("box")
+    batch, scale = some_batch(agent), agent.critic.cost_scale
+    agent.updates = 1
+    agent._update_critic(batch._replace(cost=torch.where(torch.arange(32) == 3, cost, batch.cost)))
+    assert max(abs(float(scale.low)), abs(float(scale.high))) < 100  # not looked at yet
+    agent.updates = ADAPT
+    agent._update_critic(batch)
+    assert abs(float(scale.scaled(torch.tensor(cost)))) < LIMIT
+    agent._update_critic(batch)  # and what was seen once fades
+    assert float(scale.high - scale.low) == pytest.approx(0.995 * 500, rel=0.1)
 
 
 def test_how_often_each_part_learns() -> None:

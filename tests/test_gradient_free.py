@@ -22,6 +22,7 @@ from rl.evaluate import evaluate
 from rl.loop import interact
 from rl.search import centered_ranks
 from rl.train import train
+from tests import streams
 from tests.streams import GRADIENT_FREE, everything, feed, same
 from tests.streams import make as small
 
@@ -213,6 +214,13 @@ def test_guided_es_looks_where_c_points() -> None:
     agent._ask()
     moved = agent.policies.split(torch.from_numpy(agent.population.candidates[0] - agent.policies.center))[0]
     assert (moved[:, 1] == 0).all() and (moved[:, 0] != 0).any()
+
+
+def test_guided_es_takes_a_policy_of_fewer_parameters_than_guides() -> None:
+    settings: dict[str, Any] = {"directions": 2, "learning_starts": 8, "update_ratio": 0.5, "batch": 8, "subspace": 8}
+    agent = GuidedES(streams.OBS, spaces.Box(-1, 1, (1,)), GuidedESConfig(**settings, **LINEAR))
+    feed(agent, 160)
+    assert agent.guided > agent.policies.size == 4
 
 
 @pytest.mark.parametrize("space", ["box", "discrete", "choices"])

@@ -302,8 +302,9 @@ def test_the_old_policy_is_the_one_that_acted_through_all_of_an_update(space: st
 # Settings -------------------------------------------------------------------------------------------------------------
 
 
-def test_c_alone_learns_during_the_warmup() -> None:
-    agent = make(critic_warmup=2 * T * N)
+@pytest.mark.parametrize("warmup", [2 * T * N, T * N + 1])  # a rollout in which it ends is C's alone
+def test_c_alone_learns_during_the_warmup(warmup: int) -> None:
+    agent = make(critic_warmup=warmup)
     before = everything(agent)
     feed(agent, 2 * T)
     warm = everything(agent)
