@@ -73,7 +73,7 @@ def test_answers_that_were_skipped_leave_the_correction_unbiased() -> None:
         return np.where(lost.random(len(output)) < 0.5, np.nan, square(output, context, private))
 
     criterion = BlackBoxLoss(cost_fn, sigma=SIGMA, evaluations=6, correction=True, on_fault="skip", config=KEPT)
-    drawn = gradients(opinionated(criterion, output, None), output, None, 3_000)
+    drawn = gradients(opinionated(criterion, output, None), output, None, 1_500)
     assert_mean(drawn, 2 * output / 3)
     assert 0.45 < criterion.ledger.failures / criterion.ledger.evaluations < 0.55
 
