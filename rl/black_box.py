@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import pickle
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -253,7 +254,14 @@ def _install(pickled: bytes) -> None:
 
 
 def _work(job: tuple[Any, ...]) -> Any:
-    return _attempt(_installed, job)
+    """What it gives, or the exception, in a form that comes through to another process."""
+    said = _attempt(_installed, job)
+    if isinstance(said, Exception):
+        try:
+            pickle.loads(pickle.dumps(said))
+        except Exception:  # a class of the user's own script, say
+            return UserError(f"cost_fn raised {type(said).__name__}: {said}")
+    return said
 
 
 def _attempt(cost_fn: Callable[..., Any], job: tuple[Any, ...]) -> Any:

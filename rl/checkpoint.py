@@ -181,6 +181,13 @@ def restore(path: str | Path, agent: Any, tensors: dict[str, Tensor], meta: dict
     """
     _check_name(path, meta, agent_name(agent))
     try:
+        trained = {key: space_from_json(meta[key]) for key in ("observation_space", "action_space") if key in meta}
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"checkpoint {path} is damaged: {META} names no spaces ({_line(error)})") from error
+    for key, there in trained.items():
+        if (here := getattr(agent.codec, key)) != there:
+            raise UserError(f"the {key} is {here}; checkpoint {path} was trained with {there}")
+    try:
         agent.load_state(tensors, meta["state"])
     except (KeyError, RuntimeError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint {path} does not fit this {type(agent).__name__}: {_line(error)}") from error

@@ -34,6 +34,7 @@ from rl.norm import RunningNorm
 from rl.optim import Optimizer, descend
 from rl.outputs import Outputs, Sample
 from rl.seeds import spread
+from rl.settings import check_settings
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,10 @@ class CostConfig:
     """Rows in each, whole sets of them where only sets have a cost."""
     samples: int = 4
     """Fresh perturbations that the estimate is the mean over, where outputs are continuous."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        check_settings(self)
 
 
 class BlackBoxLoss(nn.Module):
@@ -132,7 +137,7 @@ class BlackBoxLoss(nn.Module):
         Raises:
             UserError: shapes that do not fit, probabilities that are none, or what `BlackBox` raises.
         """
-        self._build(output, context)
+        self._build(output, context, private)
         if not self.training:
             return self._expected(output, context)
         leaf, context = output.detach().requires_grad_(), None if context is None else context.detach()
@@ -151,14 +156,20 @@ class BlackBoxLoss(nn.Module):
 
     def measure(self, output: Tensor, context: Tensor | None = None, private: Any = None) -> float:
         """Asks for the cost of outputs as they are, choices at their likeliest: the mean of the evaluations."""
-        self._check(output, context)
+        self._check(output, context, private)
         cost, counts = self._ask(self.outputs.likeliest(output), context, private)
         return float(cost[counts].mean())
 
-    def _check(self, output: Tensor, context: Tensor | None) -> None:
+    def _check(self, output: Tensor, context: Tensor | None, private: Any) -> None:
         self.outputs.check(output)
-        if context is not None and len(context) != len(output):
-            raise UserError(f"context has {len(context)} rows and output {len(output)}: they must be equal")
+        seen = [private] if self.per == "sample" and hasattr(private, "__len__") else []
+        seen = list(private) if seen and isinstance(private, tuple) else seen
+        for name, rows in (("context", context), *(("private", rows) for rows in seen)):
+            if rows is not None and len(rows) != len(output):
+                raise UserError(f"{name} has {len(rows)} rows and output {len(output)}: they must be equal")
+        for name, told in (("output", output), ("context", context)):  # C would never forget them
+            if told is not None and not bool(torch.isfinite(told).all()):
+                raise UserError(f"{name} holds numbers that are not finite: C cannot learn from them")
 
     def _ask(self, sample: Sample, context: Tensor | None, private: Any) -> tuple[Tensor, Tensor]:
         """Cost [M, B] (or [M, 1] of sets) of what the black box was asked, and whether it counts."""
@@ -168,9 +179,9 @@ class BlackBoxLoss(nn.Module):
         said = torch.from_numpy(np.nan_to_num(cost)).to(sample.continuous)
         return said.view(len(outputs), -1), torch.from_numpy(counts).view(len(outputs), -1).to(said.device)
 
-    def _build(self, output: Tensor, context: Tensor | None) -> None:
+    def _build(self, output: Tensor, context: Tensor | None, private: Any) -> None:
         """Checks a call, and at the first one makes C for the shapes that it shows."""
-        self._check(output, context)
+        self._check(output, context, private)
         shape = (output.shape[1], None if context is None else tuple(context.shape[1:]))
         if self.critic is None:
             self._make(shape, output.device)
@@ -202,7 +213,9 @@ class BlackBoxLoss(nn.Module):
         if context is None or self.shape[1] is None:
             return x
         features = (
-            self.encoder(context).flatten(1) if self.encoder else self.context_norm(context.flatten(1).to(x.dtype))
+            self.encoder(context).flatten(1)
+            if self.encoder
+            else self.context_norm(context.reshape(len(context), -1).to(x.dtype))
         )
         return torch.cat((features, x), 1)
 

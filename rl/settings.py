@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sys
-from typing import Any, get_args, get_type_hints
+from numbers import Integral, Real
+from typing import Any, get_args, get_origin, get_type_hints
 
 from rl.errors import UserError
 
@@ -35,6 +36,9 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "shrink": (1e-9, 1, "above 0 and at most 1"),
     **dict.fromkeys(("candidates", "first_step", "stability"), NOT_NEGATIVE),
     "isotropic": SHARE,
+    # Of a black box's C.
+    **dict.fromkeys(("memory", "samples"), COUNT),
+    "steps": NOT_NEGATIVE,
     "dropout": (0, 0.99, "from 0 to 0.99"),
     "bins": (3, _LARGEST, "at least 3"),
     "log_std": (-5, 2, "from -5 to 2, where the actor keeps it"),
@@ -45,7 +49,7 @@ def check_settings(config: Any) -> None:
     """Checks every number of a config dataclass against `RANGES`, and every Literal against its choices.
 
     Raises:
-        UserError: the first field out of its range; NaN is in none.
+        UserError: the first field that is out of its range (NaN is in none), or no such number.
     """
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
@@ -54,5 +58,11 @@ def check_settings(config: Any) -> None:
             raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
         if name in RANGES:
             least, most, allowed = RANGES[name]
-            if not all(least <= number <= most for number in (value if isinstance(value, tuple) else (value,))):
-                raise UserError(f"{name} must be {allowed}, got {value}")
+            several, whole = get_origin(hint) is tuple, "int" in str(hint)
+            if several and not isinstance(value, tuple):
+                raise UserError(f"{name} must be a tuple of numbers, each {allowed}, got {value!r}")
+            numbers: tuple[Any, ...] = value if several else (value,)
+            if not all(isinstance(number, Real) and least <= float(number) <= most for number in numbers):
+                raise UserError(f"{name} must be {allowed}, got {value!r}")
+            if whole and not all(isinstance(number, Integral) for number in numbers):
+                raise UserError(f"{name} must be a whole number, got {value!r}")

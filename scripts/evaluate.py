@@ -19,6 +19,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Literal
 
+from gymnasium.vector import VectorEnv
 from tyro.conf import Positional
 
 from envs.make import make
@@ -81,10 +82,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     backend = "sync" if args.render else args.env_backend
     env = make(started["env_argument"], n, seed, args.render, started.get("env_kwargs"), backend)
     try:
-        for name in ("observation_space", "action_space"):
-            here, there = getattr(env, f"single_{name}"), getattr(agent.codec, name)
-            if here != there:
-                raise UserError(f"the {name} is {here}; the run was trained with {there}")
+        check_spaces(env, agent)
         if args.render:
             result = run_episodes(agent, env, args.episodes, not args.stochastic, seed + SEED_OFFSET)
         else:
@@ -95,6 +93,14 @@ def _evaluate(argv: Sequence[str]) -> int:
     finally:
         env.close()
     return 0
+
+
+def check_spaces(env: VectorEnv, agent: Any) -> None:
+    """Raises UserError where the environment is no longer what the agent was trained on."""
+    for name in ("observation_space", "action_space"):
+        here, there = getattr(env, f"single_{name}"), getattr(agent.codec, name)
+        if here != there:
+            raise UserError(f"the {name} is {here}; the run was trained with {there}")
 
 
 def load(run: str, checkpoint: str, device: Device, started: dict[str, Any]) -> Any:

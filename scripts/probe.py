@@ -31,7 +31,7 @@ from rl.probe import Points, Probe, probe
 from rl.run import RunFolder, read_config
 
 from .cli import Device, guarded, parse, use_threads
-from .evaluate import load
+from .evaluate import check_spaces, load
 
 
 @dataclass(frozen=True)
@@ -85,6 +85,7 @@ def _probe(argv: Sequence[str]) -> int:
     seed: int = started["seed"] if args.seed is None else args.seed
     env = make(started["env_argument"], 1, seed, env_kwargs=started.get("env_kwargs"))
     try:
+        check_spaces(env, agent)
         sizes = {"num_envs": args.num_envs, "visits": args.visits, "rounds": args.rounds, "within": args.within}
         found = probe(agent, env, step=args.step, seed=seed, **sizes)
     finally:

@@ -103,7 +103,9 @@ def _train(argv: Sequence[str]) -> int:
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
     kwargs = json_object("--env-kwargs", args.env_kwargs)
-    env = make(args.env, args.num_envs, args.seed, env_kwargs=kwargs, backend=args.env_backend)
+    started = read_config(args.resume) if args.resume is not None else {}
+    wanted = started.get("env_argument", args.env)  # a file's path as it was, wherever the user stands now
+    env = make(wanted, args.num_envs, args.seed, env_kwargs=kwargs, backend=args.env_backend)
     try:
         agent = cls(env.single_observation_space, env.single_action_space, args.config, seed=args.seed, device=device)
         run_dir = args.resume or args.run_dir or _fresh(f"runs/{env.name}__{args.agent}__{args.seed}")

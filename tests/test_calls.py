@@ -77,6 +77,22 @@ def test_faults_raise_are_skipped_or_cost_the_worst(workers: int, tmp_path: Path
     box.close()
 
 
+def test_an_exception_that_cannot_leave_its_process_is_a_fault_like_any_other() -> None:
+    class Broke(Exception):
+        """Of a class that only this function knows."""
+
+    def cost_fn(output: Any, context: Any, private: Any) -> float:
+        raise Broke("a pipe")
+
+    box = BlackBox(cost_fn, batched=False, workers=1, on_fault="skip")
+    assert not box([numbers(1, 2)], None, None, 2)[1].any() and box.ledger.failures == 2
+    box.close()
+    strict = BlackBox(cost_fn, batched=False, workers=1)
+    with pytest.raises(UserError, match="cost_fn raised Broke: a pipe"):
+        strict([numbers(1)], None, None, 1)
+    strict.close()
+
+
 def test_a_worst_cost_of_ones_own_and_none_where_nothing_was_seen() -> None:
     _, counts = BlackBox(Counting(), on_fault="worst")([numbers(7, 7)], None, None, 2)
     assert not counts.any()

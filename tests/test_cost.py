@@ -203,6 +203,29 @@ def test_evaluations_are_counted_in_training_and_none_are_made_in_use() -> None:
     assert criterion.ledger.evaluations == 20
 
 
+def test_numbers_that_are_not_finite_are_refused_before_anything_is_asked() -> None:
+    criterion = BlackBoxLoss(square, on_fault="skip", config=SMALL)
+    good, bad = torch.randn(6, 2, generator=generator()), torch.full((6, 2), torch.nan)
+    criterion(good, good)
+    for name, call in (("output", (bad, good)), ("context", (good, bad))):
+        with pytest.raises(UserError, match=f"{name} holds numbers that are not finite"):
+            criterion(*call)
+    assert criterion.ledger.evaluations == 6 and torch.isfinite(criterion(good, good))
+
+
+def test_private_has_as_many_rows_as_the_output() -> None:
+    criterion = BlackBoxLoss(square, config=SMALL)
+    for private in (torch.zeros(7), [0] * 5, (np.zeros(6), np.zeros(7))):
+        with pytest.raises(UserError, match=r"private has \d rows and output 6: they must be equal"):
+            criterion(torch.randn(6, 2), private=private)
+    assert torch.isfinite(criterion(torch.randn(6, 2), private=(np.zeros(6), ["a"] * 6)))
+
+
+def test_a_context_may_be_one_number_a_row() -> None:
+    criterion = BlackBoxLoss(lambda o, c, p: (o[:, 0] - c) ** 2, config=SMALL)
+    assert torch.isfinite(criterion(torch.randn(6, 1), torch.arange(6)))
+
+
 def test_rows_that_failed_teach_nothing() -> None:
     def broken(output: Any, context: Any, private: Any) -> np.ndarray:
         return np.where(np.arange(len(output)) % 2, np.nan, 1.0)

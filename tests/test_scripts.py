@@ -148,6 +148,22 @@ def test_an_own_environment_and_a_cost_function(here: Path, tmp_path: Path, caps
     assert check_env.main(["mine.py:Line"]) == 0
 
 
+def test_a_run_goes_on_from_anywhere_and_only_on_what_it_was_trained_on(tmp_path: Path) -> None:
+    file, elsewhere = tmp_path / "line.py", tmp_path / "elsewhere"
+    file.write_text(ENVIRONMENTS)
+    elsewhere.mkdir()
+    (elsewhere / "line.py").write_text("Line = 'another'")
+    short = (*SHORT, "--no-progress", "--run-dir", "run")
+    assert run("train", "--env", "line.py:Line", "-n", "100", *short, cwd=tmp_path).returncode == 0
+    said = run("train", "--resume", "../run", "-n", "200", cwd=elsewhere)
+    assert said.returncode == 0 and read_table(tmp_path / "run" / "evaluations.csv")[-1]["step"] >= 200, said.stderr
+    file.write_text(ENVIRONMENTS.replace("Box(-1, 1,", "Box(-5, 5,"))
+    for script, *flags in (("train", "--resume", "run", "-n", "300"), ("probe", "run"), ("evaluate", "run")):
+        refused = run(script, *flags, cwd=tmp_path)
+        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+        assert "the action_space is Box(-5.0, 5.0" in refused.stderr and "trained with Box(-1.0, 1.0" in refused.stderr
+
+
 def test_resume_goes_on_to_a_new_total(place: Path, tmp_path: Path, capsys: Any) -> None:
     shutil.copytree(place / "done", tmp_path / "done")
     resume = ["--resume", f"{tmp_path}/done", *SHORT]

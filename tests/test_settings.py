@@ -11,6 +11,7 @@ from agents import AGENTS
 from agents.a2c import A2CConfig
 from agents.ppo import PPOConfig
 from agents.reppo import REPPOConfig
+from rl.cost import CostConfig
 from rl.errors import UserError
 from rl.settings import RANGES
 
@@ -26,6 +27,10 @@ from rl.settings import RANGES
         ("dropout", 1.0, "dropout must be from 0 to 0.99, got 1.0"),
         ("bins", 2, "bins must be at least 3, got 2"),
         ("num_steps", 0, "num_steps must be at least 1, got 0"),
+        ("num_steps", 2.5, "num_steps must be a whole number, got 2.5"),
+        ("gamma", "x", "gamma must be from 0 to 1, got 'x'"),
+        ("hidden", 64, "hidden must be a tuple of numbers, each at least 1, got 64"),
+        ("hidden", ("a",), r"hidden must be at least 1, got \('a',\)"),
         ("log_std", -6.0, "log_std must be from -5 to 2, where the actor keeps it, got -6.0"),
         ("actor_gradient", "both", "actor_gradient must be one of pathwise, score, control_variate, got 'both'"),
     ],
@@ -49,6 +54,10 @@ def test_a_value_out_of_its_range_is_named(field: str, value: Any, said: str) ->
         (REPPOConfig, "kl_bound", 0.0, "kl_bound must be above 0, got 0.0"),
         (REPPOConfig, "entropy_target", float("inf"), "entropy_target must be a finite number, got inf"),
         (REPPOConfig, "head", "mean", "head must be one of regression, hl_gauss, got 'mean'"),
+        (CostConfig, "lr", -1.0, "lr must be a finite number from 0 up, got -1.0"),
+        (CostConfig, "memory", 0, "memory must be at least 1, got 0"),
+        (CostConfig, "steps", -1, "steps must be a finite number from 0 up, got -1"),
+        (CostConfig, "head", "x", "head must be one of regression, hl_gauss, got 'x'"),
     ],
 )
 def test_a_value_out_of_the_range_of_its_agent_is_named(config: Any, field: str, value: Any, said: str) -> None:
