@@ -698,6 +698,28 @@ MUTANTS = [
         "self.steps += int(rollout.valid.sum())\n        warm = self.steps > self.config.critic_warmup",
         "a2c",
     ),
+    Mutant("cost: takes in what is not finite", "rl/cost.py", "not bool(torch.isfinite(told).all())", "False", "cost"),
+    Mutant(
+        "calls: a fault of a class that cannot travel",
+        "rl/black_box.py",
+        "pickle.loads(pickle.dumps(said))",
+        "pass",
+        "calls",
+    ),
+    Mutant(
+        "train: a resumed run looks for its file where the user stands",
+        "scripts/train.py",
+        'started.get("env_argument", args.env)',
+        "args.env",
+        "scripts",
+    ),
+    Mutant(
+        "checkpoint: any space will do",
+        "rl/checkpoint.py",
+        "if (here := getattr(agent.codec, key)) != there:",
+        "if (here := there) != there:",
+        "scripts",
+    ),
     Mutant(
         "cost: skipped answers thin the correction out",
         "rl/cost.py",
