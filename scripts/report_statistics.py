@@ -108,7 +108,7 @@ def _seeded() -> Iterator[None]:
 
 
 def rliable() -> Any:
-    """The module rliable.library, which takes seconds to import. Raises UserError where it cannot be."""
+    """The statistics of rliable, which take seconds to import. Raises UserError where they cannot be."""
     try:
         from rliable import library
     except Exception as error:  # beside pandas 3 it is a TypeError
