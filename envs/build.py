@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -14,27 +13,13 @@ from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.error import DependencyNotInstalled
 
 from envs.black_box import BlackBoxEnv
+from envs.checked import CheckedEnv
 from envs.costs import is_cost_function
 from envs.errors import EnvError
 from envs.load import find, one_line
 
 _ENGINE_ARGUMENTS = ("num_envs", "render_mode")  # ours to fill in, never required of env_kwargs
 _PIP_NAMES = {"mujoco": "mujoco", "Box2D": "'gymnasium[box2d]'", "pygame": "pygame", "ale_py": "ale-py"}
-
-
-class FreshLastObs(gymnasium.Wrapper):
-    """Hands out a copy of an episode's last obs, also where it is a dict.
-
-    The vector environments reset at once after it; an environment that writes every obs into one array would
-    otherwise overwrite the last obs with the first one of the next episode.
-    """
-
-    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the wrapped environment's; obs is copied where the episode ends."""
-        obs, reward, terminated, truncated, info = self.env.step(action)
-        if terminated or truncated:
-            obs = deepcopy(obs)
-        return obs, reward, terminated, truncated, info
 
 
 @dataclass(frozen=True)
@@ -49,13 +34,17 @@ class Builder:
         """One environment, its TimeLimit and other wrappers kept.
 
         Raises:
-            EnvError: the arguments are not accepted, a package is missing, or the constructor raises.
+            EnvError: arguments are not accepted, a package or a space is missing, or the constructor raises.
         """
         made = self.any()
+        name = find(self.env).name
         if isinstance(made, gymnasium.Env):
-            return FreshLastObs(made)
+            for kind in ("observation_space", "action_space"):
+                if not isinstance(space := getattr(made, kind, None), gymnasium.Space):
+                    raise EnvError(f"{name} has {kind} {space!r}: it must be a gymnasium.Space, set in __init__")
+            return CheckedEnv(made, name)
         raise EnvError(
-            f"{find(self.env).name} returned a {type(made).__name__}: it must be a gymnasium.Env (a factory returns "
+            f"{name} returned a {type(made).__name__}: it must be a gymnasium.Env (a factory returns "
             f"an environment; a cost function takes its action as an argument and needs bounds)"
         )
 

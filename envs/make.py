@@ -6,12 +6,13 @@ import inspect
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
 
 import gymnasium
+from gymnasium import logger
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
@@ -26,6 +27,20 @@ from envs.native import NativeVectorEnv
 from envs.pool import PoolVectorEnv
 
 BACKENDS = ("auto", "native", "sync", "async", "envpool")
+
+
+class _AsyncVectorEnv(AsyncVectorEnv):
+    """Raises what a worker raised and no more: an EnvError says where it came from.
+
+    gymnasium logs the worker's whole traceback beside it, and by a format that fails where there is a % in it.
+    """
+
+    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
+        level, logger.min_level = logger.min_level, logger.ERROR + 1
+        try:
+            super()._raise_if_errors(successes)
+        finally:
+            logger.min_level = level
 
 
 class MadeEnv(VectorWrapper):
@@ -170,7 +185,7 @@ def _anywhere(env: str) -> str:
 
 
 def _vectorize(builder: Builder, num_envs: int, backend: str, name: str) -> VectorEnv:
-    vector: type[VectorEnv] = AsyncVectorEnv if backend == "async" else SyncVectorEnv
+    vector: type[VectorEnv] = _AsyncVectorEnv if backend == "async" else SyncVectorEnv
     return guard(name, vector, [builder] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
 
 

@@ -95,8 +95,8 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
     Yields:
         one `Tick` a vector step.
     Raises:
-        UserError: an observation or a reward is not finite; the agent learns in hindsight, and the environment has no
-            function that says what another goal would have cost.
+        UserError: an observation or a reward is not finite, or of another shape than it must be; the agent learns in
+            hindsight, and the environment has no function that says what another goal would have cost.
     """
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     codec, n = agent.codec, env.num_envs
@@ -108,11 +108,17 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
     everything = np.ones(n, dtype=bool)
 
     raw, _ = env.reset(seed=seed)
+    codec.obs.check_rows(raw, n)
     obs = codec.obs(raw)
     _check_finite(returns, obs, step)
+    checked = False  # the form of what `step` returns, once: it does not change
     while True:
         action = agent.act(obs)
         raw, reward, terminated, truncated, info = env.step(codec.env_action(action))
+        if not checked:
+            codec.obs.check_rows(raw, n)
+            _check_form(n, reward=reward, terminated=terminated, truncated=truncated)
+            checked = True
         done = terminated | truncated
         any_done = bool(done.any())
 
@@ -147,6 +153,14 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
             next_obs = codec.obs(raw)
             _check_finite(reward, next_obs, step)
         obs = next_obs
+
+
+def _check_form(n: int, **values: Any) -> None:
+    """Raises UserError naming the first that is not an array [N]."""
+    for name, value in values.items():
+        if not isinstance(value, np.ndarray) or value.shape != (n,):
+            kind = f"shape {value.shape}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
+            raise UserError(f"the environments returned {name} of {kind}: it must be an array of shape ({n},)")
 
 
 def _check_finite(reward: np.ndarray, obs: np.ndarray, step: int) -> None:

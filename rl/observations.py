@@ -69,6 +69,13 @@ class Observations:
             return _flat([part.stack([obs[key] for obs in each]) for key, part in self.parts.items()])
         return self(np.stack(each))
 
+    def check_rows(self, obs: Any, n: int) -> None:
+        """Raises UserError where it is not a batch of n."""
+        rows = self._rows(obs)
+        if rows != n:
+            had = "a single one" if rows is None else f"a batch of {rows}"
+            raise UserError(f"{self.name} is {had}: it must be a batch of {n}, one for each environment")
+
     def is_single(self, obs: Any) -> bool:
         """Whether it is one observation, not a batch.
 

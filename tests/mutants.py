@@ -40,6 +40,37 @@ class Mutant(NamedTuple):
 
 SEQUENCE = "[int(state) for state in np.random.SeedSequence(seed).generate_state(count, np.uint64)]"
 MUTANTS = [
+    # What a user's environment gets wrong
+    Mutant(
+        "wrong obs pass",
+        "envs/checked.py",
+        'if wrong := _misfit(self._space, obs, "obs"):',
+        "if wrong := None:",
+        "checked",
+    ),
+    Mutant(
+        "last obs is overwritten",
+        "envs/checked.py",
+        "if terminated or truncated:",
+        "if False:",
+        "make",
+    ),
+    Mutant(
+        "ours taken for the user's",
+        "envs/checked.py",
+        "if place is not None and _is_ours(place):",
+        "if False:",
+        "checked",
+    ),
+    Mutant(
+        "a line within a library",
+        "envs/checked.py",
+        "not frame.filename.startswith(_LIBRARIES) or _is_ours(frame)",
+        "True",
+        "checked",
+    ),
+    Mutant("a worker's log stays", "envs/make.py", "logger.ERROR + 1", "logger.min_level", "checked"),
+    Mutant("the form of a batch goes unseen", "rl/loop.py", "        _check_form(n,", "        dict(n=n,", "checked"),
     # What the environment says
     Mutant("cost is reward", "rl/data.py", "return -reward", "return reward", "rollout"),
     Mutant(

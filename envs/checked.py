@@ -1,0 +1,134 @@
+"""What stands between a user's environment and everything else: what it gets wrong becomes one line that says so."""
+
+from __future__ import annotations
+
+import sysconfig
+import traceback
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import Space, spaces
+
+from envs.errors import EnvError
+from envs.load import one_line
+
+_OURS = str(Path(__file__).parent)  # among the libraries, where it is installed
+_LIBRARIES = tuple({sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib")})
+
+
+class CheckedEnv(gymnasium.Wrapper):
+    """One environment whose `reset` and `step` keep to gymnasium's interface, or raise EnvError.
+
+    An episode's last obs is handed out as a copy, also where it is a dict: the vector environments reset at once after
+    it, and an environment that writes every obs into one array would overwrite the last obs with the first one of the
+    next episode.
+
+    Args:
+        env: the environment.
+        name: of it, for people.
+    """
+
+    def __init__(self, env: gymnasium.Env, name: str) -> None:
+        super().__init__(env)
+        self._name = name
+        self._space: Space[Any] = env.observation_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the wrapped environment's. Raises EnvError: it raises, or returns something else than obs and info."""
+        result = self._call("reset", self.env.reset, seed=seed, options=options)
+        if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
+            raise EnvError(f"{self._name}.reset returned {_kind(result)}: it must return (obs, info), info a dict")
+        self._check_obs("reset", result[0])
+        return result
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """As the wrapped environment's. Raises EnvError: it raises, or returns what `gymnasium.Env.step` does not."""
+        result = self._call("step", self.env.step, action)
+        if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
+            must = "(obs, reward, terminated, truncated, info), info a dict"
+            raise EnvError(f"{self._name}.step returned {_kind(result)}: it must return {must}")
+        obs, reward, terminated, truncated, info = result
+        self._check_obs("step", obs)
+        if not isinstance(reward, float) and (reward is None or np.ndim(reward) or not _is_number(reward)):
+            raise EnvError(f"{self._name}.step returned reward {_kind(reward)}: it must be one number")
+        for flag, value in (("terminated", terminated), ("truncated", truncated)):
+            if not isinstance(value, bool | np.bool_) and (np.ndim(value) or value not in (0, 1)):
+                raise EnvError(f"{self._name}.step returned {flag} {_kind(value)}: it must be True or False")
+        if terminated or truncated:
+            obs = deepcopy(obs)
+        return obs, reward, terminated, truncated, info
+
+    def _call(self, method: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls user code. Raises EnvError instead of what it raises; a fault of ours stays what it is."""
+        try:
+            return call(*args, **kwargs)
+        except EnvError:
+            raise
+        except (Exception, SystemExit) as error:
+            place = _place(error)
+            if place is not None and _is_ours(place):
+                raise
+            where = f" ({Path(place.filename).name}, line {place.lineno})" if place is not None else ""
+            raise EnvError(f"{self._name}.{method} raised {one_line(error)}{where}") from error
+
+    def _check_obs(self, method: str, obs: Any) -> None:
+        """Raises EnvError where obs is not what the observation space says."""
+        if wrong := _misfit(self._space, obs, "obs"):
+            raise EnvError(f"{self._name}.{method} returned {wrong}")
+
+
+def _misfit(space: Space[Any], obs: Any, name: str) -> str:
+    """What is wrong with the form of an obs, "" if nothing is; its numbers are not looked at."""
+    if isinstance(space, spaces.Dict):
+        if not isinstance(obs, Mapping) or not obs.keys() >= space.keys():
+            return f"{name} {_kind(obs)}: it must be a dict with {', '.join(map(str, space))}"
+        return next(filter(None, (_misfit(part, obs[key], f"{name}[{key!r}]") for key, part in space.items())), "")
+    if isinstance(space, spaces.Discrete):
+        first, last = int(space.start), int(space.start + space.n) - 1
+        fits = not np.ndim(obs) and _is_number(obs) and first <= obs <= last
+        return "" if fits else f"{name} {_kind(obs)}: it must be a whole number from {first} to {last}"
+    if isinstance(space, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete):
+        shape = obs.shape if isinstance(obs, np.ndarray) else _shape(obs)
+        if shape != space.shape:
+            return f"{name} {_kind(obs)}: it must have shape {space.shape}, as the observation space says"
+    return ""
+
+
+def _shape(value: Any) -> tuple[int, ...] | None:
+    """Of numbers in an array, a list or alone; None of anything else."""
+    try:
+        array = np.asarray(value)
+    except ValueError:  # rows of different lengths
+        return None
+    return array.shape if array.dtype.kind in "biuf" else None
+
+
+def _is_number(value: Any) -> bool:
+    return _shape(value) == ()
+
+
+def _kind(value: Any) -> str:
+    """A value in a few words."""
+    if isinstance(value, tuple):
+        return f"{len(value)} values ({', '.join(type(part).__name__ for part in value)})"
+    if isinstance(value, Mapping):
+        return f"a dict with {', '.join(map(str, value)) or 'nothing'}"
+    if value is None or np.isscalar(value):
+        return repr(value)
+    shape = _shape(value)
+    return f"type {type(value).__name__}" + (f" of shape {shape}" if shape is not None else "")
+
+
+def _place(error: BaseException) -> traceback.FrameSummary | None:
+    """The line that raised it, or that called into a library which did; None where there was nothing but libraries."""
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
+    known = (frame for frame in reversed(frames) if not frame.filename.startswith(_LIBRARIES) or _is_ours(frame))
+    return next(known, None)
+
+
+def _is_ours(frame: traceback.FrameSummary) -> bool:
+    return frame.filename.startswith(_OURS)
