@@ -14,7 +14,7 @@ import tempfile
 import time
 from contextlib import redirect_stdout
 from io import StringIO
-from multiprocessing import get_context
+from multiprocessing import current_process, get_context
 from pathlib import Path
 from typing import NamedTuple
 
@@ -1428,6 +1428,7 @@ def run_tests(tests: str, mutant: Mutant | None = None) -> str:
             if (found := original.count(mutant.old)) != 1:
                 return f"STALE: its text stands {found} times in {mutant.path}"
             file.write_text(original.replace(mutant.old, mutant.new))
+        current_process()._config["daemon"] = False  # type: ignore[attr-defined]  # a pool's may start no others
         os.chdir(folder)
         sys.path.insert(0, folder)
         files = [f"tests/test_{name}.py" for name in tests.split()]
