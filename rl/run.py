@@ -17,6 +17,7 @@ from rl.checkpoint import agent_name, read, restore, save_agent, write_text, wri
 from rl.errors import UserError
 from rl.evaluate import SEED_OFFSET
 
+_ENTRIES = {"config": dict, "seed": int, "num_envs": int, "env_argument": str | None, "env_kwargs": dict}
 _PACKAGES = ("costgrad", "torch", "gymnasium", "numpy", "safetensors")
 
 
@@ -73,6 +74,9 @@ class RunFolder:
             position = Position(**meta["run"])
         except (KeyError, TypeError) as error:
             raise UserError(f"checkpoint {path} was not written by a run") from error
+        kinds = (int, int | float, int | float | None)
+        if not all(map(isinstance, position, kinds)) or position.step < 0 or position.seconds < 0:
+            raise UserError(f"checkpoint {path} is damaged: it stands at {position._asdict()}")
         restore(path, agent, tensors, meta)
         return position
 
@@ -105,6 +109,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{file} is damaged: {error}") from error
     if not isinstance(config, dict) or not isinstance(config.get("agent"), str):
         raise UserError(f"{file} is not the config of a run")
+    for key, kind in _ENTRIES.items():
+        if key in config and not isinstance(config[key], kind):
+            raise UserError(f"{file} is damaged: {key} is {config[key]!r}")
     return config
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from rl.checkpoint import write_text, writing
@@ -40,7 +40,7 @@ class Table:
         if path is None:
             return
         if path.exists():
-            self.rows = [row for row in read_table(path) if row["step"] <= until]
+            self.rows = [row for row in read_table(path, columns) if row["step"] <= until]
         write_text(path, "".join([",".join(columns) + "\n", *(self._line(row) for row in self.rows)]))
 
     def add(self, **row: float) -> None:
@@ -57,11 +57,26 @@ class Table:
         return text.getvalue()
 
 
-def read_table(path: Path) -> list[dict[str, float]]:
-    """The rows of a `Table`'s file. Raises UserError where a cell is not a number (a line cut short is left out)."""
-    with path.open(newline="") as file:
-        lines = list(csv.DictReader(file))
+def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, float]]:
+    """The rows of a `Table`'s file; a last line that was cut short is left out.
+
+    Args:
+        path: of the file.
+        columns: those that it must have.
+
+    Raises:
+        UserError: it cannot be read, lacks a column, or a cell is not a number.
+    """
     try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            lines, head = list(reader), reader.fieldnames or ()
+        if missing := set(columns) - set(head):
+            raise UserError(f"{path} is damaged: it has no column {min(missing)}")
         return [{key: float(value) for key, value in line.items()} for line in lines if None not in line.values()]
-    except (TypeError, ValueError) as error:
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except UserError:
+        raise
+    except (TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path} is damaged: {error}") from error

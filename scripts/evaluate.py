@@ -77,7 +77,7 @@ def _evaluate(argv: Sequence[str]) -> int:
     agent = load(args.run, args.checkpoint, args.device, started)
     if not isinstance(started.get("env_argument"), str):
         raise UserError(f"run {args.run} was trained on a Python object, not on a named environment: use rl.evaluate")
-    seed: int = started["seed"] if args.seed is None else args.seed
+    seed: int = started.get("seed", 0) if args.seed is None else args.seed
     n = 1 if args.render else min(args.episodes, MAX_AT_ONCE)
     backend = "sync" if args.render else args.env_backend
     env = make(started["env_argument"], n, seed, args.render, started.get("env_kwargs"), backend)

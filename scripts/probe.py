@@ -82,7 +82,7 @@ def _probe(argv: Sequence[str]) -> int:
     agent = load(args.run, args.checkpoint, args.device, started)
     if not isinstance(started.get("env_argument"), str):
         raise UserError(f"run {args.run} was trained on a Python object, not on a named environment: use rl.probe")
-    seed: int = started["seed"] if args.seed is None else args.seed
+    seed: int = started.get("seed", 0) if args.seed is None else args.seed
     env = make(started["env_argument"], 1, seed, env_kwargs=started.get("env_kwargs"))
     try:
         check_spaces(env, agent)

@@ -151,9 +151,10 @@ def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
     started: dict[str, Any] = {}
     if known.resume is not None:
         started = read_config(known.resume)
-        if not isinstance(started.get("args"), dict) or not isinstance(started.get("config"), dict):
+        given = started.get("args")
+        if not isinstance(given, dict) or "config" not in started or not {"env", "total_timesteps"} <= given.keys():
             raise UserError(f"run {known.resume} was not started by this command: go on with it from Python")
-        known.env, known.agent = started["args"]["env"], started["agent"]
+        known.env, known.agent = given["env"], started["agent"]
     _, config_cls = agent_classes(known.agent)
     plain = Args(config_cls())
     base = _over(plain, preset_for(known.agent, known.env, total or Args.total_timesteps))

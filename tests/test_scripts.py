@@ -292,12 +292,22 @@ def damaged(place: Path, tmp_path: Path, how: str) -> Path:
     elif how == "agent":
         config = (tmp_path / "run" / "config.json").read_text()
         (tmp_path / "run" / "config.json").write_text(config.replace('"agent": "a2c"', '"agent": "dqn"'))
+    elif how in ("seed", "env_kwargs"):
+        config = json.loads((tmp_path / "run" / "config.json").read_text()) | {how: "seven"}
+        (tmp_path / "run" / "config.json").write_text(json.dumps(config))
     return tmp_path / "run"
 
 
 @pytest.mark.parametrize(
     "how, text",
-    [("missing", "no checkpoint"), ("truncated", "damaged"), ("config", "damaged"), ("agent", "unknown agent 'dqn'")],
+    [
+        ("missing", "no checkpoint"),
+        ("truncated", "damaged"),
+        ("config", "damaged"),
+        ("agent", "unknown agent 'dqn'"),
+        ("seed", "damaged: seed is 'seven'"),
+        ("env_kwargs", "damaged: env_kwargs is 'seven'"),
+    ],
 )
 def test_a_damaged_run_is_one_line(place: Path, tmp_path: Path, capsys: Any, how: str, text: str) -> None:
     folder = damaged(place, tmp_path, how)

@@ -236,6 +236,43 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
     assert {p for p in before if before[p] != after[p]} == {tmp_path / "run" / "checkpoints" / "last" / "meta.json"}
 
 
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("training.csv", b"step,secnds\n1,2\n", r"training.csv is damaged: it has no column"),
+        ("training.csv", b"", r"training.csv is damaged: it has no column"),
+        ("training.csv", b"\xff\xfe,\x00\n", r"training.csv is damaged: 'utf-8' codec"),
+        ("evaluations.csv", None, r"evaluations.csv cannot be read: Is a directory"),
+        ("checkpoints/last/meta.json", ("step", "far"), r"last is damaged: it stands at \{'step': 'far'"),
+        ("checkpoints/last/meta.json", ("step", -1), r"last is damaged: it stands at \{'step': -1"),
+        ("checkpoints/last/meta.json", ("best", "x"), r"last is damaged: it stands at .*'best': 'x'"),
+    ],
+)
+def test_what_is_damaged_in_a_run_is_named(tmp_path: Path, file: str, content: Any, message: str) -> None:
+    env = Remade(2)
+    train(fake(env), env, 20, tmp_path / "run", progress=False)
+    path = tmp_path / "run" / file
+    if content is None:
+        path.unlink()
+        path.mkdir()
+    elif isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        meta = json.loads(path.read_text())
+        meta["meta"]["run"][content[0]] = content[1]
+        path.write_text(json.dumps(meta))
+    with pytest.raises(UserError, match=message):
+        train(fake(env), env, 40, tmp_path / "run", resume=True, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("env", "what"), [("CartPole-v1", "'CartPole-v1'"), (Countdown(), "a Countdown"), (3, "a int")]
+)
+def test_what_is_no_vector_env_is_told_where_to_get_one(env: Any, what: str) -> None:
+    with pytest.raises(UserError, match=f"env is {what}: it must be a gymnasium VectorEnv, which envs.make gives"):
+        train(fake(Remade(2)), env, 10, progress=False)
+
+
 def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
     env = Remade(2)
     for bad in ({"total_timesteps": -5}, {"eval_every": 0}, {"eval_episodes": 0}, {"save_every": -1}):
