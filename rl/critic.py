@@ -153,6 +153,8 @@ class Critic(nn.Module):
         if (action is None) != (self.spec.action == "none") and self.spec.action != "discrete":
             wanted = "no action" if self.spec.action == "none" else f"an action of {self.spec.action_size} numbers"
             raise UserError(f"this C takes {wanted}, got {None if action is None else tuple(action.shape)}")
+        if action is not None:
+            self._check_action(action, len(obs))
         x = self.features(obs.to(self.low.dtype))
         if self.spec.action == "box" and action is not None:
             return self.cost(x, to_agent(action.reshape(len(x), -1), self.low, self.high))
@@ -172,7 +174,19 @@ class Critic(nn.Module):
         """
         if self.spec.action != "discrete":
             raise UserError(f"expected() is for discrete actions; this C has action={self.spec.action!r}")
+        if probs.shape != (len(obs), self.heads):
+            raise UserError(f"probs has shape {tuple(probs.shape)}: this C takes [{len(obs)}, {self.heads}] beside obs")
         return (self(obs) * probs).sum(-1)
+
+    def _check_action(self, action: Tensor, rows: int) -> None:
+        """Raises UserError where an action of the user's is not what `forward` takes beside `rows` observations."""
+        spec = self.spec
+        width = spec.action_size if spec.action == "box" else len(spec.choices)
+        if action.shape[:1] != (rows,) or action.numel() != rows * (width or 1) or (not width and action.dim() != 1):
+            takes = f"[{rows}, {width}]" if width else f"[{rows}]"
+            raise UserError(f"action has shape {tuple(action.shape)}: this C takes {takes} beside obs")
+        if spec.action != "box" and action.is_floating_point():
+            raise UserError(f"action holds {action.dtype}: this C takes whole numbers, as its actions are choices")
 
     # In the agent's units: what an update calls many times, on features that it normalised once.
 

@@ -391,6 +391,35 @@ def test_obs_of_another_shape_are_refused_and_not_broadcast() -> None:
             c(obs, torch.zeros(len(obs), 2))
 
 
+@pytest.mark.parametrize(
+    ("name", "action", "said"),
+    [
+        ("box", torch.zeros(4, 3), r"action has shape \(4, 3\): this C takes \[4, 2\] beside obs"),
+        ("box", torch.zeros(3, 2), r"action has shape \(3, 2\): this C takes \[4, 2\] beside obs"),
+        ("box", torch.zeros(2), r"action has shape \(2,\): this C takes \[4, 2\] beside obs"),
+        ("discrete", torch.zeros(4, 1, dtype=torch.int64), r"action has shape \(4, 1\): this C takes \[4\] beside obs"),
+        ("discrete", torch.zeros(5, dtype=torch.int64), r"action has shape \(5,\): this C takes \[4\] beside obs"),
+        ("discrete", torch.zeros(4), r"action holds torch.float32: this C takes whole numbers"),
+    ],
+)
+def test_an_action_of_another_form_is_refused(name: str, action: torch.Tensor, said: str) -> None:
+    c = critic(SPECS[name])
+    with pytest.raises(UserError, match=said):
+        c(normal(4, 3), action)
+
+
+def test_an_action_may_be_flat_or_shaped_and_probs_must_fit() -> None:
+    flat = torch.zeros(4, 2)
+    c = critic(SPECS["box"])
+    assert torch.equal(c(normal(4, 3), flat), c(normal(4, 3), flat.view(4, 2, 1)))
+    c = critic(SPECS["discrete"])
+    n = SPECS["discrete"].action_size
+    assert c.expected(normal(4, 3), torch.full((4, n), 1 / n)).shape[1:] == (4,)
+    for wrong in (torch.ones(4, n + 1), torch.ones(n), torch.ones(1, n)):
+        with pytest.raises(UserError, match=rf"probs has shape .*: this C takes \[4, {n}\] beside obs"):
+            c.expected(normal(4, 3), wrong)
+
+
 def test_equal_bounds_of_an_action_give_a_cost_and_no_nan() -> None:
     c = Critic(CriticSpec((3,), "box", 2, low=(0.0, 1.0), high=(2.0, 1.0)))
     assert torch.isfinite(c(normal(4, 3), torch.ones(4, 2))).all()
