@@ -115,7 +115,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
     **{("ppo", env): PPO_MUJOCO for env in MUJOCO},
     **{("reppo", env): REPPO_MUJOCO for env in MUJOCO},
-    # It learns to stand at once, and its noise would be gone before it learns to walk: a temperature that holds it early.
+    # It learns to stand at once, and its noise would be gone before it can walk: a temperature that holds it early.
     ("reppo", "Walker2d-v5"): {**REPPO_MUJOCO, "actor_lr": 3e-4, "alpha": 0.01, "multiplier_lr": 0.1},
     # An action changes little of what an episode costs here: less of the returns' noise, and smaller steps after it.
     ("reppo", "Ant-v5"): {
