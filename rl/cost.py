@@ -71,6 +71,11 @@ class CostConfig:
         check_settings(self)
 
 
+def _full(value: Tensor) -> Tensor:
+    """Half precision as float32, which NumPy and C can read; the gradient goes back as it came."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
 class BlackBoxLoss(nn.Module):
     """A differentiable estimate of a cost function that has no gradient.
 
@@ -111,8 +116,10 @@ class BlackBoxLoss(nn.Module):
         self.outputs = Outputs((choices,) if isinstance(choices, int) else choices, sigma, spread(seed, 2)[1])
         if per not in ("sample", "batch"):
             raise UserError(f"per must be one of sample, batch, got {per!r}")
-        if evaluations < 1:
-            raise UserError(f"evaluations must be at least 1, got {evaluations}")
+        if not isinstance(evaluations, int) or evaluations < 1:
+            raise UserError(f"evaluations must be a whole number of at least 1, got {evaluations}")
+        if encoder is not None and not isinstance(encoder, nn.Module):
+            raise UserError(f"encoder must be an nn.Module, which learns with C, got a {type(encoder).__name__}")
         self.per, self.evaluations, self.correction, self.seed = per, evaluations, correction, seed
         self.config, self.encoder = config or CostConfig(), encoder
         self.box = BlackBox(cost_fn, per=per, **black_box)
@@ -137,7 +144,15 @@ class BlackBoxLoss(nn.Module):
         Raises:
             UserError: shapes that do not fit, probabilities that are none, or what `BlackBox` raises.
         """
-        self._build(output, context, private)
+        self._check(output, context, private)
+        if self.training and not torch.is_grad_enabled():
+            raise UserError("in training a call asks the black box and needs a gradient: call eval() before no_grad()")
+        with torch.autocast(output.device.type, enabled=False):  # C is of float32, whatever the model is of
+            return self._loss(_full(output), None if context is None else _full(context), private)
+
+    def _loss(self, output: Tensor, context: Tensor | None, private: Any) -> Tensor:
+        """What `forward` returns, of an output that was checked."""
+        self._build(output, context)
         if not self.training:
             return self._expected(output, context)
         leaf, context = output.detach().requires_grad_(), None if context is None else context.detach()
@@ -157,10 +172,17 @@ class BlackBoxLoss(nn.Module):
     def measure(self, output: Tensor, context: Tensor | None = None, private: Any = None) -> float:
         """Asks for the cost of outputs as they are, choices at their likeliest: the mean of the evaluations."""
         self._check(output, context, private)
-        cost, counts = self._ask(self.outputs.likeliest(output), context, private)
+        context = None if context is None else _full(context)
+        cost, counts = self._ask(self.outputs.likeliest(_full(output)), context, private)
         return float(cost[counts].mean())
 
     def _check(self, output: Tensor, context: Tensor | None, private: Any) -> None:
+        for name, value in (("output", output), ("context", context)):
+            if not isinstance(value, Tensor) and (value is not None or name == "output"):
+                raise UserError(f"{name} is a {type(value).__name__}: it must be a Tensor")
+        if self.encoder is not None and (context is None or not context.is_floating_point()):
+            had = "no context" if context is None else f"a context of {context.dtype}"
+            raise UserError(f"there is an encoder and {had}: it takes floats (and may turn them to integers itself)")
         self.outputs.check(output)
         seen = [private] if self.per == "sample" and hasattr(private, "__len__") else []
         seen = list(private) if seen and isinstance(private, tuple) else seen
@@ -179,9 +201,8 @@ class BlackBoxLoss(nn.Module):
         said = torch.from_numpy(np.nan_to_num(cost)).to(sample.continuous)
         return said.view(len(outputs), -1), torch.from_numpy(counts).view(len(outputs), -1).to(said.device)
 
-    def _build(self, output: Tensor, context: Tensor | None, private: Any) -> None:
-        """Checks a call, and at the first one makes C for the shapes that it shows."""
-        self._check(output, context, private)
+    def _build(self, output: Tensor, context: Tensor | None) -> None:
+        """At the first call makes C for the shapes that it shows."""
         shape = (output.shape[1], None if context is None else tuple(context.shape[1:]))
         if self.critic is None:
             self._make(shape, output.device)
@@ -196,7 +217,10 @@ class BlackBoxLoss(nn.Module):
         self.output_norm = RunningNorm((numbers,)).to(device)
         features = 0
         if rows is not None and self.encoder is not None:
-            features = self.encoder(torch.zeros(2, *rows, device=device))[0].numel()
+            try:
+                features = self.encoder(torch.zeros(2, *rows, device=device))[0].numel()
+            except RuntimeError as error:
+                raise UserError(f"encoder cannot take a context of shape [B, {rows}]: {error}") from error
         elif rows is not None:
             features = math.prod(rows)
         self.context_norm = RunningNorm((features if self.encoder is None else 0,)).to(device)

@@ -54,8 +54,11 @@ class Outputs(nn.Module):
         least = max(sum(self.choices), 1)
         if output.dim() != 2 or output.shape[1] < least or not len(output):
             raise UserError(f"output has shape {tuple(output.shape)}: it must be [B, D], D at least {least}")
+        if not output.is_floating_point():
+            raise UserError(f"output holds {output.dtype}: it must hold floats")
+        rounding = max(1e-3, 2 * torch.finfo(output.dtype).eps)
         for probs in self.split(output.detach())[1]:
-            if not bool((probs >= 0).all()) or not torch.allclose(probs.sum(1), probs.new_ones(()), atol=1e-3):
+            if not bool((probs >= 0).all()) or not bool(((probs.float().sum(1) - 1).abs() <= rounding).all()):
                 raise UserError(
                     f"the output for {probs.shape[1]} choices must be probabilities, at least 0 and of sum 1 (softmax)"
                 )

@@ -269,6 +269,58 @@ def test_a_model_of_float64_gets_a_gradient_of_float64() -> None:
     assert torch.autograd.grad(criterion(probs), probs)[0].dtype == torch.float64
 
 
+@pytest.mark.parametrize("choices", [(), (4,)])
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_model_of_half_precision_gets_the_gradient_of_a_full_one(
+    dtype: torch.dtype, choices: tuple[int, ...]
+) -> None:
+    seen = []
+
+    def cost(output: Any, context: Any, private: Any) -> Any:
+        seen.append((output, context))
+        return (output - context[:, 0]) ** 2 if choices else (output[:, 0] - context[:, 0]) ** 2
+
+    output, context = torch.randn(6, 4, generator=generator()), torch.randn(6, 3, generator=generator(1)).to(dtype)
+    exact = torch.tensor([0.5, 0.25, 0.125, 0.125])  # in any precision
+    half = (exact.expand(6, 4) if choices else output).to(dtype)
+    slopes = []
+    for kind in (dtype, torch.float32):
+        leaf = half.to(kind).requires_grad_()
+        criterion = BlackBoxLoss(cost, choices, correction=True, config=SMALL)
+        with torch.autocast("cpu", torch.bfloat16, enabled=kind == dtype):
+            slopes.append(torch.autograd.grad(criterion(leaf, context.to(kind)), leaf)[0])
+            assert criterion.measure(leaf, context.to(kind)) > 0
+            assert torch.isfinite(criterion(output.to(dtype).softmax(1), context.to(kind)))  # of sum 1 but for rounding
+    assert slopes[0].dtype == dtype and slopes[1].abs().sum() > 0
+    assert torch.equal(slopes[0], slopes[1].to(dtype))
+    np.testing.assert_equal(seen[:2], seen[3:5])
+
+
+def test_a_call_without_gradients_asks_nothing_in_training() -> None:
+    criterion = BlackBoxLoss(square, config=SMALL)
+    criterion(torch.randn(5, 2))
+    with torch.no_grad():
+        with pytest.raises(UserError, match=r"call eval\(\) before no_grad\(\)"):
+            criterion(torch.randn(5, 2))
+        assert torch.isfinite(criterion.eval()(torch.randn(5, 2)))
+    assert criterion.ledger.evaluations == 5
+
+
+def test_an_encoder_that_does_not_take_the_context_is_named() -> None:
+    for encoder, context, line in (
+        (nn.Linear(7, 2), torch.zeros(4, 3), r"encoder cannot take a context of shape \[B, \(3,\)\]: mat1 and mat2"),
+        (
+            nn.Embedding(7, 2),
+            torch.zeros(4, dtype=torch.int64),
+            r"an encoder and a context of torch.int64: it takes floats",
+        ),
+    ):
+        criterion = BlackBoxLoss(square, encoder=encoder, config=SMALL)
+        with pytest.raises(UserError, match=line):
+            criterion(torch.zeros(4, 2), context)
+        assert criterion.ledger.evaluations == 0
+
+
 def test_choices_alone_are_learnt_without_a_context() -> None:
     """C has no input then, and says what each choice costs."""
     probs = torch.full((8, 4), 0.25)
@@ -327,7 +379,12 @@ def test_it_is_saved_and_goes_on(per: Any, tmp_path: Path) -> None:
         ({"sigma": 0.0}, torch.ones(2, 1), "sigma must be above 0, got 0.0"),
         ({"choices": 1}, torch.ones(2, 1), "choices must each be at least 2"),
         ({"choices": (20, 20)}, torch.ones(2, 40), "at most 256 combinations"),
-        ({"evaluations": 0}, torch.ones(2, 1), "evaluations must be at least 1"),
+        ({"evaluations": 0}, torch.ones(2, 1), "evaluations must be a whole number of at least 1, got 0"),
+        ({"evaluations": 1.5}, torch.ones(2, 1), "evaluations must be a whole number of at least 1, got 1.5"),
+        ({"encoder": len}, torch.ones(2, 1), "encoder must be an nn.Module, which learns with C, got a builtin"),
+        ({"encoder": nn.Linear(1, 1)}, torch.ones(2, 1), "there is an encoder and no context"),
+        ({}, np.ones((2, 1)), "output is a ndarray: it must be a Tensor"),
+        ({}, torch.ones(2, 1, dtype=torch.int64), "output holds torch.int64: it must hold floats"),
         ({"per": "row"}, torch.ones(2, 1), "per must be one of sample, batch, got 'row'"),
     ],
 )
