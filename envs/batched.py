@@ -68,8 +68,10 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
     ) -> None:
         """`task(**kwargs)` gives spaces and dynamics, and what it raises is handed on.
 
-        `max_episode_steps` truncates as gymnasium's TimeLimit does, beside the task's own clock.
+        `max_episode_steps` truncates as gymnasium's TimeLimit does, beside the task's own clock. Raises EnvError.
         """
+        if max_episode_steps is not None and (not isinstance(max_episode_steps, int) or max_episode_steps < 1):
+            raise EnvError(f"max_episode_steps is {max_episode_steps!r}: it must be a whole number of at least 1")
         self.task, self.num_envs = task(**kwargs), num_envs
         self.single_observation_space = self.task.observation_space
         self.single_action_space = self.task.action_space

@@ -9,7 +9,7 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode
 
 import envs.known
-from envs import EnvError
+from envs import EnvError, make
 from envs.batched import TaskVectorEnv
 from envs.known import LQR, BitFlip, Chain, ConstantCost, OneStepQuadratic, PointGoal
 
@@ -223,6 +223,12 @@ def test_lqr_cost_matrix_satisfies_bellmans_equation_at_any_state_and_action() -
     # The value adds what the noise costs for ever: v = noise^2 tr P gamma / (1 - gamma).
     v = task.optimal_value(states, gamma) + np.einsum("ni,ij,nj->n", states, P, states)
     np.testing.assert_allclose(v, -(0.2**2) * np.trace(P) * 0.95 / 0.05, rtol=1e-9)
+
+
+@pytest.mark.parametrize("limit", ["x", 0, -1, 1.5])
+def test_max_episode_steps_is_a_whole_number_of_at_least_1(limit: object) -> None:
+    with pytest.raises(EnvError, match=rf"max_episode_steps is {limit!r}: it must be a whole number of at least 1"):
+        make("costgrad/LQR-v0", 2, env_kwargs={"max_episode_steps": limit})
 
 
 def test_max_episode_steps_truncates_the_batched_form_too() -> None:
