@@ -63,6 +63,7 @@ class Session:
         self.log = Log(path, self.clock, max(total // LOG_POINTS, env.num_envs), position.step, ledger)
         self.display = Display(total, position.step, position.seconds, progress)
         self._eval_env: VectorEnv | None = None
+        self.learnt = False  # whether there was an update
         self._endless = False
         self._probes = True  # that a probe was not refused
         self._probed = False
@@ -86,6 +87,7 @@ class Session:
     def observe(self, tick: Tick) -> None:
         """Takes in one tick: a few microseconds."""
         self.step = self.ledger.training = tick.step
+        self.learnt = self.learnt or bool(tick.metrics)
         self.log.add(*tick)
         if self.display.due():
             self.display.show(tick.step, self.clock.seconds, self.log.mean_return)

@@ -120,6 +120,9 @@ def train(
         stopped = _loop(session, total_timesteps, eval_every, save_every, probe_every, hooks)
         session.save("last")
         session.log.write(session.step)
+        if not session.learnt:
+            done = f"no update was made in {session.step - position.step:,} steps"
+            session.display.say(f"{done}: the agent learns from more at a time (num_steps, say, or learning_starts)")
         final = None
         if stopped == "signal":
             session.display.say(f"stopped after {session.step:,} steps" + (" and saved" if folder is not None else ""))

@@ -273,6 +273,19 @@ def test_what_is_no_vector_env_is_told_where_to_get_one(env: Any, what: str) -> 
         train(fake(Remade(2)), env, 10, progress=False)
 
 
+def test_a_run_that_is_too_short_to_learn_says_so(capsys: Any) -> None:
+    class Waits(Fake):
+        def update(self) -> dict[str, torch.Tensor]:
+            return super().update() if self.steps >= 60 else {}
+
+    env = Remade(2)
+    for total, said in ((40, True), (80, False)):
+        train(Waits(env.single_observation_space, env.single_action_space, FakeConfig()), env, total)
+        assert (
+            "no update was made in 40 steps: the agent learns from more at a time" in capsys.readouterr().out
+        ) == said
+
+
 def test_bad_arguments_are_one_line(tmp_path: Path) -> None:
     env = Remade(2)
     for bad in ({"total_timesteps": -5}, {"eval_every": 0}, {"eval_episodes": 0}, {"save_every": -1}):
