@@ -15,6 +15,9 @@ from rl.errors import UserError
 from rl.spaces import Codec
 
 
+_LARGEST = float(np.finfo(np.float32).max)
+
+
 class Learner(Protocol):
     """What the loop asks of an agent.
 
@@ -165,11 +168,11 @@ def _check_form(n: int, **values: Any) -> None:
 
 def _check_finite(reward: np.ndarray, obs: np.ndarray, step: int) -> None:
     """Raises UserError naming the environment whose reward or observation is NaN or infinite."""
-    # One sum each on the common path: it is not finite if any element is not.
-    if math.isfinite(reward.sum()) and math.isfinite(obs.sum()):
+    # One sum each on the common path: it is not finite if any element is not. Rewards become float32 later.
+    if abs(reward.sum()) < _LARGEST and math.isfinite(obs.sum()):
         return
     for name, value in (("reward", reward), ("observation", obs)):
-        bad = ~np.isfinite(value).reshape(len(value), -1).all(1)
+        bad = ~(np.abs(value) < _LARGEST).reshape(len(value), -1).all(1)
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
-            raise UserError(f"environment {i} returned {name} {value[i]} after {step} steps: it must be finite")
+            raise UserError(f"environment {i} returned {name} {value[i]} after {step} steps: it must be finite, in float32")

@@ -225,13 +225,15 @@ class Broken(Counter):
             reward = float("nan")
         if self.count == 4 and self.what == "infinite":
             reward = float("inf")
+        if self.count == 4 and self.what == "large":
+            reward = -1e39
         if self.count == 4 and self.what == "obs":
             obs[0] = np.nan
         return obs, reward, *rest
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("what", ["reward", "infinite", "obs"])
+@pytest.mark.parametrize("what", ["reward", "infinite", "large", "obs"])
 def test_a_number_that_is_not_finite_is_reported_with_the_environments_index(what: str, mode: AutoresetMode) -> None:
     class Bad(Broken):
         pass
