@@ -14,7 +14,6 @@ from rl.data import Step
 from rl.errors import UserError
 from rl.spaces import Codec
 
-
 _LARGEST = float(np.finfo(np.float32).max)
 
 
@@ -175,4 +174,6 @@ def _check_finite(reward: np.ndarray, obs: np.ndarray, step: int) -> None:
         bad = ~(np.abs(value) < _LARGEST).reshape(len(value), -1).all(1)
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
-            raise UserError(f"environment {i} returned {name} {value[i]} after {step} steps: it must be finite, in float32")
+            raise UserError(
+                f"environment {i} returned {name} {value[i]} after {step} steps: it must be finite, in float32"
+            )
