@@ -103,7 +103,8 @@ class Agreement(NamedTuple):
         if self.signal < 2:
             return "gradient lost in noise (more states or a larger step may find it)"
         cosine = f"gradient cosine {_figure(self.cosine, self.cosine_error)}" if self.size_of_c else "C is flat"
-        return f"{cosine}, relative error {_figure(self.relative_error, self.relative_error_error)}"
+        few = "" if not self.size_of_c or self.cosine_error < 1 else f" ({self.states} states are too few to tell)"
+        return f"{cosine}{few}, relative error {_figure(self.relative_error, self.relative_error_error)}"
 
 
 def agreement(said: Array, seen: Array, group: Array) -> Agreement:

@@ -48,6 +48,18 @@ def test_a_truth_that_is_lost_in_noise_and_a_flat_c_have_no_cosine() -> None:
     assert np.isnan(flat.cosine) and flat.relative_error == pytest.approx(1) and "flat" in str(flat)
 
 
+def test_an_interval_that_holds_every_cosine_is_said_to() -> None:
+    for groups in (2, 1):  # of one group alone there is no interval
+        few = agreement(across_and_along(), TRUE[:4, None] + np.zeros((4, 2, 3)), np.arange(4) % groups)
+        assert not few.cosine_error < 1 and "(4 states are too few to tell)" in str(few)
+    assert "too few" not in str(agreement(TRUE, noisy(0.1), GROUP))
+
+
+def across_and_along() -> np.ndarray:
+    """[4, 3]: along the truth in one group of states, against it in the other."""
+    return TRUE[:4] * np.array([1.0, -1.0, 1.0, -1.0])[:, None]
+
+
 def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
     rng, held = np.random.default_rng(3), 0
     c = TRUE + rng.normal(size=TRUE.shape)
