@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
@@ -16,8 +17,8 @@ from gymnasium import Space, spaces
 from envs.errors import EnvError
 from envs.load import one_line
 
-_OURS = str(Path(__file__).parent)  # among the libraries, where it is installed
-_LIBRARIES = tuple({sysconfig.get_path(key) for key in ("stdlib", "purelib", "platlib")})
+_OURS = str(Path(__file__).parent) + os.sep  # among the libraries, where it is installed
+_LIBRARIES = tuple({sysconfig.get_path(key) + os.sep for key in ("stdlib", "purelib", "platlib")})
 
 
 class CheckedEnv(gymnasium.Wrapper):
@@ -53,10 +54,10 @@ class CheckedEnv(gymnasium.Wrapper):
             raise EnvError(f"{self._name}.step returned {_kind(result)}: it must return {must}")
         obs, reward, terminated, truncated, info = result
         self._check_obs("step", obs)
-        if not isinstance(reward, float) and (reward is None or np.ndim(reward) or not _is_number(reward)):
+        if not isinstance(reward, float) and not _is_number(reward):
             raise EnvError(f"{self._name}.step returned reward {_kind(reward)}: it must be one number")
         for flag, value in (("terminated", terminated), ("truncated", truncated)):
-            if not isinstance(value, bool | np.bool_) and (np.ndim(value) or value not in (0, 1)):
+            if not isinstance(value, bool | np.bool_) and not (_is_number(value) and value in (0, 1)):
                 raise EnvError(f"{self._name}.step returned {flag} {_kind(value)}: it must be True or False")
         if terminated or truncated:
             obs = deepcopy(obs)
@@ -89,7 +90,7 @@ def _misfit(space: Space[Any], obs: Any, name: str) -> str:
         return next(filter(None, (_misfit(part, obs[key], f"{name}[{key!r}]") for key, part in space.items())), "")
     if isinstance(space, spaces.Discrete):
         first, last = int(space.start), int(space.start + space.n) - 1
-        fits = not np.ndim(obs) and _is_number(obs) and first <= obs <= last
+        fits = _is_number(obs, "iu") and first <= obs <= last
         return "" if fits else f"{name} {_kind(obs)}: it must be a whole number from {first} to {last}"
     if isinstance(space, spaces.Box | spaces.MultiBinary | spaces.MultiDiscrete):
         shape = obs.shape if isinstance(obs, np.ndarray) else _shape(obs)
@@ -98,17 +99,17 @@ def _misfit(space: Space[Any], obs: Any, name: str) -> str:
     return ""
 
 
-def _shape(value: Any) -> tuple[int, ...] | None:
-    """Of numbers in an array, a list or alone; None of anything else."""
+def _shape(value: Any, kinds: str = "biuf") -> tuple[int, ...] | None:
+    """Of numbers of NumPy's kinds in an array, a list or alone; None of anything else."""
     try:
         array = np.asarray(value)
-    except ValueError:  # rows of different lengths
+    except (TypeError, ValueError, RuntimeError):  # rows of different lengths; a tensor with its graph
         return None
-    return array.shape if array.dtype.kind in "biuf" else None
+    return array.shape if array.dtype.kind in kinds else None
 
 
-def _is_number(value: Any) -> bool:
-    return _shape(value) == ()
+def _is_number(value: Any, kinds: str = "biuf") -> bool:
+    return _shape(value, kinds) == ()
 
 
 def _kind(value: Any) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
+import torch
 from gymnasium import spaces
 from gymnasium.vector import SyncVectorEnv, VectorEnv
 
@@ -94,6 +95,10 @@ WRONG_STEPS: list[tuple[Callable[..., Any], str]] = [
         "step returned reward type ndarray of shape (1,): it must be one number",
     ),
     (lambda o, r, *rest: (o, None, *rest), "step returned reward None: it must be one number"),
+    (
+        lambda o, r, *rest: (o, torch.ones((), requires_grad=True), *rest),
+        "step returned reward type Tensor: it must be one number",
+    ),
     (lambda o, r, *rest: (o, "1", *rest), "step returned reward '1': it must be one number"),
     (lambda o, r, te, *rest: (o, r, None, *rest), "step returned terminated None: it must be True or False"),
     (
@@ -136,6 +141,7 @@ def test_a_reset_that_returns_something_else_is_told_what_it_must_return(first: 
             "obs['place'] type ndarray of shape (2,): it must have shape (3,), as the observation space says",
         ),
         ({"place": np.zeros(3), "mode": 1}, "obs['mode'] 1: it must be a whole number from 2 to 5"),
+        ({"place": np.zeros(3), "mode": 2.0}, "obs['mode'] 2.0: it must be a whole number from 2 to 5"),
         ({"place": np.zeros(3), "mode": 6}, "obs['mode'] 6: it must be a whole number from 2 to 5"),
     ],
 )
@@ -186,7 +192,7 @@ def test_what_is_right_passes_as_it_is() -> None:
 
         def step(self, action: Any) -> Any:
             obs, _, ended, _, info = super().step(action)
-            return obs, np.float32(2.0), np.bool_(ended), 0, info | {"more": 1}
+            return obs, torch.tensor(2.0), np.bool_(ended), 0, info | {"more": 1}
 
     env = CheckedEnv(Plain(), "Plain")
     obs, info = env.reset(seed=0)
