@@ -171,7 +171,7 @@ def _check_finite(reward: np.ndarray, obs: np.ndarray, step: int) -> None:
     if abs(reward.sum()) < _LARGEST and math.isfinite(obs.sum()):
         return
     for name, value in (("reward", reward), ("observation", obs)):
-        bad = ~(np.abs(value) < _LARGEST).reshape(len(value), -1).all(1)
+        bad = ~(np.abs(value) <= _LARGEST).reshape(len(value), -1).all(1)
         if bad.any():
             i = int(np.flatnonzero(bad)[0])
             raise UserError(

@@ -249,6 +249,16 @@ def test_a_number_that_is_not_finite_is_reported_with_the_environments_index(wha
     assert len(agent.steps) == 3  # the bad one did not reach the agent
 
 
+def test_the_largest_number_of_float32_is_finite() -> None:
+    class Largest(Counter):
+        def step(self, action: Any) -> Any:
+            obs, _, *rest = super().step(action)
+            return obs, float(np.finfo(np.float32).max), *rest
+
+    agent, ticks = record(SyncVectorEnv([lambda: Largest(0)]), 4)
+    assert len(ticks) == len(agent.steps) == 4
+
+
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("episode", [0, 2])
 def test_the_first_observation_of_an_episode_must_be_finite_too(episode: int, mode: AutoresetMode) -> None:
