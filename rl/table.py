@@ -58,7 +58,7 @@ class Table:
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, float]]:
-    """The rows of a `Table`'s file; a last line that was cut short is left out.
+    """The rows of a `Table`'s file; a line that was cut short is left out.
 
     Args:
         path: of the file.
@@ -71,12 +71,11 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, float]
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             lines, head = list(reader), reader.fieldnames or ()
-        if missing := set(columns) - set(head):
-            raise UserError(f"{path} is damaged: it has no column {min(missing)}")
-        return [{key: float(value) for key, value in line.items()} for line in lines if None not in line.values()]
+        rows = [{key: float(value) for key, value in line.items()} for line in lines if None not in line.values()]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
-    except UserError:
-        raise
     except (TypeError, ValueError, csv.Error) as error:
         raise UserError(f"{path} is damaged: {error}") from error
+    if missing := set(columns) - set(head):
+        raise UserError(f"{path} is damaged: it has no column {min(missing)}")
+    return rows
