@@ -226,10 +226,21 @@ class BlackBoxLoss(nn.Module):
         self.context_norm = RunningNorm((features if self.encoder is None else 0,)).to(device)
         kind = SampleCritic if self.per == "sample" else SetCritic
         self.critic = kind(features + numbers, len(self.outputs.combinations), self.config, start).to(device)
-        trained = nn.ModuleDict({"critic": self.critic} | ({"encoder": self.encoder} if self.encoder else {}))
-        self.optimizer = Optimizer(trained, "adam", self.config.lr, l2=self.config.l2)
         self.known = (Rows if self.per == "sample" else Sets)(self.config.memory)
         self.to(device)
+        self.optimizer = self._optimizer()
+
+    def _optimizer(self) -> Optimizer:
+        assert self.critic is not None
+        trained = nn.ModuleDict({"critic": self.critic} | ({"encoder": self.encoder} if self.encoder else {}))
+        return Optimizer(trained, "adam", self.config.lr, l2=self.config.l2)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BlackBoxLoss:
+        """Follows a model to its device, but stays of float32, whatever the model is of."""
+        super()._apply(lambda tensor: tensor.to(fn(tensor.new_empty(0)).device), recurse)  # type: ignore[no-untyped-call]
+        if self.critic is not None:
+            self.known.to(self.outputs.combinations.device)
+        return self
 
     def _features(self, context: Tensor | None, continuous: Tensor) -> Tensor:
         """What C sees of rows [B, F]."""
@@ -285,12 +296,47 @@ class BlackBoxLoss(nn.Module):
             elif not bool(counts[m]):
                 continue
             self.known.add(fresh)
+        if self.optimizer.parted:  # by a copy
+            memory = self.optimizer.state_dict()
+            self.optimizer = self._optimizer()
+            self.optimizer.load_state_dict(memory)
         for _ in range(self.config.steps):
             batch = self.known.draw(self.config.minibatch, self.outputs.generator)
             x = self._features(batch.context, batch.continuous)
             descend(self.optimizer, self.critic.losses(x, batch.choice, batch.cost).mean())
 
     # As a file.
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` holds beside C's tensors, so that a model with the loss in it saves and loads as usual."""
+        built = self.critic is not None
+        return {
+            "shape": self.shape if built else None,
+            "optimizer": dict(self.optimizer.state_dict()) if built else {},
+            "generator": self.outputs.generator.get_state(),
+            "box": self.box.state(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `get_extra_state` gave; makes C first where it was made by then.
+
+        Raises:
+            UserError: this C was made for other shapes, or with other settings.
+        """
+        if state["shape"] is not None:
+            width, rows = state["shape"]
+            shape = (width, None if rows is None else tuple(rows))
+            if self.critic is None:
+                self._make(shape, self.outputs.combinations.device)
+            had, has = (len(o["square"]) for o in (state["optimizer"], self.optimizer.state_dict()))
+            if shape != self.shape or had != has:
+                raise UserError(
+                    f"the state is of a C of {had} numbers for rows of shapes {shape}, and this one has {has} for "
+                    f"{self.shape}: config, choices and encoder must be the same"
+                )
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.outputs.generator.set_state(state["generator"])
+        self.box.load_state(state["box"])
 
     def save(self, path: str | Path) -> None:
         """Writes C, its encoder's numbers, its optimiser and the ledger; what it remembers of evaluations is not kept.
@@ -300,11 +346,12 @@ class BlackBoxLoss(nn.Module):
         """
         if self.critic is None:
             raise UserError("there is no C yet to save: it is made at the first call")
-        tensors = self.state_dict() | {f"optimizer.{k}": v for k, v in self.optimizer.state_dict().items()}
-        tensors["generator"] = self.outputs.generator.get_state()
+        tensors = self.state_dict()
+        state = tensors.pop("_extra_state")
+        tensors |= {f"optimizer.{k}": v for k, v in state["optimizer"].items()} | {"generator": state["generator"]}
         meta = {name: getattr(self, name) for name in ("per", "evaluations", "correction", "seed", "shape")}
         meta |= {name: getattr(self.outputs, name) for name in ("choices", "sigma")}
-        meta |= {"config": asdict(self.config), "box": self.box.state(), "encoder": self.encoder is not None}
+        meta |= {"config": asdict(self.config), "box": state["box"], "encoder": self.encoder is not None}
         checkpoint.write(path, tensors, {"kind": "black box loss"} | meta)
 
     @staticmethod
@@ -326,17 +373,16 @@ class BlackBoxLoss(nn.Module):
         config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
         same = {name: meta[name] for name in ("choices", "per", "sigma", "evaluations", "correction", "seed")}
         loss = BlackBoxLoss(cost_fn, **same, config=CostConfig(**config), encoder=encoder, **black_box)
-        width, rows = meta["shape"]
-        loss._make((width, None if rows is None else tuple(rows)), torch.device("cpu"))
-        loss.outputs.generator.set_state(tensors.pop("generator"))
         begins = "optimizer."
-        loss.optimizer.load_state_dict(
-            {k[len(begins) :]: tensors.pop(k) for k in list(tensors) if k.startswith(begins)}
-        )
+        state = {
+            "shape": meta["shape"],
+            "optimizer": {k[len(begins) :]: tensors.pop(k) for k in list(tensors) if k.startswith(begins)},
+            "generator": tensors.pop("generator"),
+            "box": meta["box"],
+        }
         try:
-            loss.load_state_dict(tensors)
+            loss.load_state_dict({**tensors, "_extra_state": state})
         except RuntimeError as error:
             reason = " ".join(str(error).split())
             raise UserError(f"{path} is damaged: its tensors do not fit ({reason})") from error
-        loss.box.load_state(meta["box"])
         return loss

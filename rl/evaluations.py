@@ -30,6 +30,11 @@ class Rows:
         self.size = self.next = 0
         self.known: Known | None = None
 
+    def to(self, device: torch.device) -> None:
+        """Moves them."""
+        if self.known is not None:
+            self.known = Known(*(column.to(device) for column in self.known))
+
     def add(self, fresh: Known) -> None:
         """Copies rows over the oldest."""
         if self.known is None:
@@ -57,6 +62,11 @@ class Sets:
 
     def __init__(self, capacity: int) -> None:
         self.sets: deque[Known] = deque(maxlen=capacity)
+
+    def to(self, device: torch.device) -> None:
+        """Moves them."""
+        for i, known in enumerate(self.sets):
+            self.sets[i] = Known(*(column.to(device) for column in known))
 
     def add(self, fresh: Known) -> None:
         """Copies a set in, over the oldest."""

@@ -78,10 +78,15 @@ class Optimizer:
         """Sets the learning rate that holds at environment step `step`."""
         self.current_lr = annealed(self.lr, step, self.decay_steps)
 
+    @property
+    def parted(self) -> bool:
+        """Whether the module was moved or copied since: its parameters are no longer those that are moved here."""
+        return self._first.data_ptr() != self.flat.data_ptr()
+
     def apply(self, gradient: Sequence[Tensor]) -> Tensor:
         """Takes one step along -gradient (one tensor a parameter, `slots` or others); its length before clipping."""
         flat, memory = self.gradient, self.memory
-        if self._first.data_ptr() != self.flat.data_ptr():
+        if self.parted:
             raise RuntimeError("the module was moved or copied after its optimizer was made: make another optimizer")
         elsewhere = [i for i, slot in enumerate(self.slots) if slot is not gradient[i]]
         if elsewhere:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +14,7 @@ from torch import Tensor, nn
 
 from rl.cost import BlackBoxLoss, CostConfig
 from rl.errors import UserError
+from rl.evaluations import Sets
 
 SMALL = CostConfig(hidden=(16,), steps=4, minibatch=32, memory=512)
 KEPT = CostConfig(hidden=(16,), steps=0, samples=2)  # C does not learn: its bias stays what it is
@@ -53,6 +56,10 @@ SIGMA = 0.3
 
 def square(output: Any, context: Any, private: Any) -> np.ndarray:
     return ((output - (0 if context is None else context)) ** 2).sum(1)
+
+
+def mean(output: Any, context: Any, private: Any) -> float:
+    return float(output.mean())
 
 
 @pytest.mark.parametrize("correction", [True, False])
@@ -368,6 +375,74 @@ def test_it_is_saved_and_goes_on(per: Any, tmp_path: Path) -> None:
         BlackBoxLoss.load(tmp_path / "loss", cost_fn, encoder=nn.Flatten())
     with pytest.raises(UserError, match="there is no C yet to save"):
         BlackBoxLoss(cost_fn).save(tmp_path / "none")
+
+
+def gone_on(criterion: BlackBoxLoss, calls: int = 3) -> list[float]:
+    """What it says of further outputs."""
+    said = []
+    for i in range(calls):
+        torch.manual_seed(i)
+        said.append(float(criterion(torch.randn(6, 2))))
+    return said
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
+def test_a_copy_goes_on_as_the_original_and_apart_from_it(copied: Any, per: Any) -> None:
+    criterion = BlackBoxLoss(square if per == "sample" else mean, per=per, evaluations=2, config=SMALL)
+    gone_on(criterion)
+    again = copied(criterion)
+    said = gone_on(criterion)
+    assert gone_on(again) == said != gone_on(criterion)
+
+
+@pytest.mark.parametrize("moved", [nn.Module.double, nn.Module.half, lambda m: m.to(torch.bfloat16), nn.Module.cpu])
+def test_it_stays_of_full_precision_in_a_model_that_does_not(moved: Any) -> None:
+    criterion, same = (BlackBoxLoss(square, config=SMALL) for _ in range(2))
+    assert gone_on(criterion) == gone_on(same)
+    model = nn.ModuleDict({"policy": nn.Linear(1, 1), "criterion": criterion})
+    moved(model)
+    assert {p.dtype for p in criterion.parameters()} == {torch.float32}
+    assert gone_on(criterion) == gone_on(same)
+
+
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_what_it_remembers_follows_it_to_a_device(per: Any) -> None:
+    criterion = BlackBoxLoss(square if per == "sample" else mean, per=per, config=SMALL)
+    gone_on(criterion)
+    criterion.to("meta")
+    known = criterion.known
+    columns = [column for part in (known.sets if isinstance(known, Sets) else [known.known]) for column in part or ()]
+    assert columns and {column.device.type for column in columns} == {"meta"}
+
+
+@pytest.mark.parametrize("built", [False, True])
+def test_a_model_that_holds_it_is_saved_and_loaded_as_any_other(built: bool, tmp_path: Path) -> None:
+    def model(settings: CostConfig = SMALL) -> nn.ModuleDict:
+        criterion = BlackBoxLoss(square, evaluations=2, encoder=nn.Linear(1, 4), config=settings)
+        return nn.ModuleDict({"policy": nn.Linear(3, 2), "criterion": criterion})
+
+    def step(criterion: Any) -> float:
+        return float(criterion(torch.ones(6, 2), torch.linspace(0, 1, 6)[:, None]))
+
+    first, again = model(), model()
+    step(first["criterion"])
+    if built:
+        step(again["criterion"])
+    torch.save(first.state_dict(), tmp_path / "model.pt")
+    again.load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    for (name, a), (same, b) in zip(first.named_parameters(), again.named_parameters(), strict=True):
+        assert name == same and torch.equal(a, b)
+    one, other = first["criterion"], again["criterion"]
+    assert isinstance(one, BlackBoxLoss) and isinstance(other, BlackBoxLoss)
+    memory, same_memory = one.optimizer.state_dict(), other.optimizer.state_dict()
+    assert all(torch.equal(memory[k], same_memory[k]) for k in memory) and float(memory["step"]) > 0
+    assert other.ledger == one.ledger and other.ledger.evaluations == 12
+    assert torch.equal(one.outputs.generator.get_state(), other.outputs.generator.get_state())
+    assert step(other) > 0
+    with pytest.raises(UserError, match="config, choices and encoder must be the same"):
+        model(CostConfig(hidden=(3,))).load_state_dict(torch.load(tmp_path / "model.pt", weights_only=True))
+    BlackBoxLoss(square).load_state_dict(BlackBoxLoss(square).state_dict())  # neither has a C yet
 
 
 @pytest.mark.parametrize(
