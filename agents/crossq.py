@@ -52,7 +52,7 @@ class CrossQConfig:
     gamma: float = 0.99
     """Discount of the cost of each further step."""
     fold: int = 1
-    """Steps that a transition spans (n of n-step returns)."""
+    """Steps that a transition spans (n of n-step returns); entropy is counted where it ends."""
     capacity: int = 1_000_000
     """Transitions that are kept."""
     hindsight: int = 0
@@ -233,7 +233,8 @@ class CrossQ:
     def estimates(self) -> Estimate:
         """What C estimates: the soft cost-to-go of this policy; the actor reads the dearest of it, or the mean."""
         price = float(host(self.temperature.alpha))
-        return estimate_of(self.critic, self.actor, self.config.gamma, price, dearest=not self.codec.discrete)
+        c, dearest = self.config, not self.codec.discrete
+        return estimate_of(self.critic, self.actor, c.gamma, price, dearest, c.fold)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

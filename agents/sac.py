@@ -46,7 +46,7 @@ class SACConfig:
     gamma: float = 0.99
     """Discount of the cost of each further step."""
     fold: int = 1
-    """Steps that a transition spans (n of n-step returns)."""
+    """Steps that a transition spans (n of n-step returns); entropy is counted where it ends."""
     capacity: int = 1_000_000
     """Transitions that are kept."""
     priority: float = 0.0
@@ -212,7 +212,8 @@ class SAC:
         masks = self.critic.net.dropout_masks(len(batch.obs), self.acting.generator)
         alpha, into = self.temperature.alpha, self.actor_optimizer.slots
         soft, entropy, gradient = soft_step(self.critic, acted, batch.obs, sample, alpha, batch.weight, masks, into)
-        norm, mean_entropy = self.actor_optimizer.apply(gradient), entropy @ batch.weight
+        norm = self.actor_optimizer.apply(gradient)
+        mean_entropy = entropy @ batch.weight / batch.weight.sum()  # of unlike chances: of sum below 1
         if self.config.alpha_lr:
             self.temperature_optimizer.apply(self.temperature.gradient(mean_entropy))
         metrics = {"actor_loss": soft @ batch.weight, "actor_grad_norm": norm, "entropy": mean_entropy}
@@ -221,7 +222,8 @@ class SAC:
     def estimates(self) -> Estimate:
         """What C estimates: the soft cost-to-go of this policy; the actor reads the dearest of it, or the mean."""
         price = float(host(self.temperature.alpha))
-        return estimate_of(self.critic, self.actor, self.config.gamma, price, dearest=not self.codec.discrete)
+        c, dearest = self.config, not self.codec.discrete
+        return estimate_of(self.critic, self.actor, c.gamma, price, dearest, c.fold)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

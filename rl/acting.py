@@ -68,10 +68,13 @@ class Acting:
         return self.actor.act(self.output(obs), self._noise[t])
 
     def uniform(self, rows: int) -> np.ndarray:
-        """Actions [rows, A], [rows] or [rows, D] drawn with equal chances, to begin with."""
+        """Actions [rows, A], [rows] or [rows, D] drawn with equal chances, to begin with, step after step."""
         if self.codec.discrete:  # a policy that prefers nothing
-            noise = host(self.actor.noise(rows, generator=self.generator))
+            plain = None if self.correlation else host(self.actor.noise(rows, generator=self.generator))
+            noise = self.actor.noise_from(self._normal(1, rows)[0]) if plain is None else plain
             return self.actor.act(np.zeros((rows, self.codec.action_size), np.float32), noise)[1]
+        if self.correlation:  # the quantiles of normal noise
+            return 2 * host(torch.special.ndtr(torch.from_numpy(self._normal(1, rows)[0]))) - 1
         shape = (rows, *self.actor.noise_shape)
         return host(2 * torch.rand(shape, generator=self.generator, device=self.generator.device) - 1)
 
@@ -118,7 +121,11 @@ class Acting:
         """The noise of a rollout [T, rows, ...]."""
         if not self.correlation:
             return host(self.actor.noise(self.num_steps, rows, generator=self.generator))
-        shape = (self.num_steps, rows, *self.actor.noise_shape)
+        return self.actor.noise_from(self._normal(self.num_steps, rows))
+
+    def _normal(self, steps: int, rows: int) -> np.ndarray:
+        """Normal noise that remembers [steps, rows, ...], and goes on from the last that was drawn."""
+        shape = (steps, rows, *self.actor.noise_shape)
         normal = host(torch.randn(shape, generator=self.generator, device=self.generator.device))
         kept, fresh = np.float32(self.correlation), np.float32((1 - self.correlation**2) ** 0.5)
         for t in range(len(normal)):
@@ -126,4 +133,4 @@ class Acting:
             if before is not None:
                 normal[t] = kept * before + fresh * normal[t]
         self._last = normal[-1]
-        return self.actor.noise_from(normal)
+        return normal

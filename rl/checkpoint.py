@@ -236,13 +236,16 @@ def _check_name(path: str | Path, meta: dict[str, Any], name: str) -> None:
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors on the CPU, each alone in its memory: safetensors refuses those that share it."""
+    """The tensors on the CPU, each alone in its memory: safetensors refuses those that share it.
+
+    The filled part of a longer memory is not copied: a replay may be half of what the machine has.
+    """
     plain: dict[str, Tensor] = {}
     taken = set()
     for name, tensor in tensors.items():
         tensor = tensor.detach().cpu()
         storage = tensor.untyped_storage()
-        alone = storage.data_ptr() not in taken and storage.nbytes() == tensor.nbytes and tensor.is_contiguous()
+        alone = storage.data_ptr() not in taken and tensor.is_contiguous()
         plain[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
         taken.add(storage.data_ptr())
     return plain

@@ -20,7 +20,8 @@ class Estimate:
     """What C estimates: the discounted cost of an action, and of a policy that acts from the next state on.
 
     Where entropy has a price, each state that follows costs price * log pi(a|s) more (1812.05905, eq. 2): the first
-    action's own log pi is not in C. Noise that remembers (`noise_correlation`) is left out: it is exploration's.
+    action's own log pi is not in C. Where `fold` steps are one transition, only every state that ends one does.
+    Noise that remembers (`noise_correlation`) is left out: it is exploration's.
     """
 
     critic: Critic
@@ -31,6 +32,8 @@ class Estimate:
     gamma: float
     price: float = 0.0
     """What a nat of entropy is worth, in the environment's units of cost."""
+    fold: int = 1
+    """Steps between two states whose entropy counts."""
     members: Literal["mean", "dearest", "first"] = "mean"
     """How the actor reads an ensemble."""
     probs: Callable[[Tensor], Tensor] | None = None
@@ -58,7 +61,7 @@ class Estimate:
 
 
 def estimate_of(
-    critic: Critic, actor: StochasticActor, gamma: float, price: float = 0.0, dearest: bool = False
+    critic: Critic, actor: StochasticActor, gamma: float, price: float = 0.0, dearest: bool = False, fold: int = 1
 ) -> Estimate:
     """Of an agent whose C estimates the cost of its own stochastic policy.
 
@@ -68,6 +71,7 @@ def estimate_of(
         gamma: discount of a step.
         price: what a nat of entropy is worth, where C counts it.
         dearest: whether the actor descends the dearest of the ensemble, not its mean.
+        fold: steps that a transition spans: entropy is counted where one ends.
     """
 
     def policy(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
@@ -81,4 +85,5 @@ def estimate_of(
         return listed_probs(critic, pi)
 
     members: Literal["mean", "dearest"] = "dearest" if dearest else "mean"
-    return Estimate(critic, policy, actor.noise, gamma, price, members, probs if critic.discrete else None)
+    listed = probs if critic.discrete else None
+    return Estimate(critic, policy, actor.noise, gamma, price, fold, members, listed)

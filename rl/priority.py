@@ -12,6 +12,8 @@ class SumTree:
         rows: how many; their weights start at 0.
     """
 
+    ROW = 32  # bytes that a row takes, at most
+
     def __init__(self, rows: int) -> None:
         self.leaves = 1 << max(rows - 1, 0).bit_length()
         self.sums = np.zeros(2 * self.leaves)  # node k has the children 2k and 2k + 1; the root is 1

@@ -52,7 +52,7 @@ class Replay:
     ) -> None:
         self.capacity, self.gamma, self.fold = capacity, gamma, fold
         self.priority, self.correction, self.hindsight = priority, correction, hindsight
-        self.tree = SumTree(capacity) if priority else None
+        self.tree: SumTree | None = None  # where there are priorities
         self.largest = 1.0  # weight so far: what a new row gets, so that each is soon seen
         self.generator = torch.Generator().manual_seed(seed)
         self.size = self.next = 0  # rows that are filled, and the row that is written next
@@ -74,7 +74,14 @@ class Replay:
                 if goals are to be replaced and the environment's rewards are not those of its goals.
         """
         if not self.columns:
-            self._allocate(step)
+            if len(step.reward) > self.capacity:
+                raise UserError(
+                    f"capacity must be at least the number of environments, {len(step.reward)}: {self.capacity}"
+                )
+            like = {"obs": step.obs, "action": step.action, "next_obs": step.next_obs, "cost": np.empty(0, np.float32)}
+            like |= {"following": np.empty(0, np.int64), "terminated": step.terminated, "valid": step.valid}
+            like |= {"episode": np.empty(0, np.int64)} if self.hindsight is not None else {}
+            self._allocate(like, self.capacity)
         arrays, count = self._arrays, len(step.reward)
         row = np.arange(self.next, self.next + count) % self.capacity
         arrays["obs"][row], arrays["action"][row], arrays["next_obs"][row] = step.obs, step.action, step.next_obs
@@ -120,6 +127,8 @@ class Replay:
         for _ in range(self.fold - 1):
             following = kept["following"](0, last)
             goes_on = (following != NONE) & ~ended
+            if not bool(goes_on.any()):
+                break
             last = torch.where(goes_on, following, last)
             more, ended = self._told(last, goal)
             cost = cost + torch.where(goes_on, discount * more, 0.0)
@@ -167,39 +176,42 @@ class Replay:
         return filled | {"position": position, "largest": largest, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Takes up what `state_dict` gave.
+
+        Raises:
+            UserError: the machine has not got the memory of the rows that are filled.
+            ValueError: they are of a ring of another capacity.
+        """
         self.generator.set_state(state_dict["generator"])
         self.next, self.size = state_dict["position"].tolist()
+        if self.size > self.capacity or (self.size < self.capacity and self.next != self.size):
+            raise ValueError(f"its replay had another capacity than {self.capacity:,}")
         self.largest = float(state_dict["largest"].numpy())
-        if self.tree is not None:
-            self.tree = SumTree(self.capacity)
-            if self.size:
-                self.tree.set(np.arange(self.size), state_dict["priority"].numpy())
         beside = ("position", "largest", "generator", "priority")
         filled = {name: value for name, value in state_dict.items() if name not in beside}
-        self.columns = {name: torch.empty(self.capacity + 1, *v.shape[1:], dtype=v.dtype) for name, v in filled.items()}
+        self.columns, self._arrays, self.tree = {}, {}, None
+        if filled:
+            self._allocate({name: value.numpy() for name, value in filled.items()}, self.size)
         for name, value in filled.items():
             self.columns[name][: self.size] = value
-        self._arrays = {name: column.numpy() for name, column in self.columns.items()}
+        if self.tree is not None:
+            self.tree.set(np.arange(self.size), state_dict["priority"].numpy())
         if self.hindsight is not None and self.size:
             self.hindsight.take_up(*(self._arrays[name][: self.size] for name in ("episode", "following")))
         self.begin()
 
-    def _allocate(self, step: Step) -> None:
-        if len(step.reward) > self.capacity:
-            raise UserError(
-                f"capacity must be at least the number of environments, {len(step.reward)}: {self.capacity}"
-            )
-        like = {"obs": step.obs, "action": step.action, "next_obs": step.next_obs, "cost": np.empty(0, np.float32)}
-        like |= {"following": np.empty(0, np.int64), "terminated": step.terminated, "valid": step.valid}
-        like |= {"episode": np.empty(0, np.int64)} if self.hindsight is not None else {}
-        needed = self.capacity * sum(value.itemsize * int(np.prod(value.shape[1:])) for value in like.values())
+    def _allocate(self, like: Mapping[str, np.ndarray], rows: int) -> None:
+        """Makes columns of rows like those of some arrays. Raises UserError where so many do not fit in memory."""
+        row = sum(value.itemsize * int(np.prod(value.shape[1:])) for value in like.values())
+        needed = rows * (row + (SumTree.ROW if self.priority else 0))
         free = psutil.virtual_memory().available
         if needed > SPARE * free:
             raise UserError(
-                f"a replay of {self.capacity:,} transitions takes {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are "
-                "free: lower its capacity"
+                f"a replay of {rows:,} transitions takes {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free: "
+                "lower its capacity"
             )
-        rows = self.capacity + 1
-        self._arrays = {name: np.empty((rows, *value.shape[1:]), value.dtype) for name, value in like.items()}
+        self._arrays = {
+            name: np.empty((self.capacity + 1, *value.shape[1:]), value.dtype) for name, value in like.items()
+        }
         self.columns = {name: torch.from_numpy(array) for name, array in self._arrays.items()}
+        self.tree = SumTree(self.capacity) if self.priority else None

@@ -145,12 +145,18 @@ class Player:
         """Discounted cost-to-go [T, N] of what was done, and the discount of what it lacks or has C's word for."""
         t = self.t
         cost, discount, done = self.cost[:t], self.discount[:t], self.done[:t]
-        following = np.concatenate((self.worth[1:t], np.zeros_like(cost[:1])))
-        soft = cost - discount * np.where(done, 0.0, following)
         cut = self.truncated[:t].copy()
         cut[-1] |= ~done[-1]
         left = lambda_return(np.zeros_like(cost), discount, cut.astype(float), done, 1.0)
-        return lambda_return(soft, discount, self.tail[:t], done, 1.0), left
+        return lambda_return(cost, discount, self.tail[:t], done, 1.0) - self._entropy(), left
+
+    def _entropy(self) -> np.ndarray:
+        """What entropy is worth that C counts from each step on [T, N]: of each n-th state, n steps being folded."""
+        t, n = self.t, self.estimate.fold
+        goes_on, worth = np.where(self.done[:t], 0.0, self.discount[:t]), np.zeros_like(self.worth[:t])
+        for i in reversed(range(t - n)):
+            worth[i] = goes_on[i : i + n].prod(0) * (self.worth[i + n] + worth[i + n])
+        return worth
 
     @torch.no_grad()
     def _value(self, obs: np.ndarray) -> np.ndarray:

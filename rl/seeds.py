@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import numpy as np
+
+from rl.errors import UserError
 
 
 def spread(seed: int, count: int) -> list[int]:
@@ -10,5 +14,10 @@ def spread(seed: int, count: int) -> list[int]:
 
     Neither neighbouring seeds nor the generators of one seed have anything in common (see numpy.random.SeedSequence);
     with seed, seed + 1, seed + 2 the runs of seeds 0 and 1 would share two streams.
+
+    Raises:
+        UserError: the seed is negative, or no whole number.
     """
+    if not isinstance(seed, Integral) or seed < 0:
+        raise UserError(f"seed must be a whole number of at least 0, got {seed!r}")
     return [int(state) for state in np.random.SeedSequence(seed).generate_state(count, np.uint64)]

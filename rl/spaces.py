@@ -69,13 +69,17 @@ class Codec:
         elif isinstance(action_space, spaces.MultiBinary):
             self.choices = (2,) * int(np.prod(action_space.shape))
         elif isinstance(action_space, spaces.Box):
-            if not action_space.is_bounded():
+            with np.errstate(over="ignore", invalid="ignore"):
+                bounded = np.isfinite(action_space.high - action_space.low).all()
+            if not bounded:  # largest numbers as bounds are none: half of their distance would be infinite
                 raise UserError(
                     f"action space {action_space} is not supported: every bound of a Box must be finite "
                     "(gymnasium.wrappers.RescaleAction or a tighter Box gives it bounds)"
                 )
             if not np.issubdtype(action_space.dtype, np.floating):
                 raise UserError(f"action space {action_space} is not supported: a Box of actions must hold floats")
+            if not action_space.low.size:
+                raise UserError(f"action space {action_space} is not supported: an action must hold a number")
             self._low, self._high = np.asarray(action_space.low), np.asarray(action_space.high)
         else:
             allowed = "a bounded Box, Discrete, MultiDiscrete or MultiBinary"

@@ -56,6 +56,24 @@ def test_noise_remembers_as_much_as_it_is_told_and_stays_standard_normal(correla
     assert abs((noise[:, 1:] * noise[:, :-1]).mean()) < 2 * near
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.8])
+@pytest.mark.parametrize("space", ["box", "discrete"])
+def test_actions_to_begin_with_are_uniform_and_remember_as_much(space: str, correlation: float) -> None:
+    a = acting(space, correlation)
+    drawn = np.stack([a.uniform(400) for _ in range(200)])  # [200, 400, ...]
+    counts, _ = np.histogram(drawn, bins=3)
+    np.testing.assert_allclose(counts / counts.sum(), 1 / 3, atol=0.01)
+    same = (
+        (drawn[1:] == drawn[:-1]).mean() if space == "discrete" else np.corrcoef(drawn[1:].flat, drawn[:-1].flat)[0, 1]
+    )
+    # Of normal quantiles: 6 / pi asin(c / 2); three Gumbel draws alike choose alike more often than not.
+    least = 0.5 if space == "discrete" else 6 / np.pi * np.arcsin(0.4) - 0.02
+    assert same > least if correlation else abs(same - (space == "discrete") / 3) < 0.02
+    last = a._last
+    a.explore(np.ones((400, 2), np.float32))
+    assert correlation == 0 or last is not None
+
+
 def test_fresh_episodes_begin_with_fresh_noise_perhaps_of_another_number() -> None:
     a = acting(correlation=0.99)
     before = noise_of(explored(a, 1), a)[-1]

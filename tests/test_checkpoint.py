@@ -58,6 +58,18 @@ def test_views_that_share_memory(tmp_path: Path) -> None:
     assert all(torch.equal(tensors[name], value) for name, value in views.items())
 
 
+def test_the_filled_part_of_a_longer_memory_is_written_as_it_lies(tmp_path: Path) -> None:
+    """A replay has no room for a second one beside it."""
+    memory = torch.arange(1000.0).view(100, 10)
+    (plain,) = checkpoint._plain({"filled": memory[:60]}).values()
+    assert plain.data_ptr() == memory.data_ptr() and plain.shape == (60, 10)
+    write(tmp_path / "a", {"filled": memory[:60], "rest": memory[60:], "late": torch.arange(9)[4:]}, {})
+    tensors, _ = read(tmp_path / "a")
+    assert torch.equal(tensors["filled"], memory[:60]) and torch.equal(tensors["rest"], memory[60:])
+    assert tensors["late"].tolist() == [4, 5, 6, 7, 8]
+    assert (tmp_path / "a" / checkpoint.TENSORS).stat().st_size < 4500
+
+
 def test_replaces_and_leaves_nothing_beside(tmp_path: Path) -> None:
     for i in range(3):
         write(tmp_path / "a", {"x": torch.tensor(i)}, {"i": i})

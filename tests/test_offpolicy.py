@@ -62,13 +62,14 @@ def test_how_often_each_part_learns(name: str, delay: int) -> None:
     assert agent.steps == 48 and agent.updates == due and [len(t) for t in taken] == [due, due // delay]
 
 
+@pytest.mark.parametrize("correlation", [0.0, 0.5])
 @pytest.mark.parametrize("name", NAMES)
-def test_actions_are_uniform_before_learning_and_the_policys_after(name: str) -> None:
-    agent = streams.make(name, "box", learning_starts=4_000)
+def test_actions_are_uniform_before_learning_and_the_policys_after(name: str, correlation: float) -> None:
+    agent = streams.make(name, "box", learning_starts=4_000, noise_correlation=correlation)
     obs = streams.observation(0)
     drawn = np.concatenate([agent.act(obs) for _ in range(2_000)])
     counts, _ = np.histogram(drawn, bins=10, range=(-1, 1))
-    assert abs(counts / counts.sum() - 0.1).max() < 0.01
+    assert abs(counts / counts.sum() - 0.1).max() < 0.01 / (1 - correlation)
     assert not changed(before := everything(agent), everything(agent), "critic") and before["updates"] == 0
     agent.steps = 4_000
     if name == "td3":
@@ -162,6 +163,19 @@ def test_the_temperature_reaches_the_target_entropy(space: str) -> None:
     most = math.log(3) / 2 if space == "discrete" else -2.0
     assert agent.temperature.target == pytest.approx(most)
     assert entropy == pytest.approx(most, abs=0.35)
+
+
+def test_the_temperature_sees_the_mean_entropy_whatever_rows_weigh() -> None:
+    """A policy of one entropy everywhere: ln 3 of three actions alike."""
+    agent = streams.make("sac", "discrete", priority=1.0, priority_correction=1.0, learning_starts=40)
+    with torch.no_grad():
+        agent.actor.net.weights[-1].zero_()
+    feed(agent, 10)
+    place = torch.arange(40)
+    agent.memory.prioritise(place, 10.0 ** (place % 5).float())
+    batch = agent.critic.prepared(agent.memory.sample(64))
+    assert batch.weight.sum() < 0.5
+    assert agent._update_actor(batch)["entropy"].item() == pytest.approx(math.log(3), rel=1e-5)
 
 
 def test_the_temperature_can_be_kept() -> None:

@@ -15,7 +15,7 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from agents import A2C, AGENTS, PPO, REPPO, SAC, TD3, A2CConfig, REPPOConfig, SACConfig, TD3Config
+from agents import A2C, AGENTS, PPO, REPPO, SAC, TD3, A2CConfig, CrossQ, CrossQConfig, REPPOConfig, SACConfig, TD3Config
 from envs import make
 from envs.batched import TaskVectorEnv
 from envs.classic import CartPole, Pendulum
@@ -240,15 +240,15 @@ def test_the_values_of_the_chain_solve_its_equation() -> None:
 # Costs that never change: calibration, soft costs, endings.
 
 
-def constant(said: float, gamma: float = 0.9, price: float = 0.0, entropy: float = 0.7, **task: Any) -> Any:
+def constant(said: float, gamma: float = 0.9, price: float = 0.0, fold: int = 1, **task: Any) -> Any:
     def policy(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        return noise.tanh(), torch.full((len(x),), entropy)
+        return noise.tanh(), torch.full((len(x),), 0.7)
 
     def cost(x: Tensor, action: Tensor) -> Tensor:
         return said + 0.0 * action.sum(-1)
 
     env = ConstantCost(discrete=False, **task)
-    return holder(env, lambda c: Estimate(Given(c, cost), policy, normal(1), gamma, price)), partial(
+    return holder(env, lambda c: Estimate(Given(c, cost), policy, normal(1), gamma, price, fold)), partial(
         task_factory, ConstantCost, discrete=False, **task
     )
 
@@ -267,12 +267,21 @@ def test_a_constant_cost_past_its_clock(price: float) -> None:
     assert probe(agent, factory()).calibration.error == pytest.approx(abs(truth - clocked) / truth, abs=2e-3)
 
 
-@pytest.mark.parametrize("price", [0.0, 0.5])
-def test_a_constant_cost_that_terminates(price: float) -> None:
+@pytest.mark.parametrize("fold", [2, 3])
+def test_of_folded_steps_only_where_they_end_does_entropy_count(fold: int) -> None:
+    truth, plain = (2 / (1 - 0.9) - 0.5 * 0.7 * 0.9**n / (1 - 0.9**n) for n in (fold, 1))
+    agent, factory = constant(truth, price=0.5, fold=fold, reward=-2.0, horizon=7)
+    assert probe(agent, factory()).calibration.error < 2e-3
+    agent, factory = constant(plain, price=0.5, fold=fold, reward=-2.0, horizon=7)  # negative control
+    assert probe(agent, factory()).calibration.error == pytest.approx(abs(truth - plain) / truth, abs=2e-3) > 0.05
+
+
+@pytest.mark.parametrize(("price", "fold"), [(0.0, 1), (0.5, 1), (2.0, 3)])
+def test_a_constant_cost_that_terminates(price: float, fold: int) -> None:
     """Nothing follows a termination, no entropy either."""
     going = 0.9 * (1 - 0.2)
-    truth = 2 / (1 - going) - price * 0.7 * going / (1 - going)
-    agent, factory = constant(truth, price=price, reward=-2.0, horizon=None, terminate=0.2)
+    truth = 2 / (1 - going) - price * 0.7 * going**fold / (1 - going**fold)
+    agent, factory = constant(truth, price=price, fold=fold, reward=-2.0, horizon=None, terminate=0.2)
     found = probe(agent, factory(), num_envs=64).calibration
     assert abs(found.bias) < 1.5 * found.bias_error < 0.4
     assert found.error < 0.1
@@ -354,6 +363,9 @@ def test_what_entropy_is_worth_is_in_units_of_cost() -> None:
     env = make("Pendulum-v1", 2)
     spaces = env.single_observation_space, env.single_action_space
     assert SAC(*spaces, SACConfig(alpha=0.3)).estimates().price == pytest.approx(0.3)
+    assert (
+        SAC(*spaces, SACConfig(fold=3)).estimates().fold == CrossQ(*spaces, CrossQConfig(fold=3)).estimates().fold == 3
+    )
     reppo = REPPO(*spaces, REPPOConfig(alpha=0.01))
     reppo.unit.largest.fill_(500.0)
     assert reppo.estimates().price == pytest.approx(0.01 * 100)  # alpha counts in the size of costs

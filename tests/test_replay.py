@@ -147,6 +147,42 @@ def test_memory_that_the_machine_has_not_got_is_refused_in_one_line(monkeypatch:
     with pytest.raises(UserError, match=r"a replay of 1,000 transitions takes .* GiB .* are free: lower its capacity"):
         Replay(1000, 0.9).add(step(0))
     Replay(250, 0.9).add(step(0))  # 34 bytes a row: less than nine tenths of what is free
+    with pytest.raises(UserError, match="a replay of 250 transitions takes"):
+        Replay(250, 0.9, priority=0.6).add(step(0))  # and 32 of its chances
+    with pytest.raises(UserError, match=r"a replay of 1,000,000,000,000 transitions takes"):
+        Replay(10**12, 0.9, priority=0.6).add(step(0))
+
+
+def test_what_cannot_be_loaded_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = Replay(1000, 0.9)
+    for t in range(300):
+        memory.add(step(t))
+    saved = {name: value.clone() for name, value in memory.state_dict().items()}
+    monkeypatch.setattr(rl.replay.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
+    with pytest.raises(UserError, match="a replay of 900 transitions takes"):
+        Replay(1000, 0.9).load_state_dict(saved)
+
+
+@pytest.mark.parametrize("steps", [10, 14, 20])
+def test_a_ring_does_not_go_on_in_one_of_another_size(steps: int) -> None:
+    """Rows that were never written would be drawn as the larger one fills up."""
+    memory = Replay(10 * N, 0.9)
+    for t in range(steps):
+        memory.add(step(t))
+    saved = {name: value.clone() for name, value in memory.state_dict().items()}
+    for other in (20 * N, 10 * N - 1):
+        with pytest.raises(ValueError, match=f"its replay had another capacity than {other}"):
+            Replay(other, 0.9).load_state_dict(saved)
+    Replay(10 * N, 0.9).load_state_dict(saved)
+
+
+def test_a_fold_that_no_episode_fills_costs_no_more_than_the_longest() -> None:
+    folded, plain = (Replay(10 * N, 0.9, fold) for fold in (10**9, 10))
+    for row in stream(10):
+        folded.add(row)
+        plain.add(row)
+    batches = [memory.batch(torch.arange(10 * N)) for memory in (folded, plain)]
+    assert all(torch.equal(a, b) for a, b in zip(*batches, strict=True))
 
 
 def test_more_environments_than_rows_are_refused() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 
 from agents.a2c import A2C
+from rl.errors import UserError
 from rl.seeds import spread
 
 COUNT, SEEDS = 4, range(50)
@@ -67,3 +70,9 @@ def test_agents_of_neighbouring_seeds_share_no_stream() -> None:
     # Nor do the weights' draws come back as actions' or samples' noise.
     weights = [torch.Generator().manual_seed(spread(seed, 1)[0]).get_state() for seed in range(5)]
     assert len({*states, *(tuple(state.tolist()) for state in weights)}) == 15
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, None])
+def test_what_is_no_seed_is_refused_in_one_line(seed: Any) -> None:
+    with pytest.raises(UserError, match="seed must be a whole number of at least 0, got"):
+        A2C(spaces.Box(-1, 1, (2,)), spaces.Discrete(2), seed=seed)

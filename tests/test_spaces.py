@@ -160,6 +160,8 @@ def test_predict_refuses_a_dict_that_does_not_fit(obs: Any, message: str) -> Non
         (spaces.Tuple((OBS, OBS)), BOX, "observation space"),
         (spaces.Text(5), BOX, "observation space"),
         (OBS, spaces.Box(-np.inf, np.inf, (2,)), "every bound of a Box must be finite"),
+        (OBS, spaces.Box(-3.4e38, 3.4e38, (2,)), "every bound of a Box must be finite"),
+        (OBS, spaces.Box(0, 1, (0,)), "an action must hold a number"),
         (OBS, spaces.Box(0, 5, (2,), np.int64), "must hold floats"),
         (OBS, spaces.Dict({"a": BOX}), "bounded Box, Discrete, MultiDiscrete or MultiBinary"),
     ],
