@@ -4,21 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
 import pickle
+import signal
 import time
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import BrokenExecutor
 from concurrent.futures import TimeoutError as Late
 from dataclasses import asdict, dataclass
+from numbers import Integral
 from typing import Any, Literal, get_args
 
 import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
+from torch import Tensor
 
+from rl.data import host
 from rl.errors import UserError
 
 Array = np.ndarray
 Fault = Literal["raise", "skip", "worst"]
+LARGEST = float(np.finfo(np.float32).max)  # that C can learn from
 
 
 class BudgetSpent(UserError):
@@ -82,9 +90,11 @@ class BlackBox:
             raise UserError(f"cost_fn must be a function of (output, context, private), got {cost_fn!r}")
         if on_fault not in get_args(Fault):
             raise UserError(f"on_fault must be one of {', '.join(get_args(Fault))}, got {on_fault!r}")
-        for name, least, value in (("workers", 0, workers), ("cache", 0, cache), ("budget", 0, budget)):
-            if value is not None and value < least:
-                raise UserError(f"{name} must be at least {least}, got {value}")
+        for name, value in (("workers", workers), ("cache", cache), ("budget", budget)):
+            if value is not None and (not isinstance(value, Integral) or value < 0):
+                raise UserError(f"{name} must be a whole number of at least 0, got {value}")
+        if worst_cost is not None and not abs(worst_cost) <= LARGEST:
+            raise UserError(f"worst_cost must be a finite number, of float32, got {worst_cost}")
         if timeout is not None and not timeout > 0:
             raise UserError(f"timeout must be above 0 seconds, got {timeout}")
         if timeout is not None and not workers:
@@ -105,7 +115,7 @@ class BlackBox:
         Args:
             outputs: M variants, each as `cost_fn` takes it: an array of `rows` rows, or a tuple of such.
             context: rows that are the same for every variant, or None.
-            private: the same, anything that a row's index picks from.
+            private: the same, anything that a row's index picks from; a tuple of arrays and lists is columns.
             rows: B.
 
         Returns:
@@ -115,9 +125,11 @@ class BlackBox:
             BudgetSpent: before anything is asked that the budget has no room for.
             UserError: `cost_fn` gives another shape; or it is late or gives no finite number, where that is raised.
         """
-        if self.per == "batch":
-            jobs = [(output, context, private) for output in outputs]
-            return self._answers(jobs, [1] * len(jobs))
+        if self.per == "batch":  # what a function does to its arrays is its own affair, as with rows
+            jobs = [tuple(_copied(value) for value in (output, context, private)) for output in outputs]
+            cost, counts, _ = self._answers(jobs, [1] * len(jobs))
+            return cost, counts
+        private = list(private) if isinstance(private, tuple) and not columns(private) else private
         keys = [
             [self._key(output, context, private, i) for i in range(rows)] if self.cache else [] for output in outputs
         ]
@@ -127,19 +139,20 @@ class BlackBox:
                 if key in self.known:
                     self.known.move_to_end(key)
                     cost[m, i], counts[m, i] = self.known[key], True
-        self.ledger.cached += int(counts.sum())
+        known = int(counts.sum())
         wanted = [np.flatnonzero(~row) for row in counts]
         parts = [(m, part) for m, row in enumerate(wanted) for part in self._parts(row)]
         jobs = [tuple(self._rows(value, part) for value in (outputs[m], context, private)) for m, part in parts]
         sizes = [len(part) for _, part in parts]
-        said, fine = self._answers(jobs, sizes)
+        said, fine, told = self._answers(jobs, sizes)
+        self.ledger.cached += known
         start = 0
         for (m, part), size in zip(parts, sizes, strict=True):
             cost[m, part], counts[m, part] = said[start : start + size], fine[start : start + size]
-            start += size
-            for i in part if self.cache else ():
-                if counts[m, i]:
+            for i, own in zip(part, told[start : start + size], strict=True) if self.cache else ():
+                if own:
                     self.known[keys[m][i]] = float(cost[m, i])
+            start += size
         while len(self.known) > self.cache:
             self.known.popitem(last=False)
         return cost, counts
@@ -147,8 +160,7 @@ class BlackBox:
     def close(self) -> None:
         """Ends the worker processes; a later call starts new ones."""
         if self._pool is not None:
-            self._pool.stop()
-            self._pool.join()
+            _end(self._pool)
             self._pool = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -170,7 +182,7 @@ class BlackBox:
         taken = _take(values, rows)
         if self.batched or taken is None:
             return taken
-        return tuple(part[0] for part in taken) if isinstance(taken, tuple) else taken[0]
+        return tuple(None if part is None else part[0] for part in taken) if isinstance(taken, tuple) else taken[0]
 
     def _parts(self, rows: Array) -> list[Array]:
         """Splits rows into calls: one by one, or as many a call as keep all workers busy."""
@@ -178,8 +190,12 @@ class BlackBox:
             return []
         return np.array_split(rows, len(rows) if not self.batched else min(max(self.workers, 1), len(rows)))
 
-    def _answers(self, jobs: list[tuple[Any, ...]], sizes: list[int]) -> tuple[Array, Array]:
-        """Costs of calls that are worth so many evaluations each, one behind the other, and which of them count."""
+    def _answers(self, jobs: list[tuple[Any, ...]], sizes: list[int]) -> tuple[Array, Array, Array]:
+        """Costs of calls that are worth so many evaluations each, one behind the other.
+
+        Returns:
+            these, which of them count, and which `cost_fn` gave itself.
+        """
         asked = sum(sizes)
         if self.budget is not None and self.ledger.evaluations + asked > self.budget:
             raise BudgetSpent(
@@ -192,27 +208,30 @@ class BlackBox:
         finally:
             self.ledger.seconds += time.perf_counter() - begun
         cost = np.concatenate([self._checked(*pair) for pair in zip(said, sizes, strict=True)] or [np.empty(0)])
-        fine = np.isfinite(cost)
+        fine = np.abs(cost) <= LARGEST
         self.ledger.failures += int((~fine).sum())
         if fine.any():
             self._largest = max(self._largest, float(cost[fine].max()))
         if fine.all() or self.on_fault == "skip":
-            return cost, fine
+            return cost, fine, fine
         if self.on_fault == "raise":
             faults = [fault for fault in said if isinstance(fault, Exception)]
             if faults:
                 raise faults[0]
-            raise UserError(f"cost_fn gave {cost[~fine][0]}: a cost must be a finite number")
+            raise UserError(f"cost_fn gave {cost[~fine][0]}: a cost must be a finite number, of float32")
         worst = self._largest if self.worst_cost is None else self.worst_cost
-        return np.where(fine, cost, worst), fine | math.isfinite(worst)
+        return np.where(fine, cost, worst), fine | math.isfinite(worst), fine
 
     def _checked(self, said: Any, size: int) -> Array:
         """What a call gave as [size] float64; NaN where it failed. Raises UserError for another shape."""
         if isinstance(said, Exception):
             return np.full(size, np.nan)
         try:
-            cost = np.asarray(said, dtype=np.float64)
-        except (TypeError, ValueError) as error:
+            given = np.asarray(host(said) if isinstance(said, Tensor) else said)
+            if np.iscomplexobj(given):
+                raise TypeError("complex")
+            cost = given.astype(np.float64)
+        except (TypeError, ValueError, RuntimeError) as error:  # the last of a list of Tensors with a graph
             raise UserError(f"cost_fn gave {said!r}: it must give numbers") from error
         if cost.size != size or cost.ndim > 2:
             wanted = f"{size} costs, one a row" if self.per == "sample" and self.batched else "one number"
@@ -226,8 +245,12 @@ class BlackBox:
 
         if self._pool is None:
             fresh = multiprocessing.get_context("spawn")  # a fork would take torch's threads along, half alive
-            installed = (cloudpickle.dumps(self.cost_fn),)
+            try:
+                installed = (cloudpickle.dumps(self.cost_fn),)
+            except (TypeError, AttributeError, pickle.PicklingError) as error:
+                raise UserError(f"cost_fn cannot be sent to workers: {error}") from error
             self._pool = ProcessPool(self.workers, context=fresh, initializer=_install, initargs=installed)
+            weakref.finalize(self, _end, self._pool)  # one that is dropped leaves no processes behind
         futures = [self._pool.schedule(_work, args=(job,), timeout=self.timeout) for job in jobs]
         said: list[Any] = []
         for future in futures:
@@ -237,6 +260,11 @@ class BlackBox:
                 said.append(UserError(f"cost_fn took longer than its timeout of {self.timeout} s"))
             except ProcessExpired as error:
                 said.append(UserError(f"the process that cost_fn ran in ended: {error}"))
+            except BrokenExecutor as error:
+                raise UserError(
+                    "no worker started: a script that asks for them keeps its calls under "
+                    f'if __name__ == "__main__": ({error})'
+                ) from error
         return said
 
     def _key(self, output: Any, context: Any, private: Any, row: int) -> bytes:
@@ -249,8 +277,16 @@ _installed: Callable[..., Any]
 
 
 def _install(pickled: bytes) -> None:
+    """The first thing that a worker does. Programs that the function starts end with the worker."""
     global _installed
+    os.setsid()
+    signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
     _installed = cloudpickle.loads(pickled)
+
+
+def _end(pool: Any) -> None:
+    pool.stop()
+    pool.join()
 
 
 def _work(job: tuple[Any, ...]) -> Any:
@@ -268,8 +304,24 @@ def _attempt(cost_fn: Callable[..., Any], job: tuple[Any, ...]) -> Any:
     """What it gives, or the exception that it raises."""
     try:
         return cost_fn(*job)
+    except SystemExit as error:  # a program made into a function, say: not the end of this one
+        return UserError(f"cost_fn called exit ({error.code})")
     except Exception as error:
         return error
+
+
+def columns(private: Any) -> bool:
+    """Whether a tuple holds columns of rows, and is not itself rows."""
+    return isinstance(private, tuple) and all(
+        isinstance(column, np.ndarray | Tensor | list | tuple) or column is None for column in private
+    )
+
+
+def _copied(values: Any) -> Any:
+    """Arrays, and those in a tuple, in memory of their own; other things as they are."""
+    if isinstance(values, tuple):
+        return tuple(map(_copied, values))
+    return values.copy() if isinstance(values, np.ndarray) else values
 
 
 def _take(values: Any, rows: Array) -> Any:

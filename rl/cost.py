@@ -14,7 +14,8 @@ whole expectation goes through C, as in Q-Prop, 1611.02247).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,14 +25,14 @@ import torch
 from torch import Tensor, nn
 
 from rl import checkpoint
-from rl.black_box import BlackBox, CallLedger
+from rl.black_box import BlackBox, CallLedger, columns
 from rl.cost_critic import SampleCritic, SetCritic
 from rl.data import host
 from rl.errors import UserError
 from rl.evaluations import Known, Rows, Sets
 from rl.nets import Activation
 from rl.norm import RunningNorm
-from rl.optim import Optimizer, descend
+from rl.optim import Optimizer
 from rl.outputs import Outputs, Sample
 from rl.seeds import spread
 from rl.settings import check_settings
@@ -76,6 +77,34 @@ def _full(value: Tensor) -> Tensor:
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
+def _shown(value: Any) -> Any:
+    """What the black box sees of something private: NumPy of Tensors, also of those in a tuple."""
+    if isinstance(value, tuple):
+        return tuple(map(_shown, value))
+    return host(_full(value)) if isinstance(value, Tensor) else value
+
+
+def _rows(value: Any) -> bool:
+    """Whether it has a number of rows."""
+    try:
+        return len(value) >= 0
+    except TypeError:  # an array of no dimension
+        return False
+
+
+@contextmanager
+def _still(*modules: nn.Module | None) -> Iterator[None]:
+    """A while in which modules do not learn: a graph that is made in it ends before their parameters."""
+    learning = [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
+    try:
+        for p in learning:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in learning:
+            p.requires_grad_(True)
+
+
 class BlackBoxLoss(nn.Module):
     """A differentiable estimate of a cost function that has no gradient.
 
@@ -116,7 +145,7 @@ class BlackBoxLoss(nn.Module):
         self.outputs = Outputs((choices,) if isinstance(choices, int) else choices, sigma, spread(seed, 2)[1])
         if per not in ("sample", "batch"):
             raise UserError(f"per must be one of sample, batch, got {per!r}")
-        if not isinstance(evaluations, int) or evaluations < 1:
+        if not isinstance(evaluations, int) or isinstance(evaluations, bool) or evaluations < 1:
             raise UserError(f"evaluations must be a whole number of at least 1, got {evaluations}")
         if encoder is not None and not isinstance(encoder, nn.Module):
             raise UserError(f"encoder must be an nn.Module, which learns with C, got a {type(encoder).__name__}")
@@ -124,6 +153,7 @@ class BlackBoxLoss(nn.Module):
         self.config, self.encoder = config or CostConfig(), encoder
         self.box = BlackBox(cost_fn, per=per, **black_box)
         self.critic: SampleCritic | SetCritic | None = None  # built at the first call, which shows the shapes
+        self._kind: torch.dtype | None = None  # of the contexts that it remembers
 
     @property
     def ledger(self) -> CallLedger:
@@ -134,12 +164,14 @@ class BlackBoxLoss(nn.Module):
         """The expected cost of a batch (the mean over rows), a scalar whose gradient reaches `output`.
 
         In training (`module.train()`) the black box is asked, C learns, and the gradient is that of this call alone: it
-        cannot be differentiated twice. In use (`module.eval()`) it is what C says, and nothing is asked.
+        cannot be differentiated twice. In use (`module.eval()`) it is what C says, under the same perturbations at each
+        call, and nothing is asked.
 
         Args:
             output: [B, D + sum(choices)] of the model.
             context: [B, ...] what black box and C may know of a row.
-            private: what only the black box may know, such as labels: B rows of anything that an index picks from.
+            private: what only the black box may know, such as labels: B rows of anything that an index picks from; a
+                tuple of arrays, Tensors or lists is several such columns. For `per="batch"`, anything.
 
         Raises:
             UserError: shapes that do not fit, probabilities that are none, or what `BlackBox` raises.
@@ -153,13 +185,16 @@ class BlackBoxLoss(nn.Module):
     def _loss(self, output: Tensor, context: Tensor | None, private: Any) -> Tensor:
         """What `forward` returns, of an output that was checked."""
         self._build(output, context)
+        context = None if context is None else context.detach()
         if not self.training:
-            return self._expected(output, context)
-        leaf, context = output.detach().requires_grad_(), None if context is None else context.detach()
+            with _still(self.critic, self.encoder):
+                return self._expected(output, context, generator=torch.Generator().manual_seed(self.seed))
+        leaf = output.detach().requires_grad_()
         sample = self.outputs.sample(leaf.detach(), self.evaluations)
         cost, counts = self._ask(sample, context, private)
         if self.correction:  # before C learns from these answers, or the residual would not be what it missed
-            loss = self._expected(leaf, context) + self._missed(leaf, context, sample, cost, counts)
+            share = counts.to(leaf.dtype).mean(0)  # rows without an answer must not count by C alone
+            loss = self._expected(leaf, context, share) + self._missed(leaf, context, sample, cost, counts)
             (slope,) = torch.autograd.grad(loss, leaf)
             self._learn(context, sample, cost, counts)
         else:
@@ -184,10 +219,15 @@ class BlackBoxLoss(nn.Module):
             had = "no context" if context is None else f"a context of {context.dtype}"
             raise UserError(f"there is an encoder and {had}: it takes floats (and may turn them to integers itself)")
         self.outputs.check(output)
-        seen = [private] if self.per == "sample" and hasattr(private, "__len__") else []
-        seen = list(private) if seen and isinstance(private, tuple) else seen
+        seen = [] if self.per == "batch" else list(private) if columns(private) else [private]
         for name, rows in (("context", context), *(("private", rows) for rows in seen)):
-            if rows is not None and len(rows) != len(output):
+            if rows is None:
+                continue
+            if isinstance(rows, Mapping | Set | str) or not hasattr(rows, "__getitem__") or not _rows(rows):
+                raise UserError(
+                    f"{name} is a {type(rows).__name__}: it must be rows, such as an array, a Tensor or a list"
+                )
+            if len(rows) != len(output):
                 raise UserError(f"{name} has {len(rows)} rows and output {len(output)}: they must be equal")
         for name, told in (("output", output), ("context", context)):  # C would never forget them
             if told is not None and not bool(torch.isfinite(told).all()):
@@ -196,8 +236,8 @@ class BlackBoxLoss(nn.Module):
     def _ask(self, sample: Sample, context: Tensor | None, private: Any) -> tuple[Tensor, Tensor]:
         """Cost [M, B] (or [M, 1] of sets) of what the black box was asked, and whether it counts."""
         outputs = self.outputs.shown(sample)
-        private = host(private) if isinstance(private, Tensor) else private
-        cost, counts = self.box(outputs, None if context is None else host(context), private, sample.choice.shape[1])
+        shown = None if context is None else host(context)
+        cost, counts = self.box(outputs, shown, _shown(private), sample.choice.shape[1])
         said = torch.from_numpy(np.nan_to_num(cost)).to(sample.continuous)
         return said.view(len(outputs), -1), torch.from_numpy(counts).view(len(outputs), -1).to(said.device)
 
@@ -205,7 +245,8 @@ class BlackBoxLoss(nn.Module):
         """At the first call makes C for the shapes that it shows."""
         shape = (output.shape[1], None if context is None else tuple(context.shape[1:]))
         if self.critic is None:
-            self._make(shape, output.device)
+            with torch.inference_mode(False):  # it may learn later on
+                self._make(shape, output.device)
         elif shape != self.shape:
             raise UserError(f"output and context rows have shapes {shape}: this C was made for {self.shape}")
 
@@ -217,10 +258,14 @@ class BlackBoxLoss(nn.Module):
         self.output_norm = RunningNorm((numbers,)).to(device)
         features = 0
         if rows is not None and self.encoder is not None:
+            learning = self.encoder.training
             try:
-                features = self.encoder(torch.zeros(2, *rows, device=device))[0].numel()
+                with torch.no_grad():
+                    features = self.encoder.eval()(torch.zeros(2, *rows, device=device))[0].numel()
             except RuntimeError as error:
                 raise UserError(f"encoder cannot take a context of shape [B, {rows}]: {error}") from error
+            finally:
+                self.encoder.train(learning)
         elif rows is not None:
             features = math.prod(rows)
         self.context_norm = RunningNorm((features if self.encoder is None else 0,)).to(device)
@@ -244,24 +289,29 @@ class BlackBoxLoss(nn.Module):
 
     def _features(self, context: Tensor | None, continuous: Tensor) -> Tensor:
         """What C sees of rows [B, F]."""
-        x = self.output_norm(continuous.to(self.output_norm.scale.dtype))  # C is of float32, whatever the model is of
+        x = self.output_norm(continuous.float())  # C is of float32, whatever the model is of
         if context is None or self.shape[1] is None:
             return x
-        features = (
-            self.encoder(context).flatten(1)
-            if self.encoder
-            else self.context_norm(context.reshape(len(context), -1).to(x.dtype))
-        )
+        if self.encoder is not None:
+            features = self.encoder(context.float()).flatten(1)
+        else:
+            features = self.context_norm(context.reshape(len(context), -1).float())
         return torch.cat((features, x), 1)
 
-    def _expected(self, output: Tensor, context: Tensor | None) -> Tensor:
-        """C's expectation over perturbations, a scalar with its graph to `output`."""
+    def _expected(
+        self,
+        output: Tensor,
+        context: Tensor | None,
+        share: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """C's expectation over perturbations, a scalar with its graph to `output`; rows count by their `share` [B]."""
         assert self.critic is not None
         continuous, probs = self.outputs.split(output)
         joint, random = self.outputs.joint(probs), continuous.shape[1] or self.per == "batch"
-        sample = self.outputs.sample(output, self.config.samples if random else 1)
+        sample = self.outputs.sample(output, self.config.samples if random else 1, generator)
         each = [
-            self.critic.expected(self._features(context, row), joint, choice)
+            self.critic.expected(self._features(context, row), joint, choice, share)
             for row, choice in zip(sample.continuous, sample.choice, strict=True)
         ]
         return torch.stack(each).mean()
@@ -284,13 +334,17 @@ class BlackBoxLoss(nn.Module):
         if not bool(counts.any()):
             return
         rows = sample.continuous.new_empty(sample.choice.shape[1], 0) if context is None else context
+        rows = rows if rows.dtype == torch.uint8 else rows.float()  # images stay small
+        if rows.dtype != self._kind is not None:
+            raise UserError(f"context holds {rows.dtype}, and {self._kind} before: it must be of one kind")
+        self._kind = rows.dtype
         if self.encoder is None and context is not None:
             self.context_norm.update(host(context).reshape(len(context), -1))
         if sample.continuous.numel():
             self.output_norm.update(host(sample.continuous).reshape(-1, sample.continuous.shape[-1]))
         self.critic.adapt(cost[counts])
         for m in range(len(cost)):
-            fresh = Known(rows, sample.continuous[m], sample.choice[m], cost[m])
+            fresh = Known(rows, sample.continuous[m].float(), sample.choice[m], cost[m].float())
             if self.per == "sample":
                 fresh = Known(*(column[counts[m]] for column in fresh))
             elif not bool(counts[m]):
@@ -303,7 +357,13 @@ class BlackBoxLoss(nn.Module):
         for _ in range(self.config.steps):
             batch = self.known.draw(self.config.minibatch, self.outputs.generator)
             x = self._features(batch.context, batch.continuous)
-            descend(self.optimizer, self.critic.losses(x, batch.choice, batch.cost).mean())
+            loss = self.critic.losses(x, batch.choice, batch.cost).mean()
+            # An encoder may have parts that this C has no use for.
+            self.optimizer.apply(torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True))
+
+    def close(self) -> None:
+        """Ends the processes that the black box runs in, where it has any; a later call starts new ones."""
+        self.box.close()
 
     # As a file.
 

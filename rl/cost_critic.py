@@ -15,6 +15,8 @@ from rl.critic import Critic, CriticSpec
 from rl.heads import CostScale, HLGauss, Regression
 from rl.nets import MLP
 
+TINY = 1e-9  # a sum of shares of which none is above 0
+
 
 class SampleCritic(nn.Module):
     """C of rows that each have a cost: an `rl.critic.Critic` that gives the cost of every choice at once.
@@ -33,9 +35,13 @@ class SampleCritic(nn.Module):
         settings = {name: getattr(config, name) for name in ours}
         self.c = Critic(CriticSpec((features,), **kind, **settings, normalize_obs=False), generator)
 
-    def expected(self, x: Tensor, probs: Tensor, choice: Tensor) -> Tensor:
-        """The mean over rows of E C over choices, exact: a scalar with its graph to x and probs [B, P]."""
-        return (probs * self._costs(x)).sum(-1).mean()
+    def expected(self, x: Tensor, probs: Tensor, choice: Tensor, share: Tensor | None = None) -> Tensor:
+        """The mean over rows of E C over choices, exact: a scalar with its graph to x and probs [B, P].
+
+        With shares [B] rows count in proportion to them.
+        """
+        cost = (probs * self._costs(x)).sum(-1)
+        return cost.mean() if share is None else cost @ share.to(cost) / share.sum().clamp(min=TINY)
 
     def said(self, x: Tensor, choice: Tensor) -> Tensor:
         """C of rows and what was chosen in them [B]: -> [B]."""
@@ -78,8 +84,10 @@ class SetCritic(nn.Module):
         with torch.no_grad():
             self.read.biases[-1].add_(self.head.initial_bias())
 
-    def expected(self, x: Tensor, probs: Tensor, choice: Tensor) -> Tensor:
+    def expected(self, x: Tensor, probs: Tensor, choice: Tensor, share: Tensor | None = None) -> Tensor:
         """C of the set as sampled, whose gradient is that of E C: a scalar with its graph to x and probs [B, P].
+
+        With a share [1] of 0 nothing counts.
 
         In probs the gradient is that of every row's exact expectation over its own choices while the other rows stay as
         sampled (local expectation gradients, 1503.01494), which is unbiased; in x it is that of C.
@@ -88,6 +96,8 @@ class SetCritic(nn.Module):
         taken = each[torch.arange(len(x), device=x.device), choice]
         pooled = taken.mean(0, keepdim=True)
         value = self._cost(pooled)[0]
+        if share is not None:
+            value, probs = value * (share[0] > 0), probs * (share[0] > 0)
         if self.choices == 1:
             return value
         with torch.no_grad():

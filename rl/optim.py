@@ -14,8 +14,8 @@ EPSILON = 1e-5  # added to the root of the mean square
 
 
 def flatten(module: nn.Module) -> tuple[list[Tensor], Tensor]:
-    """Moves all parameters of a module into one memory: the parameters, and that memory as one vector."""
-    parameters: list[Tensor] = list(module.parameters())
+    """Moves the parameters of a module that learn into one memory: these, and that memory as one vector."""
+    parameters: list[Tensor] = [p for p in module.parameters() if p.requires_grad]
     flat = torch.cat([p.detach().reshape(-1) for p in parameters])
     offset = 0
     for p in parameters:
@@ -54,7 +54,7 @@ class Optimizer:
         decay_steps: int = 0,
         beta1: float = 0.9,
     ) -> None:
-        named = list(module.named_parameters())
+        named = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
         self.lr, self.clip_norm, self.l2, self.l1, self.decay_steps = lr, clip_norm, l2, l1, decay_steps
         self.beta1 = beta1
         self.parameters, flat = flatten(module)

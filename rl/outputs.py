@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
+from numbers import Integral
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,9 +41,11 @@ class Outputs(nn.Module):
     def __init__(self, choices: Sequence[int], sigma: float, seed: int) -> None:
         super().__init__()
         self.choices, self.sigma = tuple(choices), sigma
+        if not all(isinstance(n, Integral) for n in self.choices):
+            raise UserError(f"choices must be whole numbers, got {self.choices}")
         if any(n < 2 for n in self.choices) or math.prod(self.choices) > LISTED:
             raise UserError(f"choices must each be at least 2, and at most {LISTED} combinations: got {self.choices}")
-        if not sigma > 0:
+        if not 0 < sigma < math.inf:
             raise UserError(f"sigma must be above 0, got {sigma}: without noise nothing is learnt of the slope")
         self.generator = torch.Generator().manual_seed(seed)
         combinations = list(product(*map(range, self.choices)))
@@ -77,19 +80,20 @@ class Outputs(nn.Module):
             joint = joint * each[:, column]
         return joint
 
-    def sample(self, output: Tensor, count: int) -> Sample:
+    def sample(self, output: Tensor, count: int, generator: torch.Generator | None = None) -> Sample:
         """Draws `count` perturbations of each row, continuous ones with their graph to it.
 
-        Noise comes in mirrored pairs where they are even in number.
+        Noise comes in mirrored pairs where they are even in number; from the generator of training, or another.
         """
+        generator = self.generator if generator is None else generator
         continuous, probs = self.split(output)
         half = count if count % 2 else count // 2
-        noise = torch.randn(half, *continuous.shape, generator=self.generator).to(output)
+        noise = torch.randn(half, *continuous.shape, generator=generator).to(output)
         noise = noise if count % 2 else torch.cat((noise, -noise))
         choice = torch.zeros(noise.shape[:2], dtype=torch.int64)
         if probs:
             joint = self.joint(probs).detach().cpu()
-            choice = torch.multinomial(joint, count, replacement=True, generator=self.generator).T
+            choice = torch.multinomial(joint, count, replacement=True, generator=generator).T
         return Sample(continuous + self.sigma * noise, choice.to(output.device))
 
     @torch.no_grad()

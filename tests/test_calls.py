@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import subprocess
+import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
+import torch
 
 from rl.black_box import BlackBox, BudgetSpent
 from rl.errors import UserError
@@ -114,6 +120,40 @@ def test_a_call_that_hangs_is_ended_and_the_next_one_works() -> None:
     strict.close()
 
 
+def alive(name: str) -> int:
+    """Processes of that name that run."""
+    return sum(p.name() == name and p.status() != psutil.STATUS_ZOMBIE for p in psutil.process_iter())
+
+
+def test_programs_that_a_hanging_call_started_end_with_it() -> None:
+    def cost_fn(output: Any, context: Any, private: Any) -> float:
+        subprocess.run(["sleep", "77"], check=False)
+        return 0.0
+
+    before = alive("sleep")
+    box = BlackBox(cost_fn, batched=False, workers=1, timeout=2.0, on_fault="skip")
+    assert not box([numbers(1)], None, None, 1)[1].any()
+    box.close()
+    assert alive("sleep") <= before
+
+
+def test_one_that_is_dropped_leaves_no_process_behind() -> None:
+    box = BlackBox(lambda o, c, p: o[:, 0], workers=1)
+    box([numbers(1)], None, None, 1)
+    (worker,) = [p for p in psutil.Process().children(recursive=True) if "multiprocessing-fork" in str(p.cmdline())]
+    del box
+    gc.collect()
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_function_that_exits_does_not_end_the_program(workers: int) -> None:
+    box = BlackBox(lambda o, c, p: sys.exit("bad input"), workers=workers)
+    with pytest.raises(UserError, match=r"cost_fn called exit \(bad input\)"):
+        box([numbers(1)], None, None, 1)
+    box.close()
+
+
 def test_the_budget_stops_before_it_is_passed() -> None:
     counting = Counting()
     box = BlackBox(counting, budget=5)
@@ -137,6 +177,48 @@ def test_what_is_known_is_not_asked_again() -> None:
     assert counting.rows == 5
 
 
+def test_a_failure_is_not_known_and_what_a_spent_budget_refused_is_not_counted() -> None:
+    asked = []
+
+    def once(output: Any, context: Any, private: Any) -> Any:
+        asked.append(len(output))
+        return np.where(len(asked) == 1, np.nan, output[:, 0])
+
+    box = BlackBox(once, cache=10, on_fault="worst", worst_cost=9.0, budget=4)
+    assert box([numbers(1, 2)], None, None, 2)[0].tolist() == [[9, 9]]
+    assert box([numbers(1, 2)], None, None, 2)[0].tolist() == [[1, 2]] and asked == [2, 2]
+    for _ in range(3):
+        with pytest.raises(BudgetSpent):
+            box([numbers(1, 2, 3)], None, None, 3)
+    assert (box.ledger.evaluations, box.ledger.failures, box.ledger.cached) == (4, 2, 0)
+
+
+def test_what_a_function_does_to_its_arrays_is_its_own_affair() -> None:
+    def median(output: Any, context: Any, private: Any) -> float:
+        output.sort(0)
+        context -= 1
+        private[0][:] = 0
+        return float(output[len(output) // 2, 0])
+
+    output, context, private = numbers(3, 1, 2), numbers(1, 1, 1), (np.ones(3), None)
+    cost, _ = BlackBox(median, per="batch")([output, output], context, private, 3)
+    assert cost.tolist() == [2, 2] and output.ravel().tolist() == [3, 1, 2]
+    assert context.sum() == 3 and private[0].sum() == 3
+
+
+def test_a_tuple_is_columns_of_arrays_and_lists_or_rows_of_anything_else() -> None:
+    seen: list[Any] = []
+
+    def cost(output: Any, context: Any, private: Any) -> Any:
+        seen.append(private)
+        return output[..., 0]
+
+    BlackBox(cost)([numbers(1, 2)], None, ("a.png", "bb.png"), 2)
+    BlackBox(cost, batched=False)([numbers(1, 2)], None, (5, 6), 2)
+    BlackBox(cost, batched=False)([numbers(1, 2)], None, (np.arange(2), ["x", "y"], None), 2)
+    assert seen == [["a.png", "bb.png"], 5, 6, (0, "x", None), (1, "y", None)]
+
+
 def test_a_set_is_one_evaluation() -> None:
     box = BlackBox(lambda o, c, p: float(o.sum()), per="batch")
     cost, counts = box([numbers(1, 2, 3), numbers(4, 5, 6)], None, None, 3)
@@ -158,7 +240,9 @@ def test_workers_share_a_batch_and_a_closure_reaches_them() -> None:
         ({"timeout": 0.0, "workers": 1}, "timeout must be above 0"),
         ({"cache": 1, "per": "batch"}, "cache is for per='sample'"),
         ({"on_fault": "ignore"}, "on_fault must be one of raise, skip, worst, got 'ignore'"),
-        ({"workers": -1}, "workers must be at least 0, got -1"),
+        ({"workers": -1}, "workers must be a whole number of at least 0, got -1"),
+        ({"workers": 1.5}, "workers must be a whole number of at least 0, got 1.5"),
+        ({"worst_cost": 1e40}, "worst_cost must be a finite number, of float32, got 1e"),
     ],
 )
 def test_arguments_that_do_not_fit(settings: dict[str, Any], line: str) -> None:
@@ -171,3 +255,13 @@ def test_another_shape_is_refused_whatever_is_done_of_faults() -> None:
         BlackBox(lambda o, c, p: o[:2, 0], on_fault="skip")([numbers(1, 2, 3)], None, None, 3)
     with pytest.raises(UserError, match="it must give numbers"):
         BlackBox(lambda o, c, p: "much", on_fault="skip")([numbers(1)], None, None, 1)
+    for given in (np.array([1j]), [torch.ones((), requires_grad=True)]):
+        with pytest.raises(UserError, match="it must give numbers"):
+            BlackBox(lambda o, c, p, given=given: given, on_fault="skip")([numbers(1)], None, None, 1)
+    graph = torch.full((1,), 4.0, requires_grad=True)
+    assert BlackBox(lambda o, c, p: graph * 2)([numbers(1)], None, None, 1)[0].tolist() == [[8]]
+    with pytest.raises(UserError, match="a cost must be a finite number, of float32"):
+        BlackBox(lambda o, c, p: [1e40])([numbers(1)], None, None, 1)
+    lock = threading.Lock()
+    with pytest.raises(UserError, match="cost_fn cannot be sent to workers: cannot pickle"):
+        BlackBox(lambda o, c, p: lock, workers=1)([numbers(1)], None, None, 1)

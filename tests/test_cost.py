@@ -377,6 +377,112 @@ def test_it_is_saved_and_goes_on(per: Any, tmp_path: Path) -> None:
         BlackBoxLoss(cost_fn).save(tmp_path / "none")
 
 
+@pytest.mark.parametrize("per", ["sample", "batch"])
+def test_with_rows_that_fail_the_corrected_gradient_is_still_whatever_c_says(per: Any) -> None:
+    """The cost is linear: of rows that come its gradient is known, and C is not in it. Of a pair one set comes at least."""
+
+    def cost(output: Any, context: Any, private: Any) -> Any:
+        fails = np.array([True, False, False])
+        if per == "sample":
+            return np.where(fails, np.nan, 2 * output[:, 0])
+        asked.append(0)
+        return np.nan if len(asked) % 3 == 0 else float(2 * output.sum())
+
+    asked: list[int] = []
+    output = torch.tensor([[0.1], [0.5], [-0.3]])
+    settings: Any = {"per": per, "sigma": SIGMA, "correction": True, "on_fault": "skip", "config": KEPT}
+    drawn = []
+    for opinion in (False, True):
+        criterion = BlackBoxLoss(cost, evaluations=2, **settings)
+        if opinion:
+            opinionated(criterion, output, None)
+        drawn.append(gradients(criterion, output, None, 400))
+    truth = torch.tensor([[0.0], [1.0], [1.0]]) if per == "sample" else torch.full((3, 1), 2.0)
+    for each in drawn:
+        assert_mean(each, truth)
+
+
+def test_in_use_the_gradient_reaches_the_output_alone_and_training_is_not_disturbed() -> None:
+    encoder = nn.Linear(1, 4)
+    one, same = (BlackBoxLoss(square, encoder=copy.deepcopy(encoder), config=SMALL) for _ in range(2))
+    x = torch.linspace(0, 1, 6)[:, None]
+    said = []
+    for criterion in (one, same):
+        criterion(torch.ones(6, 2), x)
+        if criterion is one:
+            criterion.eval()
+            output, context = torch.ones(6, 2, requires_grad=True), x.clone().requires_grad_()
+            loss = criterion(output, context)
+            loss.backward()
+            assert output.grad is not None and output.grad.abs().sum() > 0 and context.grad is None
+            assert all(p.grad is None and p.requires_grad for p in criterion.parameters())
+            assert torch.equal(loss, criterion(output, x))  # under the same perturbations
+            criterion.train()
+        said.append(float(criterion(torch.ones(6, 2), x)))
+    assert said[0] == said[1]
+
+
+class Headed(nn.Module):
+    """An encoder of which a part is not asked."""
+
+    def __init__(self, frozen: bool) -> None:
+        super().__init__()
+        self.body, self.head = nn.Linear(3, 4).requires_grad_(not frozen), nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y: Tensor = self.body(x)
+        return y
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_an_encoder_may_be_frozen_and_have_parts_of_no_use(frozen: bool) -> None:
+    encoder = Headed(frozen)
+    body, head = encoder.body.weight.clone(), encoder.head.weight.clone()
+    criterion = BlackBoxLoss(square, encoder=encoder, config=SMALL)
+    x = torch.randn(6, 3, generator=generator()).double()  # it stays of float32, whatever the model is of
+    for _ in range(3):
+        criterion(torch.ones(6, 3), x)
+    assert torch.equal(encoder.body.weight, body) == frozen and torch.equal(encoder.head.weight, head)
+    assert encoder.body.weight.requires_grad != frozen
+
+
+def test_it_may_be_used_before_it_learns_and_be_shown_numbers_of_other_kinds() -> None:
+    criterion = BlackBoxLoss(lambda o, c, p: o[:, 0] ** 2, config=SMALL).eval()
+    with torch.inference_mode():
+        criterion(torch.ones(4, 2), torch.ones(4, 1))
+    criterion.train()
+    for output, context in (
+        (torch.float32, torch.float64),
+        (torch.float64, torch.int64),
+        (torch.float16, torch.float32),
+    ):
+        criterion(torch.ones(4, 2, dtype=output), torch.ones(4, 1, dtype=context))
+    with pytest.raises(UserError, match=r"context holds torch.uint8, and torch.float32 before: it must be of one kind"):
+        criterion(torch.ones(4, 2), torch.ones(4, 1, dtype=torch.uint8))
+
+
+def test_private_tensors_in_a_tuple_are_numpy_to_the_black_box_and_known_again() -> None:
+    kinds = set()
+
+    def cost(output: Any, context: Any, private: Any) -> Any:
+        kinds.update(type(column) for column in private)
+        return output[:, 0] * 0 + private[0] + private[1]
+
+    criterion = BlackBoxLoss(cost, choices=2, cache=100, config=SMALL)
+    probs, order = torch.tensor([[1.0, 0.0]]).expand(4, 2), torch.tensor([2, 0, 3, 1])
+    private = torch.arange(4), torch.arange(4).to(torch.bfloat16)
+    criterion.box.cost_fn = lambda o, c, p: cost(o[:, None], c, p)
+    criterion(probs, private=private)
+    criterion(probs, private=tuple(column[order] for column in private))
+    assert kinds == {np.ndarray} and (criterion.ledger.evaluations, criterion.ledger.cached) == (4, 4)
+
+
+@pytest.mark.parametrize("private", [3, {"a": 1}, {1, 2}, "ab", np.array(3), torch.tensor(2)])
+def test_what_is_private_and_no_rows_is_refused_in_one_line(private: Any) -> None:
+    with pytest.raises(UserError, match="it must be rows, such as an array, a Tensor or a list"):
+        BlackBoxLoss(square, config=SMALL)(torch.ones(2, 2), private=private)
+
+
 def gone_on(criterion: BlackBoxLoss, calls: int = 3) -> list[float]:
     """What it says of further outputs."""
     said = []
@@ -455,6 +561,9 @@ def test_a_model_that_holds_it_is_saved_and_loaded_as_any_other(built: bool, tmp
         ({"choices": 1}, torch.ones(2, 1), "choices must each be at least 2"),
         ({"choices": (20, 20)}, torch.ones(2, 40), "at most 256 combinations"),
         ({"evaluations": 0}, torch.ones(2, 1), "evaluations must be a whole number of at least 1, got 0"),
+        ({"sigma": float("inf")}, torch.ones(2, 1), "sigma must be above 0, got inf"),
+        ({"choices": (2.0,)}, torch.ones(2, 2), "choices must be whole numbers"),
+        ({"evaluations": True}, torch.ones(2, 1), "evaluations must be a whole number of at least 1, got True"),
         ({"evaluations": 1.5}, torch.ones(2, 1), "evaluations must be a whole number of at least 1, got 1.5"),
         ({"encoder": len}, torch.ones(2, 1), "encoder must be an nn.Module, which learns with C, got a builtin"),
         ({"encoder": nn.Linear(1, 1)}, torch.ones(2, 1), "there is an encoder and no context"),
