@@ -40,7 +40,7 @@ from rl.evaluate import evaluate
 from rl.loop import interact
 
 from .cli import guarded, parse
-from .dimension_report import Row, append, draw, exponents, read
+from .dimension_report import Row, append, check_writable, draw, exponents, read
 from .report_plot import check_picture
 from .results import commit, machine
 
@@ -144,13 +144,17 @@ def _dimension(argv: Sequence[str]) -> int:
     todo = [run for run in runs if run.key not in there]
     print(f"{path}: {len(runs) - len(todo)} of {len(runs)} runs are there, {len(todo)} to do", flush=True)
     if todo:
+        check_writable(path)
         os.environ["OMP_NUM_THREADS"] = "1"  # of the processes to come
         spawn = multiprocessing.get_context("spawn")
         with ProcessPoolExecutor(args.jobs, mp_context=spawn) as pool, Progress() as progress:
             bar = progress.add_task("runs", total=len(todo))
-            for done in as_completed([pool.submit(measure, run) for run in todo]):
-                append(path, done.result())
-                progress.advance(bar)
+            try:
+                for done in as_completed([pool.submit(measure, run) for run in todo]):
+                    append(path, done.result())
+                    progress.advance(bar)
+            finally:  # an error does not wait for the runs that have not begun
+                pool.shutdown(cancel_futures=True)
     rows = [row for row in read(path) if row.method in args.methods and row.task in args.tasks]
     print("\n".join(exponents(rows)))
     if args.plot is not None:
@@ -177,7 +181,7 @@ def plan(args: Args) -> list[Run]:
         for method in args.methods
         for seed in args.seeds
     ]
-    return sorted(runs, key=lambda run: run.size if run.task != "policy" else run.size // 1_000)
+    return sorted(dict.fromkeys(runs), key=lambda run: run.size if run.task != "policy" else run.size // 1_000)
 
 
 def measure(run: Run) -> Row:

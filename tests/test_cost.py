@@ -379,7 +379,7 @@ def test_it_is_saved_and_goes_on(per: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("per", ["sample", "batch"])
 def test_with_rows_that_fail_the_corrected_gradient_is_still_whatever_c_says(per: Any) -> None:
-    """The cost is linear: of rows that come its gradient is known, and C is not in it. Of a pair one set comes at least."""
+    """The cost is linear: of rows that come its gradient is known, and C is not in it. Of two sets one comes."""
 
     def cost(output: Any, context: Any, private: Any) -> Any:
         fails = np.array([True, False, False])

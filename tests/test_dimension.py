@@ -14,7 +14,7 @@ from envs.contextual import STAIR, ContextualStairs
 from envs.errors import EnvError
 from rl.errors import UserError
 from scripts.dimension import CARTPOLE, METHODS, STAIRS, Args, Run, hidden, main, measure, plan
-from scripts.dimension_report import Row, append, draw, exponent, exponents, read, through
+from scripts.dimension_report import Row, append, check_writable, draw, exponent, exponents, read, through
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -166,3 +166,15 @@ def test_bad_input_is_one_line(flags: tuple[str, ...], said: str, tmp_path: Path
     error = capsys.readouterr().err
     assert said in error and len(error.splitlines()) == 1
     assert not list(tmp_path.iterdir())
+
+
+def test_rows_that_cannot_be_written_are_refused_before_anything_runs(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "file").write_text("no folder")
+    assert main(["--rows", str(tmp_path / "file" / "rows.csv"), "--sizes", "256", "--methods", "ES"]) == 2
+    assert "cannot write" in capsys.readouterr().err
+    check_writable(tmp_path / "new" / "rows.csv")
+    assert not list((tmp_path / "new").iterdir())
+
+
+def test_a_seed_that_is_asked_for_twice_runs_once() -> None:
+    assert [run.seed for run in plan(Args(tasks=("full",), methods=("ES",), sizes=(2,), seeds=(0, 1, 0)))] == [0, 1]
