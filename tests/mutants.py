@@ -854,8 +854,8 @@ MUTANTS = [
     Mutant(
         "loss: corrected after learning",
         "rl/cost.py",
-        "loss = self._expected(leaf, context) + self._missed(",
-        "self._learn(context, sample, cost, counts)\n            loss = self._expected(leaf, context) + self._missed(",
+        "loss = self._expected(leaf, context, share) + self._missed(",
+        "self._learn(context, sample, cost, counts)\n            loss = self._expected(leaf, context, share) + self._missed(",
         "cost",
     ),
     Mutant(
@@ -1197,7 +1197,7 @@ MUTANTS = [
     Mutant(
         "replay: new rows are never seen", "rl/replay.py", "self.largest * step.valid", "1e-9 * step.valid", "replay"
     ),
-    Mutant("replay: priorities are not kept", "rl/replay.py", "if self.size:", "if False:", "replay"),
+    Mutant("replay: priorities are not kept", "rl/replay.py", 'state_dict["priority"].numpy()', "1.0", "replay"),
     Mutant(
         "hindsight: goals of the episode's end alone",
         "rl/hindsight.py",
@@ -1371,15 +1371,15 @@ MUTANTS = [
     Mutant(
         "fidelity: entropy past the end",
         "rl/rewind.py",
-        "np.where(done, 0.0, following)",
-        "following",
+        "np.where(self.done[:t], 0.0, self.discount[:t])",
+        "self.discount[:t]",
         "probe",
     ),
     Mutant(
         "fidelity: entropy costs",
         "rl/rewind.py",
-        "soft = cost - discount *",
-        "soft = cost + discount *",
+        "1.0) - self._entropy(), left",
+        "1.0) + self._entropy(), left",
         "probe",
     ),
     Mutant(
@@ -1424,7 +1424,13 @@ MUTANTS = [
         "",
         "ledger",
     ),
-    Mutant("fidelity: SAC's mean", "agents/sac.py", "dearest=not self.codec.discrete", "dearest=False", "probe"),
+    Mutant(
+        "fidelity: SAC's mean",
+        "agents/sac.py",
+        "c, dearest = self.config, not self.codec.discrete",
+        "c, dearest = self.config, False",
+        "probe",
+    ),
     Mutant("report: nothing beside", "scripts/report_plot.py", "row.env == task[0]]", "row.env == task]", "report"),
     # Search without gradients
     Mutant(
