@@ -854,8 +854,8 @@ MUTANTS = [
     Mutant(
         "loss: corrected after learning",
         "rl/cost.py",
-        "loss = self._expected(leaf, context, share) + self._missed(",
-        "self._learn(context, sample, cost, counts)\n            loss = self._expected(leaf, context, share) + self._missed(",
+        "loss = self._expected(leaf, context, share) +",
+        "self._learn(context, sample, cost, counts)\n            loss = self._expected(leaf, context, share) +",
         "cost",
     ),
     Mutant(
