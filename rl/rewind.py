@@ -153,6 +153,8 @@ class Player:
     def _entropy(self) -> np.ndarray:
         """What entropy is worth that C counts from each step on [T, N]: of each n-th state, n steps being folded."""
         t, n = self.t, self.estimate.fold
+        if not self.estimate.price:
+            return np.zeros_like(self.worth[:t])
         goes_on, worth = np.where(self.done[:t], 0.0, self.discount[:t]), np.zeros_like(self.worth[:t])
         for i in reversed(range(t - n)):
             worth[i] = goes_on[i : i + n].prod(0) * (self.worth[i + n] + worth[i + n])
