@@ -64,15 +64,14 @@ class Acting:
         """The next step of a rollout: obs [N, *obs_shape] -> sample of pi, action (see rl/policy.py)."""
         t, self._t = self._t, (self._t + 1) % self.num_steps
         if t == 0:
-            self._noise = self._draw(len(obs))
+            self._noise = self._draw(self.num_steps, len(obs))
         return self.actor.act(self.output(obs), self._noise[t])
 
     def uniform(self, rows: int) -> np.ndarray:
         """Actions [rows, A], [rows] or [rows, D] drawn with equal chances, to begin with, step after step."""
         if self.codec.discrete:  # a policy that prefers nothing
-            plain = None if self.correlation else host(self.actor.noise(rows, generator=self.generator))
-            noise = self.actor.noise_from(self._normal(1, rows)[0]) if plain is None else plain
-            return self.actor.act(np.zeros((rows, self.codec.action_size), np.float32), noise)[1]
+            logits = np.zeros((rows, self.codec.action_size), np.float32)
+            return self.actor.act(logits, self._draw(1, rows)[0])[1]
         if self.correlation:  # the quantiles of normal noise
             return 2 * host(torch.special.ndtr(torch.from_numpy(self._normal(1, rows)[0]))) - 1
         shape = (rows, *self.actor.noise_shape)
@@ -117,11 +116,11 @@ class Acting:
         restore_generator(self.predict_generator, tensors["predict_generator"], steps)
         self.begin()
 
-    def _draw(self, rows: int) -> np.ndarray:
-        """The noise of a rollout [T, rows, ...]."""
+    def _draw(self, steps: int, rows: int) -> np.ndarray:
+        """The policy's noise [steps, rows, ...]."""
         if not self.correlation:
-            return host(self.actor.noise(self.num_steps, rows, generator=self.generator))
-        return self.actor.noise_from(self._normal(self.num_steps, rows))
+            return host(self.actor.noise(steps, rows, generator=self.generator))
+        return self.actor.noise_from(self._normal(steps, rows))
 
     def _normal(self, steps: int, rows: int) -> np.ndarray:
         """Normal noise that remembers [steps, rows, ...], and goes on from the last that was drawn."""

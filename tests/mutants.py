@@ -922,8 +922,8 @@ MUTANTS = [
     Mutant(
         "acting: noise of uniform choices remembers nothing",
         "rl/acting.py",
-        "plain = None if self.correlation else",
-        "plain = None if False else",
+        "self._draw(1, rows)[0]",
+        "host(self.actor.noise(rows, generator=self.generator))",
         "acting",
     ),
     Mutant(

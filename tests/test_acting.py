@@ -106,7 +106,7 @@ def test_discrete_actions_follow_their_probabilities_whatever_the_correlation(co
 
 def test_gumbel_noise_of_correlated_draws_is_gumbel_noise() -> None:
     a = acting("discrete", correlation=0.5)
-    noise = np.sort(np.concatenate([a._draw(2_000).ravel() for _ in range(2)])).astype(np.float64)
+    noise = np.sort(np.concatenate([a._draw(T, 2_000).ravel() for _ in range(2)])).astype(np.float64)
     expected = np.arange(1, len(noise) + 1) / len(noise)
     assert np.abs(np.exp(-np.exp(-noise)) - expected).max() < 4 / len(noise) ** 0.5  # Kolmogorov and Smirnov's distance
     tails = a.actor.noise_from(np.array([-9.0, 0.0, 9.0], np.float32))
