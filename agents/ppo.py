@@ -102,6 +102,7 @@ class Rows(NamedTuple):
     returns: Tensor  # [B] lambda-returns of cost; in units of C's scale where C learns them
     value: Tensor  # [B] C(s) before this rollout, likewise
     weight: Tensor  # [B] equal where the row counts, 0 where it is a reset; sum 1
+    share: Tensor  # [B] the weight in the whole rollout, of whatever part
 
 
 class Learnt(NamedTuple):
@@ -179,17 +180,18 @@ class PPO:
         returns, value = map(self.critic.cost_scale.scaled, (rows.returns, rows.value))
         rows = rows._replace(returns=returns, value=value)
         for _ in range(self.config.epochs):
-            for batch in minibatches(rows, self.config.minibatch, self.acting.generator):
-                learnt = self._learn(batch)
+            batches = list(minibatches(rows, self.config.minibatch, self.acting.generator))
+            log_ratio, actor_loss, critic_loss, norm = zip(*map(self._learn, batches), strict=True)
+            ratio, share = torch.cat(log_ratio), torch.cat([batch.share for batch in batches])
             # The mean of r - 1 - log r over what pi_old did is KL(pi_old||pi), and never negative.
-            moved = (learnt.log_ratio.expm1() - learnt.log_ratio) @ batch.weight
+            moved = (ratio.expm1() - ratio) @ share
             if self.config.target_kl and float(moved) > 1.5 * self.config.target_kl:
                 break
         if self.config.normalize_obs:  # last, so that this update saw what the policy saw
             self.critic.obs_norm.update(flat(rollout.obs), flat(rollout.valid))
         self.updates += 1
-        metrics |= {"actor_loss": learnt.actor_loss @ batch.weight, "critic_loss": learnt.critic_loss @ batch.weight}
-        return metrics | {"grad_norm": learnt.grad_norm, "approx_kl": moved}
+        metrics |= {"actor_loss": torch.cat(actor_loss) @ share, "critic_loss": torch.cat(critic_loss) @ share}
+        return metrics | {"grad_norm": torch.stack(norm).mean(), "approx_kl": moved}
 
     @torch.no_grad()
     def _targets(self, rollout: Rollout) -> Rows:
@@ -201,7 +203,7 @@ class PPO:
         advantage = returns - value
         advantage -= (advantage * weight).sum()
         advantage /= (advantage * advantage * weight).sum() ** 0.5 + 1e-8
-        columns = (rollout.extra["sample"], advantage, returns, value, weight)
+        columns = (rollout.extra["sample"], advantage, returns, value, weight, weight)
         sample, *rest = (self.codec.tensor(flat(column)) for column in columns)
         x = x[: len(sample)]
         return Rows(x, sample, self.actor(x).log_prob(sample), *rest)

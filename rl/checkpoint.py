@@ -1,7 +1,7 @@
 """Checkpoints: a folder of numbers and JSON that runs no code when it is loaded.
 
 `folder/tensors.safetensors` holds every tensor, `folder/meta.json` the rest:
-{"format": "costgrad checkpoint", "version": 1, "meta": {...}}.
+{"format": "costgrad checkpoint", "version": 2, "meta": {...}}.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from torch import Tensor
 from rl.errors import UserError
 from rl.spaces import space_from_json, space_to_json
 
-FORMAT, VERSION = "costgrad checkpoint", 1
+FORMAT, VERSION = "costgrad checkpoint", 2
 TENSORS, META = "tensors.safetensors", "meta.json"
 AgentT = TypeVar("AgentT")
 

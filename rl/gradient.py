@@ -146,7 +146,7 @@ def clipped_score(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Te
     Returns:
         [B], and its slope in log r [B]: r A, and 0 where the ratio is bounded.
     """
-    free = log_ratio.exp() * advantage
+    free = log_ratio.clamp(max=20).exp() * advantage  # an overflow times 0 would be NaN
     loss = torch.maximum(free, torch.sub(advantage, advantage.abs(), alpha=clip))
     return loss, free * (free >= loss)
 

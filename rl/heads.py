@@ -117,21 +117,22 @@ class HLGauss(nn.Module):
 
     def initial_bias(self) -> Tensor:
         """[bins]: the logits of a target at 0, so that the scaled cost starts at 0."""
-        return self.target(torch.zeros(())).clamp(min=math.exp(-FAR)).log()
+        return self.target(self.edges.new_zeros(())).clamp(min=math.exp(-FAR)).log()
 
     def rescale(self, weight: Tensor, bias: Tensor, ratio: float, offset: float) -> tuple[Tensor, Tensor]:
         """The last layer [..., bins] that gives (scaled cost - `offset`) / `ratio`.
 
-        The new logits are the old ones read off (linearly interpolated) where the new bins lie; a new bin outside the
-        old support gets next to no mass. The mean of the distribution moves by a small part of a bin.
+        The new logits are the old ones read off where the new bins lie, in a window as wide as two old bins, which
+        interpolates, or nearly as two new ones: wide bins would step over a peak. What so wide a window levels is made
+        up for by a factor. A new bin outside the old support gets next to no mass. The mean of a smoothed target moves
+        by a small part of a new bin where bins grow up to twofold, and by less than one wherever they do.
         """
-        position = (
-            self.centers * ratio + offset - self.centers[0]
-        ) / self.width  # of each new bin, counted in old bins
+        position = (self.centers * ratio + offset - self.centers[0]) / self.width  # of new bins, counted in old ones
         inside = position.clamp(0, self.outputs - 1)
-        lower = inside.floor().clamp(max=self.outputs - 2).long()
-        part = inside - lower
-        weight, bias = (t[..., lower] * (1 - part) + t[..., lower + 1] * part for t in (weight, bias))
+        old = torch.arange(self.outputs, device=inside.device)
+        window = (1 - (inside.unsqueeze(-1) - old).abs() / max(1.0, 0.7 * ratio)).clamp(min=0)  # [new, old]
+        window *= max(1.0, min(ratio, self.outputs) / 4) / window.sum(-1, keepdim=True)
+        weight, bias = weight @ window.mT, bias @ window.mT
         bias = bias - 4.0 * (position - inside).abs()
         return weight, (bias - bias.amax(-1, keepdim=True)).clamp(min=-FAR)  # the largest is 0: float32 sees the others
 
@@ -177,11 +178,9 @@ class CostScale(nn.Module):
         """
         ratio, offset = self.update(target, weight)
         last = net.weights[-1], net.biases[-1]
-        if (ratio, offset) == (1.0, 0.0) or not last[
-            0
-        ].any():  # while its last weights are 0, C says the same everywhere
-            return
         weights, bias = (parameter.unflatten(-1, (-1, head.outputs)) for parameter in last)
+        if (ratio, offset) == (1.0, 0.0) or not (weights.any() or _differ(bias, head.initial_bias())):
+            return  # a C that has learnt nothing yet starts in the middle
         new = head.rescale(weights, bias, ratio, offset)
         with torch.no_grad():
             for parameter, value in zip(last, new, strict=True):
@@ -255,3 +254,8 @@ class Extremes(nn.Module):
         target = torch.stack((-self.outermost[0], self.outermost[1]))
         self.outermost.fill_(-math.inf)
         return target, torch.full_like(target, 0.5)
+
+
+def _differ(bias: Tensor, initial: Tensor) -> bool:
+    """Whether a bias [..., outputs] has left what it started from [outputs]; devices round differently."""
+    return not torch.allclose(bias, initial.to(bias.device), rtol=1e-6, atol=1e-6)

@@ -40,7 +40,7 @@ class HostPass:
         gains, shifts = ([host(p) for p in parameters] for parameters in (net.gains, net.shifts))
         self._layers = [(host(w), host(b)) for w, b in zip(net.weights, net.biases, strict=True)]
         self._scales = list(zip(gains, shifts, strict=True))
-        self._norm = None if norm is None else (host(norm.scale), host(norm.shift), np.float32(norm.clip))
+        self._norm = None if norm is None else (host(norm.center), host(norm.scale), np.float32(norm.clip))
 
     def __reduce__(self) -> tuple[type[HostPass], tuple[RunningNorm | None, MLP]]:
         """A copy reads the memory of the copied modules, not one of its own that no training reaches."""
@@ -53,8 +53,8 @@ class HostPass:
         if not self.on_cpu:
             return self._on_device(obs)
         if self._norm is not None:
-            scale, shift, clip = self._norm
-            obs = np.minimum(np.maximum(obs * scale + shift, -clip), clip)
+            center, scale, clip = self._norm
+            obs = np.minimum(np.maximum((obs - center) * scale, -clip), clip)
         x = obs.reshape(len(obs), -1)
         for i, (weight, bias) in enumerate(self._layers[:-1]):
             x = x @ weight + bias

@@ -158,11 +158,13 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
 
 
 def _check_form(n: int, **values: Any) -> None:
-    """Raises UserError naming the first that is not an array [N]."""
+    """Raises UserError naming the first that is not an array [N], or holds endings other than as bool."""
     for name, value in values.items():
         if not isinstance(value, np.ndarray) or value.shape != (n,):
             kind = f"shape {value.shape}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
             raise UserError(f"the environments returned {name} of {kind}: it must be an array of shape ({n},)")
+        if name != "reward" and value.dtype != np.bool_:
+            raise UserError(f"the environments returned {name} of dtype {value.dtype}: it must be bool")
 
 
 def _check_finite(reward: np.ndarray, obs: np.ndarray, step: int) -> None:

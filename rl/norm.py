@@ -28,8 +28,8 @@ class RunningNorm(nn.Module):
     mean: Tensor
     var: Tensor
     count: Tensor
+    center: Tensor
     scale: Tensor
-    shift: Tensor
 
     def __init__(self, shape: tuple[int, ...], channel_axis: int = -1, clip: float = 10.0) -> None:
         super().__init__()
@@ -41,13 +41,14 @@ class RunningNorm(nn.Module):
         for name, value in (("mean", 0.0), ("var", 1.0)):
             self.register_buffer(name, torch.full(kept, value, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        # x * scale + shift is one operation where (x - mean) / std is two.
+        # What observations meet, in float32. x * scale + shift would be one operation, but then two large numbers
+        # cancel wherever the mean is far from 0: of an entry that never varies the rounding alone would be left.
+        self.register_buffer("center", torch.zeros(kept))
         self.register_buffer("scale", torch.ones(kept))
-        self.register_buffer("shift", torch.zeros(kept))
 
     def forward(self, obs: Tensor) -> Tensor:
         """[B, *shape] -> [B, *shape], differentiable in obs."""
-        return torch.addcmul(self.shift, obs, self.scale).clamp(-self.clip, self.clip)
+        return ((obs - self.center) * self.scale).clamp(-self.clip, self.clip)
 
     def update(self, obs: np.ndarray | Tensor, weight: np.ndarray | Tensor | None = None) -> None:
         """Takes a batch into the statistics; the arithmetic is NumPy's, as observations come from the host.
@@ -71,8 +72,8 @@ class RunningNorm(nn.Module):
         share, delta = count / total, mean[0] - old_mean
         new = {"mean": old_mean + delta * share, "count": total}
         new["var"] = old_var * (1 - share) + var * share + delta**2 * share * (1 - share)
+        new["center"] = new["mean"]
         new["scale"] = 1 / np.sqrt(new["var"] + 1e-8)
-        new["shift"] = -new["mean"] * new["scale"]
         for name, value in new.items():
             getattr(self, name).copy_(torch.as_tensor(value))
 

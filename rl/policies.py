@@ -96,7 +96,7 @@ class Policies:
         """Each row by a policy of its own: layers of N policies, [N, *obs_shape] -> [N, A], [N] or [N, D]."""
         x = obs.astype(np.float32, copy=False)
         if self.norm is not None:
-            x = np.clip(x * host(self.norm.scale) + host(self.norm.shift), -self.norm.clip, self.norm.clip)
+            x = np.clip((x - host(self.norm.center)) * host(self.norm.scale), -self.norm.clip, self.norm.clip)
         x = x.reshape(len(x), 1, -1)
         for i, (weight, bias) in enumerate(layers):
             x = x @ weight + bias[:, None]

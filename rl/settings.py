@@ -41,7 +41,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     **dict.fromkeys(("memory", "samples"), COUNT),
     "steps": NOT_NEGATIVE,
     "dropout": (0, 0.99, "from 0 to 0.99"),
-    "bins": (3, _LARGEST, "at least 3"),
+    "bins": (11, _LARGEST, "at least 11"),  # of fewer the outermost are wider than the margin that costs keep
     "log_std": (-5, 2, "from -5 to 2, where the actor keeps it"),
 }
 

@@ -71,6 +71,7 @@ MUTANTS = [
     ),
     Mutant("a worker's log stays", "envs/make.py", "logger.ERROR + 1", "logger.min_level", "checked"),
     Mutant("the form of a batch goes unseen", "rl/loop.py", "        _check_form(n,", "        dict(n=n,", "checked"),
+    Mutant("an ending that is a number", "rl/loop.py", "value.dtype != np.bool_", "value.dtype == object", "checked"),
     # What the environment says
     Mutant("cost is reward", "rl/data.py", "return -reward", "return reward", "rollout"),
     Mutant(
@@ -333,8 +334,8 @@ MUTANTS = [
     Mutant(
         "no clip on the host",
         "rl/host.py",
-        "np.minimum(np.maximum(obs * scale + shift, -clip), clip)",
-        "obs * scale + shift",
+        "np.minimum(np.maximum((obs - center) * scale, -clip), clip)",
+        "(obs - center) * scale",
         "host",
     ),
     Mutant("no normaliser on the host", "rl/host.py", "if self._norm is not None:", "if False:", "host"),
@@ -350,7 +351,9 @@ MUTANTS = [
         "variance round zero on the host", "rl/host.py", "x = x - np.add.reduce", "x = x - 0 * np.add.reduce", "host"
     ),
     Mutant("the host keeps old weights", "rl/host.py", "(host(w), host(b))", "(host(w).copy(), host(b))", "host"),
-    Mutant("the host keeps old statistics", "rl/host.py", "(host(norm.scale), ", "(host(norm.scale).copy(), ", "host"),
+    Mutant(
+        "the host keeps old statistics", "rl/host.py", "(host(norm.center), ", "(host(norm.center).copy(), ", "host"
+    ),
     Mutant("a copy's weights are nobody's", "rl/host.py", "def __reduce__", "def _reduce", "host"),
     Mutant(
         "NumPy warns of a net that diverged", "rl/host.py", '@np.errstate(over="ignore", invalid="ignore")', "", "host"
@@ -379,6 +382,18 @@ MUTANTS = [
     ),
     # C
     Mutant("HL-Gauss sigma", "rl/heads.py", "0.75 * self.width * math.sqrt(2)", "0.75 * self.width", "heads"),
+    Mutant("wide bins step over a peak", "rl/heads.py", "max(1.0, 0.7 * ratio)", "1.0", "heads"),
+    Mutant("wide bins level a peak", "rl/heads.py", "min(ratio, self.outputs) / 4", "1.0", "heads"),
+    Mutant(
+        "a bias that learnt alone jumps",
+        "rl/heads.py",
+        "(weights.any() or _differ",
+        "(weights.any() and _differ",
+        "critic",
+    ),
+    Mutant(
+        "an overflowing ratio is NaN", "rl/gradient.py", "log_ratio.clamp(max=20).exp()", "log_ratio.exp()", "gradient"
+    ),
     Mutant(
         "scale too small",
         "rl/heads.py",
@@ -427,6 +442,13 @@ MUTANTS = [
     Mutant("images pooled over channels", "rl/norm.py", "i != channel_axis", "i == channel_axis", "norm"),
     Mutant("variance forgets how means differ", "rl/norm.py", "+ delta**2 *", "+ 0 * delta**2 *", "norm"),
     Mutant("weights of rows ignored", "rl/norm.py", "row = row[counted]", "pass", "norm"),
+    Mutant(
+        "a constant entry is its rounding",
+        "rl/norm.py",
+        "((obs - self.center) * self.scale)",
+        "torch.addcmul(-self.center * self.scale, obs, self.scale)",
+        "norm",
+    ),
     Mutant(
         "the normaliser's memory is replaced",
         "rl/norm.py",
@@ -496,11 +518,12 @@ MUTANTS = [
     Mutant(
         "ppo: divergence's sign",
         "agents/ppo.py",
-        "(learnt.log_ratio.expm1() - learnt.log_ratio)",
-        "(-learnt.log_ratio.expm1() + learnt.log_ratio)",
+        "(ratio.expm1() - ratio)",
+        "(-ratio.expm1() + ratio)",
         "ppo",
     ),
     Mutant("ppo: one epoch", "agents/ppo.py", "range(self.config.epochs)", "range(1)", "ppo"),
+    Mutant("ppo: tells of the last part", "agents/ppo.py", "batch.share for", "batch.share.detach() * 0 for", "ppo"),
     Mutant(
         "ppo: value before in units of cost",
         "agents/ppo.py",

@@ -256,6 +256,8 @@ class Still:
         ("reward", lambda x: x[:, None], r"reward of shape \(3, 1\): it must be an array of shape \(3,\)"),
         ("reward", lambda x: x.tolist(), r"reward of type list: it must be an array of shape \(3,\)"),
         ("terminated", lambda x: x[0], r"terminated of type bool: it must be an array of shape \(3,\)"),
+        ("terminated", lambda x: x.astype(np.int8), "terminated of dtype int8: it must be bool"),
+        ("truncated", lambda x: x.astype(np.float32), "truncated of dtype float32: it must be bool"),
         ("truncated", lambda x: x[:2], r"truncated of shape \(2,\): it must be an array of shape \(3,\)"),
     ],
 )

@@ -191,7 +191,7 @@ def damage(folder: Path, how: str) -> None:
     elif how == "no meta":
         meta.unlink()
     elif how == "version":
-        meta.write_text(meta.read_text().replace('"version": 1', '"version": 99'))
+        meta.write_text(meta.read_text().replace('"version": 2', '"version": 99'))
     elif how == "foreign":
         meta.write_text(json.dumps({"model": "other"}))
     elif how == "list":

@@ -287,6 +287,29 @@ def test_predictions_stay_when_the_scale_moves() -> None:
             assert (stale(obs) - before).abs().mean() > 5 * jump.mean()
 
 
+@pytest.mark.parametrize("head", ["regression", "hl_gauss"])
+def test_a_prediction_that_only_the_bias_makes_stays_when_the_scale_moves(head: Any) -> None:
+    """Where an observation never varies, ReLU leaves the last layer's weights at their initial 0 for ever."""
+    c = Critic(replace(STATE, head=head, activation="relu"), generator())
+    obs, target, weight = torch.zeros(20, 3), torch.linspace(4, 6, 20), torch.full((20,), 0.05)
+    c.adapt(target, weight)
+    optimizer = Optimizer(c, lr=1e-2)
+    for _ in range(1000):
+        descend(optimizer, c.loss(c.features(obs), None, target, weight))
+    before = c(obs).detach()
+    assert not c.net.weights[-1].any() and before.mean().item() == pytest.approx(5, abs=0.3)
+    c.adapt(torch.tensor([5.0, 20.0]), torch.tensor([0.5, 0.5]))
+    torch.testing.assert_close(c(obs), before, rtol=0, atol=0.3)
+
+
+@pytest.mark.parametrize("head", ["regression", "hl_gauss"])
+def test_a_critic_that_has_learnt_nothing_starts_in_the_middle(head: Any) -> None:
+    c = Critic(replace(STATE, head=head), generator())
+    c.adapt(torch.tensor([90.0, 110.0]), torch.tensor([0.5, 0.5]))
+    expected = 100.0 if head == "hl_gauss" else 0.0  # a number has no bounds to be in the middle of
+    torch.testing.assert_close(c(normal(6, 3)), torch.full((1, 6), expected), rtol=1e-5, atol=1e-3)
+
+
 def test_rescaling_keeps_every_action_and_member() -> None:
     c = critic(DISCRETE, head="regression", ensemble=3)
     obs = normal(6, 3)

@@ -435,3 +435,8 @@ def test_a_policy_that_has_not_moved_is_never_bounded() -> None:
     for clip in (1e-6, 0.2, 1.0):
         _, slope = clipped_score(torch.zeros(50, dtype=torch.float64), advantage, clip)
         assert torch.equal(slope, advantage)
+
+
+def test_a_ratio_beyond_float32_pushes_back_with_a_number() -> None:
+    loss, slope = clipped_score(torch.full((3,), 90.0), torch.tensor([-1.0, 0.0, 1.0]), 0.2)
+    assert torch.isfinite(loss).all() and slope[:2].tolist() == [0, 0] and 1e6 < slope[2] < 1e12

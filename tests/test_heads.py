@@ -126,6 +126,31 @@ def test_hl_gauss_rescales_a_smoothed_target_by_less_than_a_tenth_of_a_bin_on_av
     assert stale.mean() > 1.0
 
 
+@pytest.mark.parametrize("bins", [51, BINS, 151])
+@pytest.mark.parametrize("ratio", [3.0, 5.0, 7.0, 10.0, 15.0, 26.0, 50.0])
+def test_hl_gauss_keeps_a_smoothed_target_when_bins_grow_manifold(ratio: float, bins: int) -> None:
+    """A single cost far beyond all before it. Where new bins step over seven old ones, a peak could lie between."""
+    head, jumps = HLGauss(bins), {}
+    cost = torch.linspace(-0.85 * LIMIT, 0.85 * LIMIT, 401)
+    bias = head.target(cost).clamp(min=math.exp(-12)).log()
+    for offset in (0.0, 1.3):
+        _, moved = head.rescale(torch.zeros_like(bias), bias, ratio, offset)
+        jumps[offset] = (head.mean(moved) * ratio + offset - cost).abs().max().item() / (head.width * ratio)
+    assert max(jumps.values()) < 0.75, jumps
+
+
+@pytest.mark.parametrize("ratio", [0.4, 1.0, 3.0, 12.0])
+def test_hl_gauss_rescales_alike_what_differs_by_a_number_in_all_logits(ratio: float) -> None:
+    """Which is the same distribution; so it must be at the ends of the support, and beyond it, too."""
+    head, draw = HLGauss(BINS), torch.Generator().manual_seed(0)
+    weight, bias, x = (torch.randn(*shape, generator=draw) for shape in ((8, BINS), (BINS,), (20, 8)))
+    means = []
+    for more in (0.0, 3.0):  # in each weight: in all logits of a row
+        new_weight, new_bias = head.rescale(weight + more, bias, ratio, 2.0)
+        means.append(head.mean(x @ new_weight + new_bias))
+    torch.testing.assert_close(*means, rtol=1e-3, atol=1e-3)
+
+
 def targets(values: list[float]) -> tuple[Tensor, Tensor]:
     return torch.tensor(values), torch.ones(len(values))
 

@@ -9,6 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from rl.host import HostPass
+from rl.nets import MLP
 from rl.norm import CostUnit, RunningNorm
 
 
@@ -41,6 +43,25 @@ def test_rows_of_weight_zero_do_not_count(weights: list[int], cut: int) -> None:
         plain.update(kept)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(norm.state_dict()[name], value, msg=f"{name} differs")
+
+
+@pytest.mark.parametrize("value", [0.0, 0.1, 101325.0, -5123.4, 1e8])
+def test_an_entry_that_never_varies_is_0_to_the_tensors_and_on_the_host(value: float) -> None:
+    """Divided by a deviation of next to nothing, any rounding would be a signal."""
+    rows = np.full((64, 2), value, dtype=np.float32)
+    rows[:, 1] = data(64).numpy()
+    norm = RunningNorm((2,))
+    for part in np.split(rows, (7, 30)):
+        norm.update(part)
+    net = MLP((2, 2))
+    with torch.no_grad():
+        net.weights[0].copy_(torch.eye(2))
+        net.biases[0].zero_()
+    tensors, array = norm(torch.from_numpy(rows)).numpy(), HostPass(norm, net)(rows)
+    assert (tensors[:, 0] == 0).all() and (array[:, 0] == 0).all()
+    np.testing.assert_allclose(tensors, array, rtol=1e-6)
+    rows[0, 0] = np.nextafter(rows[0, 0], np.float32(np.inf))  # negative control: the least that is another number
+    assert norm(torch.from_numpy(rows))[0, 0] > 0
 
 
 @pytest.mark.parametrize("shape", [(3,), (6, 5, 3), ()])

@@ -218,26 +218,37 @@ def test_a_policy_that_has_moved_far_ends_the_update_and_only_that(target_kl: fl
         del taken[:]
 
 
-def test_the_divergence_that_is_told_is_an_estimate_of_kl_from_the_old_policy() -> None:
-    agent = make(epochs=6, minibatch=ALL, lr=1e-2, num_steps=200)
+@pytest.mark.parametrize("minibatch", [ALL, 200 * N - 1])  # the last part has all rows, or one
+def test_the_divergence_that_is_told_is_an_estimate_of_kl_from_the_old_policy(minibatch: int) -> None:
+    agent = make(epochs=6, minibatch=minibatch, lr=1e-2, num_steps=200)
     seen = watched(agent)
-    metrics = feed(agent, 200, valid=streams.after_the_clock)[0]
-    row, log_ratio = seen[-1]
-    told = metrics["approx_kl"].item()
-    assert told == pytest.approx(((log_ratio.exp() - 1 - log_ratio) @ row.weight).item(), rel=1e-3)
+    told = feed(agent, 200, valid=streams.after_the_clock)[0]["approx_kl"].item()
+    row, log_ratio = last_pass(seen, 200)
+    kl = (log_ratio.exp() - 1 - log_ratio) * row.share
+    assert told == pytest.approx(kl.sum().item(), rel=1e-3) and told > 1e-3
     # r - 1 - log r estimates KL(old||new), which -log r estimates too.
-    assert told == pytest.approx((-log_ratio @ row.weight).item(), rel=0.5, abs=5e-3) and told > 1e-3
+    assert told == pytest.approx((-log_ratio @ row.share).item(), rel=0.5, abs=5e-3)
+    assert len(seen) == 6 or kl[-1] < 0.1 * told  # negative control: the last part alone would tell nothing
 
 
-def test_the_actors_loss_that_is_told_is_the_papers_over_the_last_minibatch() -> None:
-    agent = make(epochs=6, minibatch=16, lr=1e-2, entropy_coef=0.3)
+def last_pass(seen: list[tuple[Rows, Tensor]], steps: int) -> tuple[Rows, Tensor]:
+    """All parts of it as one."""
+    parts = seen[-len(seen) * steps * N // sum(len(row.weight) for row, _ in seen) :]
+    rows, log_ratios = zip(*parts, strict=True)
+    row = Rows(*(torch.cat(column) for column in zip(*rows, strict=True)))
+    assert row.share.sum().item() == pytest.approx(1) and row.share.max() < 0.1
+    return row, torch.cat(log_ratios)
+
+
+def test_the_losses_that_are_told_are_the_papers_over_the_last_pass() -> None:
+    agent = make(epochs=6, minibatch=15, lr=1e-2, entropy_coef=0.3)
     seen = watched(agent)
     told = feed(agent, T, valid=streams.after_the_clock)[0]["actor_loss"]
-    row, log_ratio = seen[-1]
+    row, log_ratio = last_pass(seen, T)
     ratio = log_ratio.exp()
     clipped = ratio.clamp(0.8, 1.2)
     assert not torch.equal(ratio, clipped)
-    torch.testing.assert_close(told, torch.maximum(ratio * row.advantage, clipped * row.advantage) @ row.weight)
+    torch.testing.assert_close(told, torch.maximum(ratio * row.advantage, clipped * row.advantage) @ row.share)
 
 
 def test_decay_steps_end_learning_and_penalties_shrink_weights() -> None:

@@ -25,7 +25,7 @@ from rl.settings import RANGES
         ("gamma", float("nan"), "gamma must be from 0 to 1, got nan"),
         ("hidden", (64, 0), r"hidden must be at least 1, got \(64, 0\)"),
         ("dropout", 1.0, "dropout must be from 0 to 0.99, got 1.0"),
-        ("bins", 2, "bins must be at least 3, got 2"),
+        ("bins", 10, "bins must be at least 11, got 10"),
         ("num_steps", 0, "num_steps must be at least 1, got 0"),
         ("num_steps", 2.5, "num_steps must be a whole number, got 2.5"),
         ("gamma", "x", "gamma must be from 0 to 1, got 'x'"),
