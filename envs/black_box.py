@@ -108,7 +108,7 @@ class BlackBoxEnv(BatchedTask):
                 raise EnvError(f"{self.label} returned {result!r}: with start it must return (next_state, cost)")
             next_state = self._finite(result[0], "next state", state.shape, action)
             if len(result) == 3:
-                terminated = np.broadcast_to(np.asarray(result[2], dtype=np.bool_), rows)
+                terminated = self._finite(result[2], "terminated", rows, action) != 0
             result = result[1]
         else:
             next_state = state

@@ -59,10 +59,15 @@ class Builder:
             return _check_rendered(made, name, self.render_mode)
         if is_cost_function(target, kwargs):
             target = partial(BlackBoxEnv, target)
-        limit = None if accepts(target, "max_episode_steps") else kwargs.pop("max_episode_steps", None)
+        known = accepts(target, "max_episode_steps", by_name=True)  # what **kwargs do with it is not known
+        limit = None if known else kwargs.pop("max_episode_steps", None)
         made = guard(name, target, **with_render_mode(target, name, kwargs, self.render_mode))
         if limit is not None and isinstance(made, gymnasium.Env):
             made = guard(name, gymnasium.wrappers.TimeLimit, made, limit)
+        elif limit is not None:
+            raise EnvError(
+                f"{name} gives a {type(made).__name__} and does not take max_episode_steps: {limit!r} is lost"
+            )
         return _check_rendered(made, name, self.render_mode)
 
 

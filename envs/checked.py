@@ -12,7 +12,10 @@ from typing import Any
 
 import gymnasium
 import numpy as np
-from gymnasium import Space, spaces
+from gymnasium import Space, logger, spaces
+from gymnasium.error import Error
+from gymnasium.vector import VectorEnv, VectorWrapper
+from gymnasium.vector.utils import batch_space
 
 from envs.errors import EnvError
 from envs.load import one_line
@@ -40,20 +43,16 @@ class CheckedEnv(gymnasium.Wrapper):
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As the wrapped environment's. Raises EnvError: it raises, or returns something else than obs and info."""
-        result = self._call("reset", self.env.reset, seed=seed, options=options)
+        result = _call(self._name, "reset", self.env.reset, seed=seed, options=options)
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             raise EnvError(f"{self._name}.reset returned {_kind(result)}: it must return (obs, info), info a dict")
-        self._check_obs("reset", result[0])
+        _check_obs(self._name, "reset", self._space, result[0])
         return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """As the wrapped environment's. Raises EnvError: it raises, or returns what `gymnasium.Env.step` does not."""
-        result = self._call("step", self.env.step, action)
-        if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
-            must = "(obs, reward, terminated, truncated, info), info a dict"
-            raise EnvError(f"{self._name}.step returned {_kind(result)}: it must return {must}")
-        obs, reward, terminated, truncated, info = result
-        self._check_obs("step", obs)
+        obs, reward, terminated, truncated, info = _five(self._name, _call(self._name, "step", self.env.step, action))
+        _check_obs(self._name, "step", self._space, obs)
         if not isinstance(reward, float) and not _is_number(reward):
             raise EnvError(f"{self._name}.step returned reward {_kind(reward)}: it must be one number")
         for flag, value in (("terminated", terminated), ("truncated", truncated)):
@@ -63,23 +62,88 @@ class CheckedEnv(gymnasium.Wrapper):
             obs = deepcopy(obs)
         return obs, reward, terminated, truncated, info
 
-    def _call(self, method: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Calls user code. Raises EnvError instead of what it raises; a fault of ours stays what it is."""
-        try:
-            return call(*args, **kwargs)
-        except EnvError:
-            raise
-        except (Exception, SystemExit) as error:
-            place = _place(error)
-            if place is not None and _is_ours(place):
-                raise
-            where = f" ({Path(place.filename).name}, line {place.lineno})" if place is not None else ""
-            raise EnvError(f"{self._name}.{method} raised {one_line(error)}{where}") from error
+    def render(self) -> Any:
+        """As the wrapped environment's. Raises EnvError: it raises; what gymnasium says of a missing package stays."""
+        return _call(self._name, "render", self.env.render)
 
-    def _check_obs(self, method: str, obs: Any) -> None:
-        """Raises EnvError where obs is not what the observation space says."""
-        if wrong := _misfit(self._space, obs, "obs"):
-            raise EnvError(f"{self._name}.{method} returned {wrong}")
+    def close(self) -> None:
+        """As the wrapped environment's. Whatever is left open then, nothing else is lost for it: it is only said."""
+        try:
+            super().close()
+        except Exception as error:
+            logger.warn(f"{self._name}.close raised {one_line(error)}")
+
+
+class CheckedVectorEnv(VectorWrapper):
+    """The same for a batch of a user's own. Attributes that it lacks are those of the VectorEnv inside.
+
+    Args:
+        env: the environments.
+        name: of them, for people.
+    """
+
+    def __init__(self, env: VectorEnv, name: str) -> None:
+        super().__init__(env)
+        self._name = name
+        self._space = batch_space(env.single_observation_space, env.num_envs)
+
+    def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """As the wrapped environments'. Raises EnvError: they raise, or return something else than obs and info."""
+        result = _call(self._name, "reset", self.env.reset, seed=seed, options=options)
+        if not (isinstance(result, tuple) and len(result) == 2):
+            raise EnvError(f"{self._name}.reset returned {_kind(result)}: it must return (obs, info)")
+        return result
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """As the wrapped environments'. Raises EnvError: they raise, or return what `VectorEnv.step` does not."""
+        result = _five(self._name, _call(self._name, "step", self.env.step, actions))
+        _check_obs(self._name, "step", self._space, result[0])
+        return result
+
+    def render(self) -> Any:
+        """As the wrapped environments'. Raises EnvError: they raise."""
+        return _call(self._name, "render", self.env.render)
+
+    def close(self, **kwargs: Any) -> None:
+        """As the wrapped environments'. What it raises is only said."""
+        try:
+            super().close(**kwargs)
+        except Exception as error:
+            logger.warn(f"{self._name}.close raised {one_line(error)}")
+
+    def __getattr__(self, key: str) -> Any:
+        if key == "env":  # not there yet: without this, copying an unfinished object would never end
+            raise AttributeError(key)
+        return getattr(self.env, key)
+
+
+def _call(name: str, method: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """Calls user code. Raises EnvError instead of what it raises; a fault of ours stays what it is."""
+    try:
+        return call(*args, **kwargs)
+    except EnvError:
+        raise
+    except (Exception, SystemExit) as error:
+        place = _place(error)
+        missing = method == "render" and isinstance(error, Error | ImportError)  # told by who films
+        if missing or (place is not None and _is_ours(place)):
+            raise
+        where = f" ({Path(place.filename).name}, line {place.lineno})" if place is not None else ""
+        raise EnvError(f"{name}.{method} raised {one_line(error)}{where}") from error
+
+
+def _five(name: str, result: Any) -> Any:
+    """What `step` returned. Raises EnvError."""
+    if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
+        must = "(obs, reward, terminated, truncated, info), info a dict"
+        raise EnvError(f"{name}.step returned {_kind(result)}: it must return {must}")
+    return result
+
+
+def _check_obs(name: str, method: str, space: Space[Any], obs: Any) -> None:
+    """Raises EnvError where obs is not what the observation space says."""
+    if wrong := _misfit(space, obs, "obs"):
+        raise EnvError(f"{name}.{method} returned {wrong}")
 
 
 def _misfit(space: Space[Any], obs: Any, name: str) -> str:
@@ -96,6 +160,9 @@ def _misfit(space: Space[Any], obs: Any, name: str) -> str:
         shape = obs.shape if isinstance(obs, np.ndarray) else _shape(obs)
         if shape != space.shape:
             return f"{name} {_kind(obs)}: it must have shape {space.shape}, as the observation space says"
+        dtype = (obs if isinstance(obs, np.ndarray) else np.asarray(obs)).dtype
+        if dtype != space.dtype and not np.can_cast(dtype, space.dtype, "same_kind"):  # whole numbers do as floats
+            return f"{name} of dtype {dtype}: it must be {space.dtype}, as the observation space says"
     return ""
 
 

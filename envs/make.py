@@ -5,8 +5,10 @@ from __future__ import annotations
 import inspect
 import os
 import re
+import signal
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from ctypes.util import find_library
 from pathlib import Path
 from typing import Any
@@ -15,9 +17,12 @@ import gymnasium
 from gymnasium import logger
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
+from gymnasium.vector.async_vector_env import AsyncState
 
 from envs.backend import choose
+from envs.batched import TaskVectorEnv
 from envs.build import Builder, guard
+from envs.checked import CheckedVectorEnv
 from envs.costs import is_cost_function
 from envs.errors import EnvError
 from envs.forms import OTHER_STREAM, Native, native
@@ -29,11 +34,62 @@ from envs.pool import PoolVectorEnv
 BACKENDS = ("auto", "native", "sync", "async", "envpool")
 
 
+class _Worker:
+    """Makes an environment; in a process of its own Ctrl-C is left to the process that is told to end a run."""
+
+    def __init__(self, builder: Builder) -> None:
+        self.builder, self.parent = builder, os.getpid()
+
+    def __call__(self) -> gymnasium.Env:
+        """One environment. Raises EnvError."""
+        if os.getpid() != self.parent:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        return self.builder()
+
+
 class _AsyncVectorEnv(AsyncVectorEnv):
-    """Raises what a worker raised and no more: an EnvError says where it came from.
+    """Raises what a worker raised and no more, an EnvError that says where it came from, also where a worker died.
 
     gymnasium logs the worker's whole traceback beside it, and by a format that fails where there is a % in it.
     """
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        """As gymnasium's. Raises EnvError where a process has ended."""
+        with self._alive():
+            return super().reset(**kwargs)
+
+    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
+        """As gymnasium's. Raises EnvError where a process has ended."""
+        with self._alive():
+            return super().step(actions)
+
+    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
+        """As gymnasium's, which waits for an answer from all processes: from dead ones, and again from those that gave it.
+
+        Whoever was interrupted in a step does not know which did: then nobody is asked.
+        """
+        try:
+            unknown, self._state = self._state is not AsyncState.DEFAULT, AsyncState.DEFAULT
+            super().close_extras(timeout, terminate or unknown)
+        except (EOFError, OSError):
+            for process, pipe in zip(self.processes, self.parent_pipes, strict=True):
+                process.terminate()
+                process.join()
+                pipe.close()
+
+    @contextmanager
+    def _alive(self) -> Iterator[None]:
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            self._state = AsyncState.DEFAULT  # nobody answers any more
+            for process in self.processes:
+                process.join(0.2)  # one that has just died may not be known to be dead
+            dead = {i: process.exitcode for i, process in enumerate(self.processes) if process.exitcode is not None}
+            which, code = next(iter(dead.items()), ("unknown", None))
+            raise EnvError(
+                f"the process of environment {which} ended (exit code {code}): it crashed, was killed or called exit"
+            ) from error
 
     def _raise_if_errors(self, successes: Iterable[bool]) -> None:
         level, logger.min_level = logger.min_level, logger.ERROR + 1
@@ -141,8 +197,8 @@ def make(
     if isinstance(env, MadeEnv):
         return env
     if isinstance(env, VectorEnv):
-        given = ("native", f"given as a ready {type(env).__name__}")
-        return MadeEnv(env, type(env).__name__, given, seed, (None, {}), _cannot_remake)
+        given, name = ("native", f"given as a ready {type(env).__name__}"), type(env).__name__
+        return MadeEnv(_checked(env, name), name, given, seed, (None, {}), _cannot_remake)
     _check_arguments(num_envs, seed, env_kwargs, backend)
     _prepare_display(render_mode)
     found, kwargs = find(env), dict(env_kwargs or {})
@@ -160,6 +216,7 @@ def make(
             size = f"{type(made).__name__} of {getattr(made, 'num_envs', 'unknown')} environments"
             raise EnvError(f"{found.name} returned a {size}: it must be a VectorEnv of num_envs={num_envs}")
         reason += f" ({made.engine})" if isinstance(made, NativeVectorEnv) and made.engine else ""
+        made = _checked(made, found.name)
     elif backend == "envpool":
         made, reason = _pool(builder, found, num_envs, seed), "as asked, numbers and random streams of its own"
     else:
@@ -186,7 +243,14 @@ def _anywhere(env: str) -> str:
 
 def _vectorize(builder: Builder, num_envs: int, backend: str, name: str) -> VectorEnv:
     vector: type[VectorEnv] = _AsyncVectorEnv if backend == "async" else SyncVectorEnv
-    return guard(name, vector, [builder] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    makes = [_Worker(builder) if backend == "async" else builder] * num_envs
+    return guard(name, vector, makes, autoreset_mode=AutoresetMode.SAME_STEP)
+
+
+def _checked(env: VectorEnv, name: str) -> VectorEnv:
+    """A batch with what stands between, where it is not one of ours."""
+    own = isinstance(env, TaskVectorEnv) and type(env.task).__module__.startswith(f"{__package__}.")
+    return env if own or isinstance(env, NativeVectorEnv) else CheckedVectorEnv(env, name)
 
 
 def _pool(builder: Builder, found: Found, num_envs: int, seed: int) -> VectorEnv:

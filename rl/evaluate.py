@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ def evaluate(
         num_envs: how many at once where environments are made; by default min(episodes, 16).
         max_steps: of any one environment, for environments whose episodes may never end.
     Raises:
-        UserError: `episodes` below 1, an episode that does not end, a reward that is not finite.
+        UserError: `episodes` below 1, an episode that does not end, a reward or an observation that is not finite.
     """
     _check_positive("episodes", episodes)
     if seed is None:
@@ -104,17 +104,19 @@ def run_episodes(
     lengths: list[list[int]] = [[] for _ in range(n)]
 
     obs, _ = env.reset(seed=seed)
+    _check_finite(obs, quota > 0)
     state = None
     for _ in range(max_steps):
         action, state = agent.predict(obs, state, start, deterministic)
         obs, reward, terminated, truncated, _ = env.step(action)
-        done = terminated | truncated
+        done = np.logical_or(terminated, truncated)
         wanted = quota > 0
         if ledger is not None:
             ledger.evaluation += n - int(reset_row.sum())
         if not np.isfinite(reward[wanted]).all():
             bad = int(np.flatnonzero(wanted & ~np.isfinite(reward))[0])
             raise UserError(f"environment {bad} returned reward {reward[bad]} in an evaluation: it must be finite")
+        _check_finite(obs, wanted)
         total += np.where(reset_row, 0.0, reward)
         length += ~reset_row
         for i in np.flatnonzero(done):
@@ -132,8 +134,22 @@ def run_episodes(
             obs, _ = env.reset(options={"reset_mask": done})
     raise NeverEnds(
         f"{int(quota.sum())} of {episodes} evaluation episodes had not ended after {max_steps} steps: "
-        "give the environment a time limit, such as --env-kwargs '{\"max_episode_steps\": 1000}'"
+        "give the environment a time limit, its argument max_episode_steps"
     )
+
+
+def _check_finite(obs: Any, wanted: np.ndarray) -> None:
+    """Raises UserError naming the first of the wanted rows of a batch of observations that holds NaN or infinity."""
+    for part in obs.values() if isinstance(obs, Mapping) else obs if isinstance(obs, tuple) else (obs,):
+        if isinstance(part, Mapping | tuple):
+            _check_finite(part, wanted)
+        elif isinstance(part, np.ndarray) and part.dtype.kind == "f" and not np.isfinite(part).all():
+            bad = wanted & ~np.isfinite(part.reshape(len(part), -1)).all(1)
+            if bad.any():
+                i = int(np.flatnonzero(bad)[0])
+                raise UserError(
+                    f"environment {i} returned observation {part[i]} in an evaluation: it must be finite, in float32"
+                )
 
 
 def factory_of(env: Any) -> Factory | None:

@@ -126,6 +126,8 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
 
         next_obs = codec.obs(raw)  # what the actions led to; at an episode's end not what the next act sees
         if any_done and mode == AutoresetMode.SAME_STEP:
+            if "final_obs" not in info:
+                raise UserError("the environments reset in the same step: their info must hold final_obs, it does not")
             next_obs[done] = codec.obs.stack(info["final_obs"][done])
         _check_finite(reward, next_obs, step)
 

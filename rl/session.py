@@ -136,9 +136,7 @@ class Session:
             return
         with self.clock:
             try:
-                if self.make is None:
-                    raise UserError("the environment has no remake, and a second one is needed")
-                found = probe(self.agent, self.make, seed=self.seed)
+                found = probe(self.agent, self._fresh, seed=self.seed)
             except UserError as error:
                 self._probes = False
                 self.display.say(f"no probe of C: {error}")
@@ -151,6 +149,15 @@ class Session:
                 self.ledger.write(self.folder.ledger)
             self.log.add_probe(self.step, found)
             self.display.say(f"{self.step:>10,} steps: C: {found}")
+
+    def _fresh(self, **arguments: Any) -> VectorEnv:
+        """Further environments. Raises UserError where there are none."""
+        if self.make is None:
+            raise UserError("the environment has no remake, and a second one is needed")
+        try:
+            return self.make(**arguments)
+        except ValueError as error:  # the user's to mend, whichever library says so
+            raise UserError(str(error)) from error
 
     def save(self, name: str) -> None:
         """Writes checkpoint `name`, if there is a run folder."""

@@ -58,8 +58,8 @@ def train(
 ) -> TrainResult:
     """Trains the agent in place until `total_timesteps` environment steps are done.
 
-    The environment is not closed. Ctrl-C and SIGTERM end the run after the current step and save it; a second one
-    ends it at once.
+    The environment is not closed. Ctrl-C and SIGTERM end the run after the current step, or the evaluation that is
+    under way, and save it; a second one ends that step or evaluation too.
 
     Args:
         agent: any that keeps the protocol of rl.loop.
@@ -167,26 +167,25 @@ def _loop(
         while True:
             try:
                 tick = next(ticks)
+                session.observe(tick)
+                if hooks and any([hook(tick, agent) is False for hook in hooks]):  # a list: every hook is called
+                    return "hook"
+                if tick.step >= total:
+                    return "total"
+                if tick.step >= next_eval:
+                    next_eval = _after(tick.step, eval_every)
+                    session.evaluate()
+                if tick.step >= next_probe:
+                    next_probe = _after(tick.step, probe_every)
+                    session.probe()
+                if tick.step >= next_save:
+                    next_save = _after(tick.step, save_every)
+                    with session.clock:
+                        session.save(f"step_{tick.step}")
+                        session.save("last")
             except (Exception, KeyboardInterrupt):
-                if stop.is_set():  # Ctrl-C reaches the processes of an AsyncVectorEnv too
-                    return "signal"
-                raise
-            session.observe(tick)
-            if hooks and any([hook(tick, agent) is False for hook in hooks]):  # a list: every hook is called
-                return "hook"
-            if tick.step >= total:
-                return "total"
-            if tick.step >= next_eval:
-                next_eval = _after(tick.step, eval_every)
-                session.evaluate()
-            if tick.step >= next_probe:
-                next_probe = _after(tick.step, probe_every)
-                session.probe()
-            if tick.step >= next_save:
-                next_save = _after(tick.step, save_every)
-                with session.clock:
-                    session.save(f"step_{tick.step}")
-                    session.save("last")
+                if not stop.is_set():
+                    raise  # else a second signal, or the first has ended an environment's process too
             if stop.is_set():
                 return "signal"
 

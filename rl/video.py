@@ -125,6 +125,8 @@ def _frame(env: VectorEnv) -> np.ndarray:
     frame = frames[0] if frames is not None and len(frames) else None
     if not isinstance(frame, np.ndarray) or frame.ndim != 3:
         raise UserError(f"the environment cannot be filmed: it gave no picture; {_modes(env)}")
+    if frame.dtype != np.uint8:
+        raise UserError(f"the environment cannot be filmed: its picture has dtype {frame.dtype}, it must be uint8")
     return frame
 
 

@@ -11,6 +11,7 @@ if not __package__:  # run as a file: our packages come from this checkout, what
 
     __package__ = "scripts"
 
+import shlex
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -99,7 +100,8 @@ def _check(argv: Sequence[str]) -> int:
     if failed:
         print(f"\n{args.env} cannot be trained on yet: mend what is marked FAIL")
         return 2
-    print(f"\n{args.env} can be trained on: {invocation('train')} --env {args.env}")
+    more = "" if args.env_kwargs == Args.env_kwargs else f" --env-kwargs {shlex.quote(args.env_kwargs)}"
+    print(f"\n{args.env} can be trained on: {invocation('train')} --env {shlex.quote(args.env)}{more}")
     return 0
 
 

@@ -40,8 +40,19 @@ def guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
         print("interrupted", file=sys.stderr)
         return 130
     except BrokenPipeError:  # whoever read the output, `head` for instance, has had enough
+        if not _is_closed(sys.stdout):
+            raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
         return 141
+
+
+def _is_closed(stream: Any) -> bool:
+    """Whether nobody reads what is written to it."""
+    try:
+        print(file=stream, flush=True)
+    except BrokenPipeError:
+        return True
+    return False
 
 
 def parse(cls: Any, argv: Sequence[str], name: str, description: str, default: Any = None) -> Any:

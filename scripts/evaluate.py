@@ -22,13 +22,14 @@ from typing import Any, Literal
 from gymnasium.vector import VectorEnv
 from tyro.conf import Positional
 
+from envs.errors import EnvError
 from envs.make import make
 from rl.errors import UserError
-from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, evaluate, run_episodes
+from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, NeverEnds, run_episodes
 from rl.run import read_config
 from rl.video import record_video
 
-from .cli import Device, agent_classes, choose_device, guarded, parse, use_threads
+from .cli import Device, agent_classes, choose_device, guarded, json_object, parse, use_threads
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,8 @@ class Args:
     """Sample actions instead of taking the policy's mode."""
     checkpoint: str = "last"
     """last, best or step_N."""
+    env_kwargs: str = "{}"
+    """Arguments of the environment as a JSON object, over those of the run."""
     env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
     """How the environments step, see train; a window needs sync."""
     seed: int | None = None
@@ -78,21 +81,36 @@ def _evaluate(argv: Sequence[str]) -> int:
     if not isinstance(started.get("env_argument"), str):
         raise UserError(f"run {args.run} was trained on a Python object, not on a named environment: use rl.evaluate")
     seed: int = started.get("seed", 0) if args.seed is None else args.seed
-    n = 1 if args.render else min(args.episodes, MAX_AT_ONCE)
-    backend = "sync" if args.render else args.env_backend
-    env = make(started["env_argument"], n, seed, args.render, started.get("env_kwargs"), backend)
+    env = environments(args, started, seed)
     try:
         check_spaces(env, agent)
-        if args.render:
-            result = run_episodes(agent, env, args.episodes, not args.stochastic, seed + SEED_OFFSET)
-        else:
-            result = evaluate(agent, env, args.episodes, not args.stochastic, seed)
-        print(result)
+        try:
+            print(run_episodes(agent, env, args.episodes, not args.stochastic, seed + SEED_OFFSET))
+        except NeverEnds as error:
+            raise UserError(f"{error}: --env-kwargs '{{\"max_episode_steps\": 1000}}'") from error
+        env.close()  # there may be no room for two: of a port, say
         if args.video is not None:
             print(f"video {record_video(agent, env, args.video, 1, not args.stochastic, seed)}")
     finally:
         env.close()
     return 0
+
+
+def environments(args: Args, started: dict[str, Any], seed: int) -> VectorEnv:
+    """As many as there are episodes, or as many as the run had where they come in that number alone."""
+    kwargs = (started.get("env_kwargs") or {}) | json_object("--env-kwargs", args.env_kwargs)
+    n = 1 if args.render else min(args.episodes, MAX_AT_ONCE)
+
+    def these(n: int) -> VectorEnv:
+        backend = "sync" if args.render else args.env_backend
+        return make(started["env_argument"], n, seed + SEED_OFFSET, args.render, kwargs, backend)
+
+    try:
+        return these(n)
+    except EnvError:
+        if started.get("num_envs") in (None, n):
+            raise
+        return these(started["num_envs"])
 
 
 def check_spaces(env: VectorEnv, agent: Any) -> None:

@@ -43,7 +43,8 @@ from .cli import agent_classes, guarded, json_object, parse
 from .results import Key, Measured, Row, append, commit, evaluations_path, machine, read_rows, renew_evaluations
 from .train import Args as TrainArgs
 
-ONE_SETTING = "one setting"  # the variant of --no-presets; no flag can give a variant this name, for its space
+ONE_SETTING = "one setting"  # the variant of --no-presets; no flag can give a variant a name that begins so
+RESULT = "costgrad result: "  # begins the line by which the process of a run hands it over
 
 
 @dataclass(frozen=True)
@@ -155,7 +156,7 @@ def _variants(args: Args) -> dict[str, dict[str, Any]]:
     variants: dict[str, dict[str, Any]] = {"": {}} if args.shipped else {}
     for text in args.variant:
         name, equals, value = text.partition("=")
-        if not equals or not re.fullmatch(r"[\w.-]+", name):
+        if not equals or not re.fullmatch(r"[\w.-][\w., -]*", name) or name.startswith(ONE_SETTING):
             raise UserError(f'variant {text!r} must be NAME=JSON, such as score=\'{{"actor_gradient": "score"}}\'')
         if name in variants:
             raise UserError(f"variant {name} is given twice")
@@ -246,11 +247,12 @@ class Job:
         self._out.close()
         self._errors.close()
         run, tail = self.run, (self.commit, machine(), self.run.settings)
-        if self.process.returncode != 0 or not lines:
+        results = [line.removeprefix(RESULT) for line in lines if line.startswith(RESULT)]
+        if self.process.returncode != 0 or not results:
             why = errors[-1] if errors else f"exit code {self.process.returncode}"
             seconds = f"{time.perf_counter() - self.begin:.1f}"
             return Row(*run.key, seconds, "", "", *tail), [], f"failed: {why.removeprefix('error: ')}"
-        done = json.loads(lines[-1])
+        done = json.loads(results[-1])
         figures = (f"{done['seconds']:.1f}", f"{done['final_return']:.6g}", f"{done['steps_per_second']:.0f}")
         evaluations = [Measured(*run.key, *(f"{value:.10g}" for value in cells)) for cells in done["evaluations"]]
         said = f"return {done['final_return']:.5g}, {done['steps_per_second']:,.0f} steps/s"
@@ -281,7 +283,7 @@ def _one(run: Run) -> int:
         "final_return": final.mean,
         "evaluations": [[row[column] for column in columns] for row in table],
     }
-    print(json.dumps(done))
+    print(f"\n{RESULT}{json.dumps(done)}")  # on a line of its own, whatever an environment prints
     return 0
 
 

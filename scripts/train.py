@@ -15,6 +15,7 @@ import argparse
 import shlex
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar
@@ -146,8 +147,9 @@ def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
         first.add_argument(flag, default=value)
     first.add_argument("--total-timesteps", "--total_timesteps", "-n", default=None)
     known, _ = first.parse_known_args(list(argv))
-    # What is no number is left to the full parser, which says so.
-    total = int(known.total_timesteps) if str(known.total_timesteps).isdecimal() else None
+    total = None
+    with suppress(TypeError, ValueError):  # what is no number is left to the full parser, which says so
+        total = max(int(known.total_timesteps), 0) or None
     started: dict[str, Any] = {}
     if known.resume is not None:
         started = read_config(known.resume)

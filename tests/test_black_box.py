@@ -210,6 +210,8 @@ def test_bad_arguments_are_named(function, kwargs, message) -> None:
         (lambda a: a, {"batched": True}, r"returned a cost of shape \(1, 1\): it must be \(1,\)"),
         (lambda s, a: 1.0, {"start": (0, 1), "steps": 3}, r"it must return \(next_state, cost\)"),
         (lambda s, a: (np.zeros(3), 1.0), {"start": (0, 1), "steps": 3}, r"next state of shape \(3,\): it must be"),
+        (lambda s, a: (s, 1.0, [True, False]), {"start": (0.5, 1), "steps": 3}, r"a terminated of shape \(2,\)"),
+        (lambda s, a: (s, 1.0, None), {"start": (0.5, 1), "steps": 3}, "None as its terminated"),
         (lambda s, a: (s * np.inf, 1.0), {"start": (0.5, 1), "steps": 3}, "returned next state"),
     ],
 )

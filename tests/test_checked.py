@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
-from gymnasium.vector import SyncVectorEnv, VectorEnv
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 from envs import EnvError, make
-from envs.checked import CheckedEnv
+from envs.checked import CheckedEnv, CheckedVectorEnv
 from envs.lqr import LQR
 from rl.errors import UserError
 from rl.loop import interact
@@ -268,3 +270,101 @@ def test_a_vector_env_of_another_form_is_told_by_the_loop(column: str, change: C
         next(ticks)
     right = Many({})
     assert next(interact(Still(right), right, seed=0)).step == 3
+
+
+@pytest.mark.parametrize("backend", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("space", "dtype", "told"),
+    [
+        (spaces.Box(0, 255, (3,), np.uint8), np.float32, "obs of dtype float32: it must be uint8"),
+        (spaces.Box(0, 255, (3,), np.uint8), np.int64, "obs of dtype int64: it must be uint8"),
+        (spaces.MultiBinary(3), np.float64, "obs of dtype float64: it must be int8"),
+        (spaces.Box(-1, 1, (3,)), np.complex64, "obs of dtype complex64: it must be float32"),
+    ],
+)
+def test_numbers_of_another_kind_are_told_and_not_cut_off(space: Any, dtype: Any, told: str, backend: str) -> None:
+    """A picture from 0 to 1 in a space of bytes would arrive as zeros from a process, and not at all without."""
+    env = faulty(observation_space=space, obs=lambda self=None: np.zeros(3, dtype))
+    assert told in said(env, backend)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int32, np.bool_])
+def test_numbers_that_floats_can_tell_are_taken(dtype: Any) -> None:
+    env = make(faulty(obs=lambda self=None: np.ones(3, dtype)), 2, backend="sync")
+    assert env.reset(seed=0)[0].dtype == np.float32 and (env.step(np.zeros(2, np.int64))[0] == 1).all()
+
+
+class Ends(Faulty):
+    """Its process goes, as that of a simulator that crashes."""
+
+    def step(self, action: Any) -> Any:
+        os._exit(7)
+
+
+def test_a_process_that_ends_is_told_and_the_others_are_ended() -> None:
+    env = make(Ends, 2, backend="async")
+    env.reset(seed=0)
+    processes = env.env.processes  # type: ignore[attr-defined]
+    with pytest.raises(EnvError, match=r"the process of environment [01] ended \(exit code 7\)"):
+        env.step(np.zeros(2, np.int64))
+    env.close()
+    assert not any(process.is_alive() for process in processes)
+
+
+def test_what_render_and_close_raise_does_not_cost_a_run() -> None:
+    def fails(self: Any = None) -> None:
+        raise RuntimeError("no GPU")
+
+    env = faulty(metadata={"render_modes": ["rgb_array"]}, render=fails, close=fails, render_mode="rgb_array")
+    made = CheckedEnv(env(), "Faulty")
+    with pytest.raises(EnvError, match=r"Faulty.render raised RuntimeError: no GPU \(test_checked.py, line"):
+        made.render()
+    with pytest.warns(UserWarning, match="Faulty.close raised RuntimeError: no GPU"):
+        made.close()
+
+
+class Batch(VectorEnv):
+    """A user's own: right in all but `fault`, in its second step."""
+
+    metadata = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
+    fault = ""
+
+    def __init__(self, num_envs: int = 2, fault: str = "") -> None:
+        self.num_envs, self.fault, self.count, self.own = num_envs, fault, 0, "kept"
+        self.single_observation_space, self.single_action_space = spaces.Box(-1, 1, (3,)), spaces.Discrete(2)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+
+    def reset(self, *, seed: Any = None, options: Any = None) -> Any:
+        return np.zeros((self.num_envs, 3), np.float32), {}
+
+    def step(self, actions: Any) -> Any:
+        self.count += 1
+        obs, none = self.reset()[0], np.zeros(self.num_envs, np.bool_)
+        if self.count == 2 and self.fault == "raises":
+            raise KeyError("boom")
+        if self.count == 2 and self.fault == "shape":
+            obs = obs[:, :2]
+        return obs, np.ones(self.num_envs), none | (self.count == 2 and self.fault == "final"), none, {}
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        ("raises", r"Batch.step raised KeyError: 'boom' \(test_checked.py, line"),
+        ("shape", r"Batch.step returned obs type ndarray of shape \(2, 2\): it must have shape \(2, 3\)"),
+        ("final", "reset in the same step: their info must hold final_obs"),
+    ],
+)
+def test_a_users_batch_is_told_too(fault: str, told: str) -> None:
+    for env in (make(Batch(fault=fault)), make(Batch, 2, env_kwargs={"fault": fault})):
+        ticks = interact(Still(env), env, seed=0)
+        next(ticks)
+        with pytest.raises((EnvError, UserError), match=told):
+            next(ticks)
+        assert env.own == "kept"
+
+
+def test_our_batches_stand_as_they_are() -> None:
+    for name in ("CartPole-v1", "costgrad/LQR-v0"):
+        assert not isinstance(make(name, 2).env, CheckedVectorEnv)

@@ -160,10 +160,19 @@ class Endless(Countdown):
         return self._obs(), float("nan") if self.lengths == (1,) else 0.0, False, False, {}
 
 
+class Mist(Countdown):
+    def step(self, action: Any) -> Any:
+        obs, *rest = super().step(action)
+        return (np.full_like(obs, np.nan), *rest)
+
+
 def test_bad_environments_are_one_line() -> None:
     agent = fake(vector(1))
     with pytest.raises(UserError, match="3 of 3 evaluation episodes had not ended after 50 steps"):
         evaluate(agent, SyncVectorEnv([Endless] * 2), 3, max_steps=50)
+    for n in (1, 2):  # a policy of choices would choose something
+        with pytest.raises(UserError, match=r"environment 1 returned observation \[nan nan\] in an evaluation"):
+            evaluate(agent, SyncVectorEnv([lambda: Countdown((4,)), Mist]), 2 * n)
     with pytest.raises(UserError, match="returned reward nan"):
         evaluate(agent, SyncVectorEnv([lambda: Endless((1,))] * 2), 3)
     with pytest.raises(UserError, match="episodes must be at least 1, got 0"):

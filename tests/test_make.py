@@ -9,6 +9,7 @@ import textwrap
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import cloudpickle
 import gymnasium
@@ -225,7 +226,7 @@ def test_only_gymnasiums_own_class_has_an_equal_native_form(registered: Callable
     assert make("CartPole-v1", 2).backend == "sync"
     registered("CartPole-v1", entry_point=OtherCartPole, vector_entry_point=CartPoleVectorEnv, max_episode_steps=7)
     env = make("CartPole-v1", 2)
-    assert (env.backend, type(env.env)) == (
+    assert (env.backend, type(env.unwrapped)) == (
         "native",
         CartPoleVectorEnv,
     ) and "another random stream" in env.backend_reason
@@ -341,6 +342,38 @@ def test_time_limit_for_a_users_class_without_one(folder: Path) -> None:
     assert [bool(env.step(np.zeros((1, 1), np.float32))[3][0]) for _ in range(4)] == [False] * 3 + [True]
 
 
+def takes_anything(length: float = 99.0, **more: Any) -> gymnasium.Env:
+    return Line(**more)
+
+
+class Line(gymnasium.Env):
+    """Never ends of itself, and looks at none of its arguments."""
+
+    observation_space = action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, **ignored: Any) -> None:
+        pass
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: Any) -> Any:
+        return np.zeros(1, np.float32), 0.0, False, False, {}
+
+
+@pytest.mark.parametrize("env", [Line, takes_anything])
+def test_the_time_limit_is_not_lost_among_arguments_that_nobody_names(env: Callable[..., Any]) -> None:
+    made = make(env, 1, env_kwargs={"more": 1, "max_episode_steps": 4})
+    made.reset(seed=0)
+    assert [bool(made.step(np.zeros((1, 1), np.float32))[3][0]) for _ in range(4)] == [False] * 3 + [True]
+
+
+def test_a_time_limit_that_a_batch_does_not_take_is_refused(folder: Path) -> None:
+    with pytest.raises(EnvError, match="does not take max_episode_steps: 7 is lost"):
+        make(f"{folder}/corridor.py:three", 3, env_kwargs={"max_episode_steps": 7})
+
+
 def test_a_cost_function_by_file_and_in_processes(folder: Path) -> None:
     name = f"{folder}/rl.py:kink"
     env = make(name, 2, backend="async")
@@ -413,7 +446,7 @@ def test_python_objects() -> None:
     assert make(lambda: gymnasium.make("CartPole-v1"), 2).env_argument is None
     ready = SyncVectorEnv([lambda: gymnasium.make("CartPole-v1")] * 2)
     env = make(ready, num_envs=7)
-    assert (env.env, env.num_envs) == (ready, 2)
+    assert (env.unwrapped, env.num_envs) == (ready, 2)
     assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     with pytest.raises(EnvError, match="cannot be made again"):
         env.remake(1, 0)

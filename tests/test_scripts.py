@@ -197,6 +197,33 @@ def test_ctrl_c_saves_and_says_how_to_go_on(tmp_path: Path, number: signal.Signa
     assert train.main(["--resume", str(tmp_path / "run"), "-n", str(step + 50), *SHORT, "--no-progress"]) == 0
 
 
+@pytest.mark.parametrize("slow", ["", "slow evaluations"])
+def test_ctrl_c_with_processes_and_in_an_evaluation_saves_as_well(tmp_path: Path, slow: str) -> None:
+    """It reaches all processes; those of the environments leave it to the one that trains."""
+    (tmp_path / "mine.py").write_text(
+        ENVIRONMENTS.replace("self.t + 1\n", f"self.t + 1; import time; time.sleep({SLOW})\n")
+    )
+    flags = ["--env", "mine.py:Line", "--num-envs", "2", "--env-backend", "async", "-n", "10000000", "--run-dir", "run"]
+    flags += ["--eval-freq", "100", "--eval-episodes", "2000"] if slow else ["--eval-freq", "10000000"]
+    child = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *flags, "--no-capture-video"],
+        **{"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
+        start_new_session=True,
+    )
+    until = time.monotonic() + 60
+    while not (tmp_path / "run" / "agent.svg").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    time.sleep(4)  # 100 steps are done long ago
+    for _ in range(1 + bool(slow)):  # an evaluation goes on to its end unless it is asked for again
+        os.killpg(child.pid, signal.SIGINT)
+        time.sleep(0.5)
+    out, error = child.communicate(timeout=60)
+    assert child.returncode == 130 and "Traceback" not in error, error
+    assert "--resume run" in out and (tmp_path / "run" / "checkpoints" / "last" / "meta.json").exists()
+    assert (len(read_table(tmp_path / "run" / "evaluations.csv")) if slow else 0) == 0
+
+
+SLOW = 2e-3
 BAD_TRAIN = {
     "--env Nope-v7": "Nope-v7",
     "--env nowhere:Thing": "nowhere",
@@ -378,7 +405,9 @@ def test_presets_are_used_unless_overridden_and_said(monkeypatch: Any) -> None:
 
 
 def test_learning_rates_of_a_preset_fall_over_the_whole_run_and_over_its_continuation(tmp_path: Path) -> None:
-    whole, _ = train.read_args(["-n", "12345"])
+    for text in ("12_345", "+12345", "12345"):  # whatever the flag's own parser takes
+        whole, _ = train.read_args(["-n", text])
+        assert whole.config.decay_steps == whole.total_timesteps == 12345
     assert whole.config.decay_steps == 12345
     own, _ = train.read_args(["-n", "12345", "--decay-steps", "7"])
     assert own.config.decay_steps == 7
@@ -419,3 +448,56 @@ def test_the_device_is_chosen_and_explained(monkeypatch: Any) -> None:
     assert cli.choose_device("cuda", small)[0] == "cuda" and cli.choose_device("cpu", wide)[0] == "cpu"
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert cli.choose_device("auto", wide)[0] == "cpu"
+
+
+def test_evaluate_takes_what_the_run_had_in_other_numbers_and_arguments(tmp_path: Path, capsys: Any) -> None:
+    (tmp_path / "mine.py").write_text(
+        ENVIRONMENTS
+        + """
+class One(Line):
+    here = 0
+
+    def __init__(self, **other):
+        super().__init__(**other)
+        if One.here:
+            raise RuntimeError("port 5555 is busy")
+        One.here = 1
+
+    def close(self):
+        One.here = 0
+
+    def render(self):
+        return np.zeros((16, 16, 3), np.uint8)
+
+    metadata = {"render_modes": ["rgb_array"]}
+    render_mode = "rgb_array"
+
+
+def four():
+    return gymnasium.vector.SyncVectorEnv([Line] * 4)
+"""
+    )
+    flags, path = ["-n", "300", *SHORT, "--no-progress"], f"{tmp_path}/mine.py"
+    for name, more in (("One", ["--num-envs", "1", "--env-backend", "sync"]), ("four", ["--num-envs", "4"])):
+        assert train.main(["--env", f"{path}:{name}", "--run-dir", f"{tmp_path}/{name}", *flags, *more]) == 0
+    capsys.readouterr()
+    assert evaluate.main([f"{tmp_path}/One", "--episodes", "1", "--video", f"{tmp_path}/one.gif"]) == 0
+    assert evaluate.main([f"{tmp_path}/four", "--episodes", "9"]) == 0
+    assert evaluate.main([f"{tmp_path}/One", "--episodes", "1", "--env-kwargs", '{"length": 1}']) == 0
+    whole, of_four, short = (line for line in capsys.readouterr().out.splitlines() if line.startswith("return"))
+    assert "over 1 episode" in whole and "over 9 episodes" in of_four
+    assert float(short.split()[1]) > float(whole.split()[1])  # a step costs what it costs
+    assert "not JSON" in refused(capsys, evaluate.main, f"{tmp_path}/One", "--env-kwargs", "{")
+
+
+def test_check_env_says_how_to_train_with_the_same_arguments(here: Path, capsys: Any) -> None:
+    assert check_env.main(["mine.py:Line", "--env-kwargs", '{"length": 7}', "--steps", "50"]) == 0
+    assert "--env mine.py:Line --env-kwargs '{\"length\": 7}'" in capsys.readouterr().out
+
+
+def test_a_pipe_that_breaks_elsewhere_is_not_taken_for_a_reader_that_left(capsys: Any) -> None:
+    def command(argv: Any) -> int:
+        raise BrokenPipeError("of a process")
+
+    with pytest.raises(BrokenPipeError, match="of a process"):
+        cli.guarded(command, [])
