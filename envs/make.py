@@ -64,7 +64,7 @@ class _AsyncVectorEnv(AsyncVectorEnv):
             return super().step(actions)
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """As gymnasium's, which waits for an answer from all processes: from dead ones, and again from those that gave it.
+        """As gymnasium's, which waits for an answer from all: from dead processes, and again from those that gave one.
 
         Whoever was interrupted in a step does not know which did: then nobody is asked.
         """
