@@ -70,6 +70,30 @@ MUTANTS = [
         "checked",
     ),
     Mutant("a worker's log stays", "envs/make.py", "logger.ERROR + 1", "logger.min_level", "checked"),
+    Mutant("workers die of Ctrl-C", "envs/make.py", "signal.signal(signal.SIGINT, signal.SIG_IGN)", "pass", "scripts"),
+    Mutant(
+        "numbers of another kind go unseen",
+        "envs/checked.py",
+        'not np.can_cast(dtype, space.dtype, "same_kind")',
+        "not dtype",
+        "checked",
+    ),
+    Mutant(
+        "a batch is not looked at", "envs/make.py", "env if own or isinstance", "env if True or isinstance", "checked"
+    ),
+    Mutant(
+        "a dead process goes unseen",
+        "envs/make.py",
+        "except (EOFError, ConnectionError)",
+        "except LookupError",
+        "checked",
+    ),
+    Mutant("a limit is lost among **kwargs", "envs/build.py", "by_name=True)  # what", ")  # what", "make"),
+    Mutant("a blind evaluation", "rl/evaluate.py", "        _check_finite(obs, wanted)\n", "", "evaluate"),
+    Mutant(
+        "what is printed is a result", "scripts/experiment.py", "if line.startswith(RESULT)]", "if line]", "experiment"
+    ),
+    Mutant("evaluate insists on its number", "scripts/evaluate.py", "in (None, n):", "in (None, n, 4):", "scripts"),
     Mutant("the form of a batch goes unseen", "rl/loop.py", "        _check_form(n,", "        dict(n=n,", "checked"),
     Mutant("an ending that is a number", "rl/loop.py", "value.dtype != np.bool_", "value.dtype == object", "checked"),
     # What the environment says

@@ -215,6 +215,11 @@ class Blind(Countdown):
         return None
 
 
+class Grey(Countdown):
+    def render(self) -> Any:
+        return np.zeros((16, 16, 3), np.float32)
+
+
 def test_what_cannot_be_filmed_is_one_line(tmp_path: Path, monkeypatch: Any) -> None:
     agent, env = fake(vector(1)), Remade(1)
     with pytest.raises(UserError, match="must end in"):
@@ -223,6 +228,8 @@ def test_what_cannot_be_filmed_is_one_line(tmp_path: Path, monkeypatch: Any) -> 
         record_video(agent, Remade(1, cls=Blind), tmp_path / "a.mp4")
     with pytest.raises(UserError, match="cannot be filmed"):
         record_video(agent, SyncVectorEnv([Blind]), tmp_path / "a.mp4")
+    with pytest.raises(UserError, match="its picture has dtype float32, it must be uint8"):
+        record_video(agent, SyncVectorEnv([Grey]), tmp_path / "a.mp4")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         record_video(agent, env, tmp_path / "file" / "a.mp4")

@@ -477,10 +477,13 @@ def four():
     return gymnasium.vector.SyncVectorEnv([Line] * 4)
 """
     )
-    flags, path = ["-n", "300", *SHORT, "--no-progress"], f"{tmp_path}/mine.py"
-    for name, more in (("One", ["--num-envs", "1", "--env-backend", "sync"]), ("four", ["--num-envs", "4"])):
+    flags, path, one = ["-n", "300", *SHORT], f"{tmp_path}/mine.py", ["--num-envs", "1", "--env-backend", "sync"]
+    for name, more in (("One", [*one, "--probe-every", "100"]), ("four", ["--num-envs", "4"])):
         assert train.main(["--env", f"{path}:{name}", "--run-dir", f"{tmp_path}/{name}", *flags, *more]) == 0
-    capsys.readouterr()
+    said = capsys.readouterr().out
+    assert (
+        said.count("no probe of C: mine.One cannot be made") == 1 and "no evaluation during training: mine.One" in said
+    )
     assert evaluate.main([f"{tmp_path}/One", "--episodes", "1", "--video", f"{tmp_path}/one.gif"]) == 0
     assert evaluate.main([f"{tmp_path}/four", "--episodes", "9"]) == 0
     assert evaluate.main([f"{tmp_path}/One", "--episodes", "1", "--env-kwargs", '{"length": 1}']) == 0
