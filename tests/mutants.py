@@ -44,7 +44,7 @@ MUTANTS = [
     Mutant(
         "wrong obs pass",
         "envs/checked.py",
-        'if wrong := _misfit(self._space, obs, "obs"):',
+        'if wrong := _misfit(space, obs, "obs"):',
         "if wrong := None:",
         "checked",
     ),
@@ -58,7 +58,7 @@ MUTANTS = [
     Mutant(
         "ours taken for the user's",
         "envs/checked.py",
-        "if place is not None and _is_ours(place):",
+        "if missing or (place is not None and _is_ours(place)):",
         "if False:",
         "checked",
     ),
@@ -1453,8 +1453,8 @@ MUTANTS = [
     Mutant(
         "fidelity: the agent's own generator",
         "rl/session.py",
-        "found = probe(self.agent, self.make, seed=self.seed)",
-        "found = (self.agent.acting.uniform(1), probe(self.agent, self.make, seed=self.seed))[1]",
+        "found = probe(self.agent, self._fresh, seed=self.seed)",
+        "found = (self.agent.acting.uniform(1), probe(self.agent, self._fresh, seed=self.seed))[1]",
         "probe",
     ),
     Mutant(
