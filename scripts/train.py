@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
-from typing import Annotated, Any, Generic, Literal, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from tyro.conf import arg
 
@@ -156,6 +156,7 @@ def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
         given = started.get("args")
         if not isinstance(given, dict) or "config" not in started or not {"env", "total_timesteps"} <= given.keys():
             raise UserError(f"run {known.resume} was not started by this command: go on with it from Python")
+        _check_kinds(f"run {known.resume}", given)
         known.env, known.agent = given["env"], started["agent"]
     _, config_cls = agent_classes(known.agent)
     plain = Args(config_cls())
@@ -172,6 +173,18 @@ def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
             flag = "--" + sorted(changed)[0].replace("_", "-")
             raise UserError(f"{flag} cannot change when a run goes on: run {known.resume} has its own")
     return args, _sources(args, base, f"run {known.resume}" if started else f"preset for {args.env}")
+
+
+def _check_kinds(run: str, given: dict[str, Any]) -> None:
+    """Raises UserError naming the first of a config.json's arguments that no flag could have given."""
+    for name, hint in get_type_hints(Args).items():
+        if name == "config" or name not in given:
+            continue
+        value, allowed = given[name], get_args(hint) or (hint,)
+        fits = value in allowed if get_origin(hint) is Literal else type(value) in allowed
+        if not fits:
+            said = ", ".join(str(getattr(kind, "__name__", kind)) for kind in allowed)
+            raise UserError(f"{run} has {name} {value!r} in its config.json: it must be one of {said}")
 
 
 class _First(argparse.ArgumentParser):

@@ -504,3 +504,23 @@ def test_a_pipe_that_breaks_elsewhere_is_not_taken_for_a_reader_that_left(capsys
 
     with pytest.raises(BrokenPipeError, match="of a process"):
         cli.guarded(command, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "told"),
+    [
+        ("device", "tpu", "has device 'tpu' in its config.json: it must be one of auto, cpu, cuda"),
+        ("threads", "x", "has threads 'x' in its config.json: it must be one of int"),
+        ("env_kwargs", {}, "has env_kwargs {} in its config.json: it must be one of str"),
+        ("eval_freq", 0.5, "has eval_freq 0.5 in its config.json: it must be one of int, NoneType"),
+    ],
+)
+def test_a_config_that_was_spoilt_is_told(
+    place: Path, tmp_path: Path, capsys: Any, name: str, value: Any, told: str
+) -> None:
+    shutil.copytree(place / "done", tmp_path / "done")
+    config = tmp_path / "done" / "config.json"
+    said = json.loads(config.read_text())
+    said["args"][name] = value
+    config.write_text(json.dumps(said))
+    assert told in refused(capsys, train.main, "--resume", tmp_path / "done", "-n", "3000")
