@@ -39,6 +39,22 @@ def writing(path: str | Path) -> Iterator[None]:
         raise UserError(f"cannot write {path}: {error}") from error
 
 
+def check_writable(path: Path, make_folder: bool = True) -> None:
+    """Before long work whose outcome goes to a file; the file stays as it is. Raises UserError where it cannot.
+
+    Args:
+        path: of the file.
+        make_folder: its folder, if it is not there.
+    """
+    new = not path.exists()
+    with writing(path):
+        if make_folder:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.open("a", encoding="utf-8").close()
+        if new:
+            path.unlink()
+
+
 def write_text(path: str | Path, text: str) -> None:
     """`write_bytes` of a text, as UTF-8. Raises UserError."""
     write_bytes(path, text.encode())

@@ -24,6 +24,7 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from envs.make import make
+from rl.checkpoint import check_writable
 from rl.errors import UserError
 from rl.session import LOG_POINTS
 
@@ -95,6 +96,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(argv: Sequence[str]) -> int:
     args = _checked(parse(Args, argv, "bench", __doc__ or ""))
     console = Console(width=max(Console().width, 100))
+    if args.json_file is not None:
+        check_writable(Path(args.json_file), make_folder=False)
     work = WORK[args.agent]
     often = "an update a step" if work.off_policy else f"{args.num_steps} steps a rollout"
     where = f"{args.num_envs} x {args.env}, {often}, {args.threads} thread(s)"

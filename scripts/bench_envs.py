@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 import time
 import warnings
@@ -23,8 +22,10 @@ from envs.errors import EnvError
 from envs.forms import twin
 from envs.load import find
 from envs.native import NativeVectorEnv
+from rl.checkpoint import check_writable
 from rl.errors import UserError
 
+from .bench_side import write_json
 from .cli import guarded, parse
 
 Peer = Literal["sync", "gymnasium-native", "envpool"]
@@ -91,6 +92,8 @@ def _bench(argv: Sequence[str]) -> int:
     args: Args = parse(Args, argv, "bench", __doc__ or "")
     _check(args)
     console = Console(width=max(Console().width, 130))
+    if args.json_file is not None:
+        check_writable(Path(args.json_file), make_folder=False)
     console.print(
         f"{args.repeats} x {args.seconds:g} s each, in turns; random actions drawn beforehand", highlight=False
     )
@@ -110,11 +113,7 @@ def _bench(argv: Sequence[str]) -> int:
         console.print(" ".join(said), style="dim", highlight=False)
     console.print(table)
     if args.json_file is not None:
-        try:
-            figures_of_all = {"args": asdict(args), "rows": [row._asdict() for row in done]}
-            Path(args.json_file).write_text(json.dumps(figures_of_all, indent=1) + "\n")
-        except OSError as error:
-            raise UserError(f"cannot write {args.json_file}: {error.strerror}") from error
+        write_json(args.json_file, {"args": asdict(args), "rows": [row._asdict() for row in done]})
     return 0
 
 

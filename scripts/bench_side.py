@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from rl.checkpoint import write_text
 from rl.errors import UserError
 
 LIBRARIES = {"sb3": "stable_baselines3", "sbx": "sbx"}
@@ -111,7 +112,4 @@ def check_peer(python: str, peer: str = "sb3") -> None:
 
 def write_json(path: str, figures: dict[str, Any]) -> None:
     """Writes all figures. Raises UserError where it cannot."""
-    try:
-        Path(path).write_text(json.dumps(figures, indent=1) + "\n")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}") from error
+    write_text(path, json.dumps(figures, indent=1) + "\n")

@@ -8,11 +8,13 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Annotated, Literal, NamedTuple
 
 from tyro.conf import arg
 
 from agents.presets import preset_for
+from rl.checkpoint import check_writable
 from rl.errors import UserError
 
 from .bench_side import check_peer, ours, peer, write_json
@@ -71,6 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _bench(argv: Sequence[str]) -> int:
     args: Args = parse(Args, argv, "bench", __doc__ or "")
     tasks = _tasks(args)
+    if args.json_file is not None:
+        check_writable(Path(args.json_file), make_folder=False)
     runs = []
     for run in _runs(args, tasks):
         runs.append(run)

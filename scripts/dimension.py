@@ -35,12 +35,13 @@ from rich.progress import Progress
 from agents import AGENTS
 from envs import make
 from envs.contextual import BEST_COST, CONTEXT, ContextualStairs
+from rl.checkpoint import check_writable
 from rl.errors import UserError
 from rl.evaluate import evaluate
 from rl.loop import interact
 
 from .cli import guarded, parse
-from .dimension_report import Row, append, check_writable, draw, exponents, read
+from .dimension_report import Row, append, draw, exponents, read
 from .report_plot import check_picture
 from .results import commit, machine
 

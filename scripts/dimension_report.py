@@ -47,16 +47,6 @@ class Row(NamedTuple):
         return self[:5]
 
 
-def check_writable(path: Path) -> None:
-    """Makes the folder that a file of rows goes to. Raises UserError where none can be written."""
-    new = not path.exists()
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a", encoding="utf-8").close()
-    if new:
-        path.unlink()
-
-
 def append(path: Path, row: Row) -> None:
     """Adds a row. Raises UserError where the file cannot be written."""
     new = not path.exists()

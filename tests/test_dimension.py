@@ -12,9 +12,10 @@ import pytest
 
 from envs.contextual import STAIR, ContextualStairs
 from envs.errors import EnvError
+from rl.checkpoint import check_writable
 from rl.errors import UserError
 from scripts.dimension import CARTPOLE, METHODS, STAIRS, Args, Run, hidden, main, measure, plan
-from scripts.dimension_report import Row, append, check_writable, draw, exponent, exponents, read, through
+from scripts.dimension_report import Row, append, draw, exponent, exponents, read, through
 
 ROOT = Path(__file__).resolve().parents[1]
 
