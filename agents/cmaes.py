@@ -27,11 +27,6 @@ from rl.seeds import spread
 from rl.settings import check_settings
 from rl.spaces import Codec
 
-try:
-    from cmaes import CMA, SepCMA
-except ImportError:  # an extra
-    CMA = SepCMA = None
-
 
 @dataclass(frozen=True)
 class CMAESConfig:
@@ -83,8 +78,10 @@ class CMAES:
         seed: int = 0,
         device: str = "cpu",
     ) -> None:
-        if CMA is None:
-            raise UserError("cmaes needs a package: pip install 'costgrad[cma]'")
+        try:  # here, for it takes SciPy along: more than a second, which other agents need not wait for
+            from cmaes import CMA, SepCMA
+        except ImportError as error:
+            raise UserError("cmaes needs a package: pip install 'costgrad[cma]'") from error
         self.config = c = config or CMAESConfig()
         self.codec = Codec(observation_space, action_space, device)
         weights, noise = spread(seed, 2)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -267,7 +268,7 @@ def test_a_checkpoint_of_another_population_is_refused(tmp_path: Path) -> None:
 
 
 def test_cmaes_without_its_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("agents.cmaes.CMA", None)
+    monkeypatch.setitem(sys.modules, "cmaes", None)
     with pytest.raises(UserError, match=r"cmaes needs a package: pip install 'costgrad\[cma\]'"):
         small("cmaes")
 
