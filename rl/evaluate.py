@@ -147,9 +147,7 @@ def _check_finite(obs: Any, wanted: np.ndarray) -> None:
             bad = wanted & ~np.isfinite(part.reshape(len(part), -1)).all(1)
             if bad.any():
                 i = int(np.flatnonzero(bad)[0])
-                raise UserError(
-                    f"environment {i} returned observation {part[i]} in an evaluation: it must be finite, in float32"
-                )
+                raise UserError(f"environment {i} returned observation {part[i]} in an evaluation: it must be finite")
 
 
 def factory_of(env: Any) -> Factory | None:

@@ -183,6 +183,8 @@ def _loop(
                     with session.clock:
                         session.save(f"step_{tick.step}")
                         session.save("last")
+            except Diverged:
+                raise
             except (Exception, KeyboardInterrupt):
                 if not stop.is_set():
                     raise  # else a second signal, or the first has ended an environment's process too

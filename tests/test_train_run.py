@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import threading
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
 from rl.checkpoint import load_agent, read
-from rl.errors import UserError
+from rl.errors import Diverged, UserError
 from rl.evaluate import SEED_OFFSET, run_episodes
 from rl.run import environment_seed, read_config
 from rl.table import read_table
@@ -200,6 +201,21 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(tmp_path: Path, number: sign
     assert steps_of(tmp_path / "run" / "training.csv") == sorted(set(steps_of(tmp_path / "run" / "training.csv")))
     assert result.seconds > position["seconds"]
     assert not np.array_equal(again.seen[0], agent.seen[0])  # fresh episodes
+
+
+def test_an_agent_that_diverges_after_a_signal_is_not_saved(tmp_path: Path) -> None:
+    """Nor is any other error after it lost learning: that one is taken for the signal's doing."""
+    for error, saved in ((Diverged("nan"), 60), (OSError("a process is gone"), 100)):
+
+        def fails(tick: Any, _: Any, error: Exception = error) -> None:
+            if tick.step == 100:
+                os.kill(os.getpid(), signal.SIGINT)
+                raise error
+
+        env, run = Remade(2), tmp_path / str(saved)
+        with pytest.raises(Diverged) if isinstance(error, Diverged) else nullcontext():
+            train(fake(env), env, 400, run, eval_every=60, hooks=(fails,), progress=False)
+        assert read(run / "checkpoints" / "last")[1]["run"]["step"] == saved
 
 
 def test_resume_drops_what_came_after_the_last_save(tmp_path: Path) -> None:
