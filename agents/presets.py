@@ -39,6 +39,8 @@ CROSSQ_MUJOCO: dict[str, Any] = {
     "update_ratio": 1.0,
     "decay_steps": WHOLE_RUN,
 }
+# Tuned with orthogonal weights, before there were others.
+ORTHOGONAL: dict[str, Any] = {"init": "orthogonal"}
 # Tasks with goals, for runs with --hindsight 4. On BitFlip a policy of less entropy is soon sure of wrong actions too,
 # and where it is sure it has no gradient.
 GOALS: dict[str, Any] = {
@@ -51,6 +53,7 @@ GOALS: dict[str, Any] = {
     "critic_lr": 1e-3,
     "tau": 0.01,
     "gamma": 0.97,
+    **ORTHOGONAL,
 }
 
 PRESETS: dict[tuple[str, str], dict[str, Any]] = {
@@ -159,10 +162,17 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
     },
     **{(agent, env): {"num_envs": 1} for agent in ("td3", "sac") for env in MUJOCO},
     **{
-        (agent, "Pendulum-v1"): {"num_envs": 1, "learning_starts": 1_000, "actor_lr": 1e-3, "critic_lr": 1e-3}
+        (agent, "Pendulum-v1"): {
+            **ORTHOGONAL,
+            "num_envs": 1,
+            "learning_starts": 1_000,
+            "actor_lr": 1e-3,
+            "critic_lr": 1e-3,
+        }
         for agent in ("td3", "sac")
     },
     ("sac", "CartPole-v1"): {
+        **ORTHOGONAL,
         "num_envs": 4,
         "learning_starts": 1_000,
         "actor_lr": 1e-3,
@@ -180,6 +190,7 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "decay_steps": WHOLE_RUN,
     },
     ("sac", "LunarLander-v3"): {
+        **ORTHOGONAL,
         "num_envs": 8,
         "learning_starts": 5_000,
         "actor_lr": 1e-3,

@@ -29,7 +29,7 @@ from rl.entropy import Temperature, soft_cost
 from rl.errors import UserError
 from rl.estimate import Estimate, estimate_of
 from rl.hindsight import Hindsight
-from rl.nets import Activation
+from rl.nets import Activation, Init
 from rl.optim import Optimizer, Target
 from rl.replay import Replay
 from rl.returns import td_target
@@ -93,6 +93,8 @@ class SACConfig:
     """Widths of the hidden layers of actor and C."""
     activation: Activation = "relu"
     """Between the layers of actor and C."""
+    init: Init = "uniform"
+    """Initial weights of actor and C: within 1 / sqrt(inputs) of 0, or orthogonal and 2.4 times as large."""
     layer_norm: bool = False
     """Layer normalisation in actor and C."""
 
@@ -133,7 +135,7 @@ class SAC:
             raise UserError(
                 f"SAC takes up to {LISTED} combinations of choices, {action_space} has more: A2C, PPO and REPPO do"
             )
-        actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, 0.0, start, state_std=True)
+        actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, 0.0, start, state_std=True, init=c.init)
         self.actor = actor.to(device)
         most = sum(math.log(n) for n in self.codec.choices) / 2 if self.codec.discrete else -self.codec.action_size
         self.temperature = Temperature(c.alpha, c.entropy_target * most).to(device)

@@ -27,7 +27,7 @@ from rl.data import Batch, Step
 from rl.errors import UserError
 from rl.estimate import Estimate
 from rl.hindsight import Hindsight
-from rl.nets import Activation
+from rl.nets import Activation, Init
 from rl.optim import Optimizer, Target
 from rl.replay import Replay
 from rl.returns import td_target
@@ -93,6 +93,8 @@ class TD3Config:
     """Widths of the hidden layers of actor and C."""
     activation: Activation = "relu"
     """Between the layers of actor and C."""
+    init: Init = "uniform"
+    """Initial weights of actor and C: within 1 / sqrt(inputs) of 0, or orthogonal and 2.4 times as large."""
     layer_norm: bool = False
     """Layer normalisation in actor and C."""
 
@@ -132,7 +134,7 @@ class TD3:
         spec = CriticSpec.of(self.codec, c, ensemble=c.critics, head="regression")
         self.critic = Critic(spec, start).to(device)
         shape = (math.prod(self.codec.obs_shape), self.codec.action_size, c.hidden, c.activation, c.layer_norm)
-        self.actor = DeterministicActor(*shape, c.noise, start).to(device)
+        self.actor = DeterministicActor(*shape, c.noise, start, c.init).to(device)
         penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rl.data import host
-from rl.nets import MLP, Activation
+from rl.nets import MLP, Activation, Init
 from rl.policy import LOG_STD, NEVER, Categorical, MultiCategorical, SquashedGaussian
 from rl.spaces import Codec
 
@@ -30,6 +30,7 @@ class CategoricalActor(nn.Module):
         activation: between them.
         layer_norm: whether they are normalised.
         generator: decides the initial weights.
+        init: how, see `MLP`.
     """
 
     order: Tensor
@@ -43,12 +44,13 @@ class CategoricalActor(nn.Module):
         activation: Activation = "tanh",
         layer_norm: bool = False,
         generator: torch.Generator | None = None,
+        init: Init = "orthogonal",
     ) -> None:
         super().__init__()
         self.multi = isinstance(actions, tuple)
         self.choices = actions if isinstance(actions, tuple) else (actions,)
         sizes = (features, *hidden, sum(self.choices))
-        self.net = MLP(sizes, None, activation, layer_norm, out_gain=0.01, generator=generator)
+        self.net = MLP(sizes, None, activation, layer_norm, 0.0, 0.01, generator, init)
         # [D, M]: the output that says how likely choice d is to be m; one past the last where it cannot be.
         slots = np.full((len(self.choices), max(self.choices)), sum(self.choices))
         for d, n in enumerate(self.choices):
@@ -103,6 +105,7 @@ class GaussianActor(nn.Module):
         log_std: initial log of the spread before tanh.
         generator: decides the initial weights.
         state_std: whether the spread depends on the state.
+        init: how initial weights are drawn, see `MLP`.
     """
 
     def __init__(
@@ -115,12 +118,13 @@ class GaussianActor(nn.Module):
         log_std: float = 0.0,
         generator: torch.Generator | None = None,
         state_std: bool = False,
+        init: Init = "orthogonal",
     ) -> None:
         super().__init__()
         self.actions, self.state_std = actions, state_std
         self.noise_shape = (actions,)
         outputs = 2 * actions if state_std else actions
-        self.net = MLP((features, *hidden, outputs), None, activation, layer_norm, out_gain=0.01, generator=generator)
+        self.net = MLP((features, *hidden, outputs), None, activation, layer_norm, 0.0, 0.01, generator, init)
         self.log_std = nn.Parameter(torch.full((actions,), log_std))
 
     def forward(self, x: Tensor) -> SquashedGaussian:
@@ -165,6 +169,7 @@ class DeterministicActor(nn.Module):
         layer_norm: whether they are normalised.
         noise: standard deviation of the exploration, in units of the action.
         generator: decides the initial weights.
+        init: how, see `MLP`.
     """
 
     def __init__(
@@ -176,11 +181,12 @@ class DeterministicActor(nn.Module):
         layer_norm: bool,
         noise: float,
         generator: torch.Generator | None = None,
+        init: Init = "orthogonal",
     ) -> None:
         super().__init__()
         self.actions, self.spread = actions, noise
         self.noise_shape = (actions,)
-        self.net = MLP((features, *hidden, actions), None, activation, layer_norm, out_gain=0.01, generator=generator)
+        self.net = MLP((features, *hidden, actions), None, activation, layer_norm, 0.0, 0.01, generator, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [B, F] -> actions [B, A]."""
@@ -214,10 +220,11 @@ def actor_for(
     log_std: float,
     generator: torch.Generator,
     state_std: bool = False,
+    init: Init = "orthogonal",
 ) -> StochasticActor:
     """The actor that fits an environment's spaces: categorical for discrete actions, else a squashed Gaussian."""
     features, actions = math.prod(codec.obs_shape), codec.action_size
     if codec.discrete:
         choices = codec.choices if codec.multi else actions
-        return CategoricalActor(features, choices, hidden, activation, layer_norm, generator)
-    return GaussianActor(features, actions, hidden, activation, layer_norm, log_std, generator, state_std)
+        return CategoricalActor(features, choices, hidden, activation, layer_norm, generator, init)
+    return GaussianActor(features, actions, hidden, activation, layer_norm, log_std, generator, state_std, init)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rl.nets import MLP, Activation
+from rl.nets import MLP, Activation, Init
 
 MOMENTUM = 0.01  # share of a batch in the running statistics
 EPSILON = 1e-5  # added to a variance
@@ -23,8 +23,7 @@ class BatchNormMLP(MLP):
         sizes: widths from input to output, at least two.
         ensemble: K; None for a single one without that dimension.
         activation: after every layer but the last.
-        out_gain: of the last layer; 0 makes the initial output exactly 0.
-        generator: decides the initial weights.
+        out_gain, generator, init: as of `MLP`.
     """
 
     def __init__(
@@ -34,8 +33,9 @@ class BatchNormMLP(MLP):
         activation: Activation = "relu",
         out_gain: float = 1.0,
         generator: torch.Generator | None = None,
+        init: Init = "orthogonal",
     ) -> None:
-        super().__init__(sizes, ensemble, activation, out_gain=out_gain, generator=generator)
+        super().__init__(sizes, ensemble, activation, out_gain=out_gain, generator=generator, init=init)
         lead = (ensemble, 1) if ensemble else ()
         for i, width in enumerate(sizes[1:-1]):
             self.gains.append(nn.Parameter(torch.ones(*lead, width)))

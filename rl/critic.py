@@ -25,7 +25,7 @@ from rl.batch_norm import BatchNormMLP
 from rl.data import Batch
 from rl.errors import UserError
 from rl.heads import LIMIT, CostScale, HLGauss, Regression
-from rl.nets import MLP, Activation
+from rl.nets import MLP, Activation, Init
 from rl.norm import RunningNorm
 from rl.spaces import Codec, to_agent
 
@@ -63,6 +63,8 @@ class CriticSpec:
     """Where an action is a vector of D choices: how many there are in each; their product is the n of "discrete"."""
     starts: tuple[int, ...] = ()
     """The environment's first of each of them."""
+    init: Init = "orthogonal"
+    """Initial weights, as rl/nets.py has them; C then starts at cost 0 everywhere, "uniform" near it."""
 
     @staticmethod
     def of(codec: Codec, config: Any = None, state_only: bool = False, **settings: Any) -> CriticSpec:
@@ -114,14 +116,14 @@ class Critic(nn.Module):
         features = math.prod(spec.obs_shape) + (spec.action_size if spec.action in ("box", "one_hot") else 0)
         sizes = (features, *spec.hidden, self.heads * self.head.outputs)
         members = spec.ensemble if spec.ensemble > 1 else None
-        out_gain = 0.0  # C starts at cost 0 everywhere
+        first: dict[str, Any] = {"out_gain": 0.0, "generator": generator, "init": spec.init}
         self.net: MLP
         if spec.batch_norm:
             if spec.layer_norm or spec.dropout:
                 raise UserError("batch_norm stands alone: layer_norm and dropout must be off")
-            self.net = BatchNormMLP(sizes, members, spec.activation, out_gain, generator)
+            self.net = BatchNormMLP(sizes, members, spec.activation, **first)
         else:
-            self.net = MLP(sizes, members, spec.activation, spec.layer_norm, spec.dropout, out_gain, generator)
+            self.net = MLP(sizes, members, spec.activation, spec.layer_norm, spec.dropout, **first)
         with torch.no_grad():
             self.net.biases[-1].add_(self.head.initial_bias().repeat(self.heads))
         self.register_buffer("low", torch.tensor(spec.low))

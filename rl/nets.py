@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Activation = Literal["tanh", "relu", "silu"]
+Init = Literal["orthogonal", "uniform"]
 # What an activation is given is nobody else's: where backward needs only what came out, it is written over.
 _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh_, "relu": torch.relu_, "silu": F.silu}
 assert set(_ACTIVATIONS) == set(get_args(Activation))
@@ -57,7 +58,9 @@ class Duplicate(nn.Module):
 class MLP(nn.Module):
     """A perceptron, or K of one shape as one batched tensor: one matrix product a layer whatever K is.
 
-    Weights are orthogonal with gain sqrt(2), the last layer's with `out_gain`, biases 0 (as in PPO, 1707.06347).
+    Initial weights are "orthogonal" with gain sqrt(2), the last layer's with `out_gain`, and biases 0 (as in PPO,
+    1707.06347); or "uniform", biases too, within 1 / sqrt(inputs) of 0 (as torch.nn.Linear has them, and with it most
+    code of TD3 and SAC). Those are 0.4 times as large, so that a step of the same length turns the net further.
 
     Args:
         sizes: widths from input to output, at least two.
@@ -65,8 +68,9 @@ class MLP(nn.Module):
         activation: after every layer but the last.
         layer_norm: normalise each hidden layer before its activation (1607.06450).
         dropout: share of hidden units that a mask of `dropout_masks` turns off.
-        out_gain: of the last layer; 0 makes the initial output exactly 0.
+        out_gain: of an orthogonal last layer; 0 makes the initial output exactly 0.
         generator: decides the initial weights.
+        init: how.
     """
 
     def __init__(
@@ -78,6 +82,7 @@ class MLP(nn.Module):
         dropout: float = 0.0,
         out_gain: float = 1.0,
         generator: torch.Generator | None = None,
+        init: Init = "orthogonal",
     ) -> None:
         super().__init__()
         self.sizes, self.ensemble, self.dropout, self.activation = tuple(sizes), ensemble, dropout, activation
@@ -85,12 +90,16 @@ class MLP(nn.Module):
         self.weights, self.biases = nn.ParameterList(), nn.ParameterList()
         for i, (fan_in, fan_out) in enumerate(pairwise(sizes)):
             gain = out_gain if i == len(sizes) - 2 else 2**0.5
-            members = [
-                nn.init.orthogonal_(torch.empty(fan_in, fan_out), gain, generator=generator)
-                for _ in range(ensemble or 1)
-            ]
-            self.weights.append(nn.Parameter(torch.stack(members) if ensemble else members[0]))
-            self.biases.append(nn.Parameter(torch.zeros(*lead, fan_out)))
+            weight, bias = torch.empty(ensemble or 1, fan_in, fan_out), torch.zeros(*lead, fan_out)
+            if init == "orthogonal":
+                for member in weight:
+                    nn.init.orthogonal_(member, gain, generator=generator)
+            else:
+                most = max(fan_in, 1) ** -0.5
+                for parameter in (weight, bias):
+                    parameter.uniform_(-most, most, generator=generator)
+            self.weights.append(nn.Parameter(weight if ensemble else weight[0]))
+            self.biases.append(nn.Parameter(bias))
         self.gains, self.shifts = nn.ParameterList(), nn.ParameterList()
         for width in sizes[1:-1] if layer_norm else ():
             self.gains.append(nn.Parameter(torch.ones(*lead, width)))

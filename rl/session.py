@@ -9,14 +9,12 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from rl.checkpoint import agent_name, write_bytes
-from rl.draw import pictures
 from rl.errors import UserError
 from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, Factory, NeverEnds, run_episodes
 from rl.graph import describe
 from rl.ledger import StepLedger
 from rl.log import Clock, Log
 from rl.loop import Agent, Tick
-from rl.plot import learning_curve
 from rl.probe import probe
 from rl.progress import Display
 from rl.run import Position, RunFolder
@@ -76,6 +74,8 @@ class Session:
         if self.folder is None:
             return
         with self.clock:
+            from rl.draw import pictures  # matplotlib takes a second to import: only where something is drawn
+
             try:
                 svg, png = pictures(describe(self.agent, getattr(self.env, "name", "environment")), "svg", "png")
             except Exception as error:
@@ -168,6 +168,8 @@ class Session:
     def draw(self) -> None:
         """Writes the learning curve, if there is a run folder."""
         if self.folder is not None:
+            from rl.plot import learning_curve  # as in `introduce`
+
             title = f"{agent_name(self.agent)} on {getattr(self.env, 'name', 'environment')}, seed {self.seed}"
             rows = self.log.training.rows, self.log.evaluations.rows
             learning_curve(self.folder.path / "learning_curve.png", *rows, title)

@@ -42,6 +42,22 @@ SEQUENCE = "[int(state) for state in np.random.SeedSequence(seed).generate_state
 MUTANTS = [
     # What a user's environment gets wrong
     Mutant(
+        "uniform weights too narrow", "rl/nets.py", "most = max(fan_in, 1) ** -0.5", "most = 1 / max(fan_in, 1)", "nets"
+    ),
+    Mutant(
+        "no uniform biases", "rl/nets.py", "for parameter in (weight, bias):", "for parameter in (weight,):", "nets"
+    ),
+    Mutant(
+        "critics start alike",
+        "rl/nets.py",
+        "for member in weight:",
+        "for member in weight[:1].expand_as(weight):",
+        "nets",
+    ),
+    Mutant("td3 forgets init", "agents/td3.py", "c.noise, start, c.init)", "c.noise, start)", "nets"),
+    Mutant("sac forgets init", "agents/sac.py", "state_std=True, init=c.init)", "state_std=True)", "nets"),
+    Mutant("c forgets init", "rl/critic.py", '"init": spec.init}', '"init": "orthogonal"}', "nets"),
+    Mutant(
         "wrong obs pass",
         "envs/checked.py",
         'if wrong := _misfit(space, obs, "obs"):',

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
 from rl.nets import MLP, Add, Duplicate, Max
+from tests import streams
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -115,6 +116,34 @@ def test_weights_start_orthogonal_with_their_gain_and_biases_at_zero(fan_in: int
             small = w @ w.T if w.shape[0] <= w.shape[1] else w.T @ w
             torch.testing.assert_close(small, gain_square * torch.eye(len(small)), atol=1e-5, rtol=0)
     assert all((bias == 0).all() for bias in net.biases)
+
+
+def test_uniform_weights_and_biases_fill_their_range_as_those_of_torchs_own_layer() -> None:
+    net = MLP((4, 900, 100, 3), 2, out_gain=0.0, generator=generator(), init="uniform")
+    for weight, bias in net.layers():
+        most = weight.shape[1] ** -0.5
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            own = nn.Linear(weight.shape[1], 9_000).weight
+        assert own.abs().max().item() == pytest.approx(most, rel=0.001)
+        for entries in (weight.detach(), bias.detach()):
+            count = entries.numel()
+            assert entries.abs().max() <= most and (entries[0] != entries[1]).all()
+            assert entries.mean().abs() < 4 * most / count**0.5
+            assert entries.std().item() == pytest.approx(most / 3**0.5, rel=4 / count**0.5)
+
+
+def test_a_net_of_no_inputs_starts_too() -> None:
+    assert MLP((0, 8, 2), None, generator=generator(), init="uniform")(torch.zeros(3, 0)).shape == (3, 2)
+
+
+@pytest.mark.parametrize("name", ["sac", "td3"])
+def test_an_agent_starts_actor_and_c_as_its_setting_says(name: str) -> None:
+    agent = streams.make(name, "box")
+    for net in (agent.actor.net, agent.critic.net):
+        assert bool(net.biases[0].any()) == (agent.config.init == "uniform")
+    agent = streams.make(name, "box", init="orthogonal")
+    assert not agent.actor.net.biases[0].any() and not agent.critic.net.weights[-1].any()
 
 
 def test_out_gain_zero_starts_at_exactly_zero() -> None:
