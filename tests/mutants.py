@@ -56,7 +56,7 @@ MUTANTS = [
     ),
     Mutant("td3 forgets init", "agents/td3.py", "c.noise, start, c.init)", "c.noise, start)", "nets"),
     Mutant("sac forgets init", "agents/sac.py", "state_std=True, init=c.init)", "state_std=True)", "nets"),
-    Mutant("c forgets init", "rl/critic.py", '"init": spec.init}', '"init": "orthogonal"}', "nets"),
+    Mutant("critic forgets its init", "rl/critic.py", '"init": spec.init}', '"init": "orthogonal"}', "nets"),
     Mutant(
         "wrong obs pass",
         "envs/checked.py",
