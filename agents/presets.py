@@ -160,7 +160,8 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "noise_correlation": 0.98,
         "decay_steps": WHOLE_RUN,
     },
-    **{(agent, env): {"num_envs": 1} for agent in ("td3", "sac") for env in MUJOCO},
+    **{("td3", env): {**ORTHOGONAL, "num_envs": 1} for env in MUJOCO},
+    **{("sac", env): {"num_envs": 1} for env in MUJOCO},
     **{
         (agent, "Pendulum-v1"): {
             **ORTHOGONAL,
