@@ -86,6 +86,7 @@ REPLAYED = {
     "hidden": (256, 256),
     "activation": "relu",
     "layer_norm": False,
+    "init": "uniform",
 }
 WORK = {
     # The work of Stable-Baselines3's A2C as it ships: one pass of C over the whole rollout, plain regression.

@@ -204,7 +204,7 @@ def test_ctrl_c_with_processes_and_in_an_evaluation_saves_as_well(tmp_path: Path
         ENVIRONMENTS.replace("self.t + 1\n", f"self.t + 1; import time; time.sleep({SLOW})\n")
     )
     flags = ["--env", "mine.py:Line", "--num-envs", "2", "--env-backend", "async", "-n", "10000000", "--run-dir", "run"]
-    flags += ["--eval-freq", "100", "--eval-episodes", "2000"] if slow else ["--eval-freq", "10000000"]
+    flags += ["--eval-freq", "100", "--eval-episodes", "20000"] if slow else ["--eval-freq", "10000000"]
     child = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), *flags, "--no-capture-video"],
         **{"cwd": tmp_path, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True},
