@@ -40,7 +40,7 @@ class Mutant(NamedTuple):
 
 SEQUENCE = "[int(state) for state in np.random.SeedSequence(seed).generate_state(count, np.uint64)]"
 MUTANTS = [
-    # What a user's environment gets wrong
+    # How nets start
     Mutant(
         "uniform weights too narrow", "rl/nets.py", "most = max(fan_in, 1) ** -0.5", "most = 1 / max(fan_in, 1)", "nets"
     ),
@@ -57,6 +57,7 @@ MUTANTS = [
     Mutant("td3 forgets init", "agents/td3.py", "c.noise, start, c.init)", "c.noise, start)", "nets"),
     Mutant("sac forgets init", "agents/sac.py", "state_std=True, init=c.init)", "state_std=True)", "nets"),
     Mutant("critic forgets its init", "rl/critic.py", '"init": spec.init}', '"init": "orthogonal"}', "nets"),
+    # What a user's environment gets wrong
     Mutant(
         "wrong obs pass",
         "envs/checked.py",
