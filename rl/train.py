@@ -199,7 +199,7 @@ def _after(step: int, every: int | None) -> float:
 
 @contextmanager
 def _signals() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; a second signal does what it always does."""
+    """An event that SIGINT or SIGTERM sets; a second signal ends the process as it always does."""
     stop = threading.Event()
     if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
         yield stop
@@ -213,6 +213,8 @@ def _signals() -> Iterator[threading.Event]:
     def request(number: int, frame: Any) -> None:
         stop.set()
         restore()
+        if before[signal.SIGINT] == signal.SIG_IGN:  # in a script's background; what stops it shall also end it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
 
     for number in before:
         signal.signal(number, request)

@@ -88,6 +88,7 @@ MUTANTS = [
     ),
     Mutant("a worker's log stays", "envs/make.py", "logger.ERROR + 1", "logger.min_level", "checked"),
     Mutant("workers die of Ctrl-C", "envs/make.py", "signal.signal(signal.SIGINT, signal.SIG_IGN)", "pass", "scripts"),
+    Mutant("a background ignores the second Ctrl-C", "rl/train.py", "== signal.SIG_IGN", "== 0", "train_run"),
     Mutant(
         "numbers of another kind go unseen",
         "envs/checked.py",

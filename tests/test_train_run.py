@@ -203,6 +203,26 @@ def test_a_signal_saves_and_the_run_goes_on_exactly(tmp_path: Path, number: sign
     assert not np.array_equal(again.seen[0], agent.seen[0])  # fresh episodes
 
 
+@pytest.mark.parametrize("before", [signal.default_int_handler, signal.SIG_IGN])
+def test_a_second_ctrl_c_ends_at_once_what_the_first_lets_end(tmp_path: Path, before: Any) -> None:
+    """Where it was ignored, as in the background of a shell's script, too."""
+    outside, env, said = signal.signal(signal.SIGINT, before), Remade(2), []
+
+    def interrupt(tick: Any, _: Any) -> None:
+        if tick.step == 100:
+            os.kill(os.getpid(), signal.SIGINT)
+            said.append("once")
+            os.kill(os.getpid(), signal.SIGINT)
+            said.append("twice")
+
+    try:
+        result = train(fake(env), env, 400, tmp_path / "run", eval_every=60, hooks=(interrupt,), progress=False)
+        assert result.stopped == "signal" and said == ["once"] and signal.getsignal(signal.SIGINT) == before
+    finally:
+        signal.signal(signal.SIGINT, outside)
+    assert read(tmp_path / "run" / "checkpoints" / "last")[1]["run"]["step"] == 100
+
+
 def test_an_agent_that_diverges_after_a_signal_is_not_saved(tmp_path: Path) -> None:
     """Nor is any other error after it lost learning: that one is taken for the signal's doing."""
     for error, saved in ((Diverged("nan"), 60), (OSError("a process is gone"), 100)):
