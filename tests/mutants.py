@@ -1100,9 +1100,7 @@ MUTANTS = [
     ),
     # Off-policy
     Mutant("crossq: the cheaper critic", "agents/crossq.py", ".amax(0)", ".amin(0)", "crossq"),
-    Mutant(
-        "crossq: the next state passes alone", "agents/crossq.py", "self.critic.train()", "self.critic.eval()", "crossq"
-    ),
+    Mutant("crossq: the next state passes alone", "agents/crossq.py", "net.training = True", "net.eval()", "crossq"),
     Mutant(
         "crossq: a state learns with the next one's slope",
         "agents/crossq.py",
@@ -1114,7 +1112,7 @@ MUTANTS = [
     Mutant(
         "crossq: the actor's step uses the batch's statistics",
         "agents/crossq.py",
-        "self.critic.eval()\n        output",
+        "self.critic.net.training = False\n        output",
         "output",
         "crossq",
     ),

@@ -109,7 +109,7 @@ def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(space: str) -> 
     agent._update_critic(batch)
     after = everything(agent)
     assert changed(between, after, "critic.net.mean_0") and not changed(between, after, "actor")
-    assert not agent.critic.training
+    assert not agent.critic.training and not agent.critic.net.training
 
 
 @pytest.mark.parametrize("cost", [500.0, -500.0])
