@@ -44,6 +44,7 @@ class _Worker:
         """One environment. Raises EnvError."""
         if os.getpid() != self.parent:
             signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler of a training
         return self.builder()
 
 
@@ -52,6 +53,8 @@ class _AsyncVectorEnv(AsyncVectorEnv):
 
     gymnasium logs the worker's whole traceback beside it, and by a format that fails where there is a % in it.
     """
+
+    _interrupted = False  # by Ctrl-C, perhaps after workers were asked and before that was noted
 
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """As gymnasium's. Raises EnvError where a process has ended."""
@@ -69,7 +72,8 @@ class _AsyncVectorEnv(AsyncVectorEnv):
         Whoever was interrupted in a step does not know which did: then nobody is asked.
         """
         try:
-            unknown, self._state = self._state is not AsyncState.DEFAULT, AsyncState.DEFAULT
+            unknown = self._interrupted or self._state is not AsyncState.DEFAULT
+            self._state = AsyncState.DEFAULT
             super().close_extras(timeout, terminate or unknown)
         except (EOFError, OSError):
             for process, pipe in zip(self.processes, self.parent_pipes, strict=True):
@@ -81,6 +85,9 @@ class _AsyncVectorEnv(AsyncVectorEnv):
     def _alive(self) -> Iterator[None]:
         try:
             yield
+        except KeyboardInterrupt:
+            self._interrupted = True
+            raise
         except (EOFError, ConnectionError) as error:
             self._state = AsyncState.DEFAULT  # nobody answers any more
             for process in self.processes:

@@ -88,6 +88,14 @@ MUTANTS = [
     ),
     Mutant("a worker's log stays", "envs/make.py", "logger.ERROR + 1", "logger.min_level", "checked"),
     Mutant("workers die of Ctrl-C", "envs/make.py", "signal.signal(signal.SIGINT, signal.SIG_IGN)", "pass", "scripts"),
+    Mutant("who was asked is asked again", "envs/make.py", "self._interrupted = True", "pass", "make"),
+    Mutant(
+        "workers keep a handler of SIGTERM",
+        "envs/make.py",
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)",
+        "pass",
+        "make",
+    ),
     Mutant("a background ignores the second Ctrl-C", "rl/train.py", "== signal.SIG_IGN", "== 0", "train_run"),
     Mutant(
         "numbers of another kind go unseen",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import subprocess
 import sys
 import textwrap
@@ -560,3 +561,32 @@ def test_a_missing_package_is_named_with_what_installs_it(env: str, package: str
 
     assert re.search(message, done.stdout), done.stdout + done.stderr
     assert done.stdout.count("\n") == 1
+
+
+class _Interrupted:
+    """A pipe to a worker, interrupted when it has just sent."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe = pipe
+
+    def send(self, message: Any) -> None:
+        self.pipe.send(message)
+        if message[0] == "step":
+            raise KeyboardInterrupt
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.pipe, name)
+
+
+def test_processes_that_were_asked_when_ctrl_c_came_are_ended_and_not_asked_again() -> None:
+    """They have an answer to give; what closes them took it for the answer to its own question, and hung up on them."""
+    before = signal.signal(signal.SIGTERM, lambda *_: None)  # as in training, whose processes inherit it
+    env = make("CartPole-v1", 2, backend="async")
+    signal.signal(signal.SIGTERM, before)
+    env.reset(seed=0)
+    inside: Any = env.unwrapped
+    processes, inside.parent_pipes[1] = inside.processes, _Interrupted(inside.parent_pipes[1])
+    with pytest.raises(KeyboardInterrupt):
+        env.step(np.zeros(2, np.int64))
+    env.close()
+    assert [process.exitcode for process in processes] == [-signal.SIGTERM] * 2
