@@ -54,8 +54,6 @@ class _AsyncVectorEnv(AsyncVectorEnv):
     gymnasium logs the worker's whole traceback beside it, and by a format that fails where there is a % in it.
     """
 
-    _interrupted = False  # by Ctrl-C, perhaps after workers were asked and before that was noted
-
     def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
         """As gymnasium's. Raises EnvError where a process has ended."""
         with self._alive():
@@ -72,8 +70,7 @@ class _AsyncVectorEnv(AsyncVectorEnv):
         Whoever was interrupted in a step does not know which did: then nobody is asked.
         """
         try:
-            unknown = self._interrupted or self._state is not AsyncState.DEFAULT
-            self._state = AsyncState.DEFAULT
+            unknown, self._state = self._state is not AsyncState.DEFAULT, AsyncState.DEFAULT
             super().close_extras(timeout, terminate or unknown)
         except (EOFError, OSError):
             for process, pipe in zip(self.processes, self.parent_pipes, strict=True):
@@ -86,7 +83,7 @@ class _AsyncVectorEnv(AsyncVectorEnv):
         try:
             yield
         except KeyboardInterrupt:
-            self._interrupted = True
+            self._state = AsyncState.WAITING_STEP  # workers may have been asked before that was noted
             raise
         except (EOFError, ConnectionError) as error:
             self._state = AsyncState.DEFAULT  # nobody answers any more

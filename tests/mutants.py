@@ -88,7 +88,7 @@ MUTANTS = [
     ),
     Mutant("a worker's log stays", "envs/make.py", "logger.ERROR + 1", "logger.min_level", "checked"),
     Mutant("workers die of Ctrl-C", "envs/make.py", "signal.signal(signal.SIGINT, signal.SIG_IGN)", "pass", "scripts"),
-    Mutant("who was asked is asked again", "envs/make.py", "self._interrupted = True", "pass", "make"),
+    Mutant("who was asked is asked again", "envs/make.py", "self._state = AsyncState.WAITING_STEP", "pass", "make"),
     Mutant(
         "workers keep a handler of SIGTERM",
         "envs/make.py",
