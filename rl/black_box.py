@@ -243,15 +243,13 @@ class BlackBox:
 
         from pebble import ProcessExpired, ProcessPool
 
+        sent = [_pickled(job, "private cannot be sent to workers") for job in jobs]  # outputs and context always can
         if self._pool is None:
             fresh = multiprocessing.get_context("spawn")  # a fork would take torch's threads along, half alive
-            try:
-                installed = (cloudpickle.dumps(self.cost_fn),)
-            except (TypeError, AttributeError, pickle.PicklingError) as error:
-                raise UserError(f"cost_fn cannot be sent to workers: {error}") from error
+            installed = (_pickled(self.cost_fn, "cost_fn cannot be sent to workers"),)
             self._pool = ProcessPool(self.workers, context=fresh, initializer=_install, initargs=installed)
             weakref.finalize(self, _end, self._pool)  # one that is dropped leaves no processes behind
-        futures = [self._pool.schedule(_work, args=(job,), timeout=self.timeout) for job in jobs]
+        futures = [self._pool.schedule(_work, args=(job,), timeout=self.timeout) for job in sent]
         said: list[Any] = []
         for future in futures:
             try:
@@ -270,7 +268,7 @@ class BlackBox:
     def _key(self, output: Any, context: Any, private: Any, row: int) -> bytes:
         """What tells a row's question from others."""
         parts = (_take(part, np.array([row])) for part in (output, context, private))
-        return hashlib.blake2b(cloudpickle.dumps(tuple(parts)), digest_size=16).digest()
+        return hashlib.blake2b(_pickled(tuple(parts), "cache cannot remember private"), digest_size=16).digest()
 
 
 _installed: Callable[..., Any]
@@ -289,9 +287,17 @@ def _end(pool: Any) -> None:
     pool.join()
 
 
-def _work(job: tuple[Any, ...]) -> Any:
+def _pickled(value: Any, fault: str) -> bytes:
+    """With the classes of the user's own script, the same for `cost_fn` and what it gets. Raises UserError."""
+    try:
+        return cloudpickle.dumps(value)
+    except (TypeError, AttributeError, pickle.PicklingError) as error:
+        raise UserError(f"{fault}: {error}") from error
+
+
+def _work(job: bytes) -> Any:
     """What it gives, or the exception, in a form that comes through to another process."""
-    said = _attempt(_installed, job)
+    said = _attempt(_installed, cloudpickle.loads(job))
     if isinstance(said, Exception):
         try:
             pickle.loads(pickle.dumps(said))

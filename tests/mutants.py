@@ -1044,6 +1044,13 @@ MUTANTS = [
     Mutant("calls: a failure is known", "rl/black_box.py", "if own:", "if True:", "calls"),
     Mutant("calls: a set is the caller's own memory", "rl/black_box.py", "values.copy() if", "values if", "calls"),
     Mutant(
+        "calls: a script's own class is another one in a worker",
+        "rl/black_box.py",
+        "cloudpickle.dumps(value)",
+        "pickle.dumps(value) if isinstance(value, tuple) else cloudpickle.dumps(value)",
+        "calls",
+    ),
+    Mutant(
         "calls: programs outlive the call that started them",
         "rl/black_box.py",
         "os.killpg(0, signal.SIGKILL)",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import subprocess
 import sys
 import threading
@@ -233,6 +234,24 @@ def test_workers_share_a_batch_and_a_closure_reaches_them() -> None:
     box.close()
 
 
+def test_a_class_of_the_users_script_is_one_class_in_a_worker(tmp_path: Path) -> None:
+    script = tmp_path / "main.py"
+    script.write_text(
+        "import numpy as np\n"
+        "from rl.black_box import BlackBox\n"
+        "class Order: ...\n"
+        "def cost(output, context, private):\n"
+        "    return [float(isinstance(order, Order)) for order in private]\n"
+        "if __name__ == '__main__':\n"
+        "    box = BlackBox(cost, workers=1)\n"
+        "    print(box([np.zeros((2, 1))], None, [Order(), Order()], 2)[0].tolist())\n"
+        "    box.close()\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
+    out = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, timeout=120, env=environment)
+    assert out.stdout == "[[1.0, 1.0]]\n", out.stderr
+
+
 @pytest.mark.parametrize(
     ("settings", "line"),
     [
@@ -265,3 +284,7 @@ def test_another_shape_is_refused_whatever_is_done_of_faults() -> None:
     lock = threading.Lock()
     with pytest.raises(UserError, match="cost_fn cannot be sent to workers: cannot pickle"):
         BlackBox(lambda o, c, p: lock, workers=1)([numbers(1)], None, None, 1)
+    with pytest.raises(UserError, match="private cannot be sent to workers: cannot pickle"):
+        BlackBox(Counting(), workers=1)([numbers(1)], None, [lock], 1)
+    with pytest.raises(UserError, match="cache cannot remember private: cannot pickle"):
+        BlackBox(Counting(), cache=1)([numbers(1)], None, [lock], 1)
