@@ -246,9 +246,20 @@ def _anywhere(env: str) -> str:
 
 
 def _vectorize(builder: Builder, num_envs: int, backend: str, name: str) -> VectorEnv:
-    vector: type[VectorEnv] = _AsyncVectorEnv if backend == "async" else SyncVectorEnv
-    makes = [_Worker(builder) if backend == "async" else builder] * num_envs
-    return guard(name, vector, makes, autoreset_mode=AutoresetMode.SAME_STEP)
+    if backend == "async":
+        return guard(name, _AsyncVectorEnv, [_Worker(builder)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    made: list[gymnasium.Env] = []
+
+    def kept() -> gymnasium.Env:
+        made.append(builder())
+        return made[-1]
+
+    try:
+        return guard(name, SyncVectorEnv, [kept] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+    except EnvError:
+        for env in made:  # there may be room for so many and no more
+            env.close()
+        raise
 
 
 def _checked(env: VectorEnv, name: str) -> VectorEnv:

@@ -78,31 +78,40 @@ def _check(argv: Sequence[str]) -> int:
     except EnvError:  # perhaps one that is a batch by itself
         backend = "auto"
         env = fresh()
-    failed = 0
+    together: list[str] = []  # the flags that a run of several needs
     try:
         checks: list[Callable[[], list[str]]] = [lambda: _spaces(env)]
         if (single := _single(env)) is not None:
             checks.append(lambda: _gymnasium(single))
-        checks.append(lambda: _steps(fresh, args.steps, args.seed))
-        checks.append(lambda: _backend(args, kwargs))
-        for check in checks:
-            try:
-                for line in check():
-                    print(line, flush=True)
-            except (UserError, EnvError) as error:
-                print(f"FAIL  {' '.join(str(error).split())}", flush=True)
-                failed += 1
-            except Exception as error:  # the user's code ran: anything may come
-                print(f"FAIL  {args.env}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
-                failed += 1
+        failed = _failures(args.env, checks)
     finally:
-        env.close()
+        env.close()  # before others are made: there may be room for one only
+    failed += _failures(
+        args.env, [lambda: _steps(fresh, args.steps, args.seed), lambda: _backend(args, kwargs, together)]
+    )
     if failed:
         print(f"\n{args.env} cannot be trained on yet: mend what is marked FAIL")
         return 2
     more = "" if args.env_kwargs == Args.env_kwargs else f" --env-kwargs {shlex.quote(args.env_kwargs)}"
-    print(f"\n{args.env} can be trained on: {invocation('train')} --env {shlex.quote(args.env)}{more}")
+    train = " ".join((invocation("train"), "--env", shlex.quote(args.env) + more, *together))
+    print(f"\n{args.env} can be trained on: {train}")
     return 0
+
+
+def _failures(env: str, checks: Sequence[Callable[[], list[str]]]) -> int:
+    """Prints what checks say; how many failed."""
+    failed = 0
+    for check in checks:
+        try:
+            for line in check():
+                print(line, flush=True)
+        except (UserError, EnvError) as error:
+            print(f"FAIL  {' '.join(str(error).split())}", flush=True)
+            failed += 1
+        except Exception as error:  # the user's code ran: anything may come
+            print(f"FAIL  {env}: {type(error).__name__}: {' '.join(str(error).split())}", flush=True)
+            failed += 1
+    return failed
 
 
 def _spaces(env: VectorEnv) -> list[str]:
@@ -115,9 +124,17 @@ def _spaces(env: VectorEnv) -> list[str]:
     return lines
 
 
-def _backend(args: Args, kwargs: dict[str, Any]) -> list[str]:
-    """How eight of them step. Raises EnvError where they cannot as asked."""
-    env = make(args.env, 8, args.seed, env_kwargs=kwargs, backend=args.env_backend)
+def _backend(args: Args, kwargs: dict[str, Any], together: list[str]) -> list[str]:
+    """How eight of them step; where only one can, `together` gets the flag. Raises EnvError where none can as asked."""
+    try:
+        env = make(args.env, 8, args.seed, env_kwargs=kwargs, backend=args.env_backend)
+    except EnvError as error:
+        make(args.env, 1, args.seed, env_kwargs=kwargs, backend=args.env_backend).close()
+        together.append("--num-envs 1")
+        return [
+            f"warn  one can be made, but not eight at a time ({' '.join(str(error).split())}):",
+            "      train with --num-envs 1; if one is all there may be, it is evaluated only when training has ended",
+        ]
     env.close()
     return [f"ok    environments {env.backend_reason}"]
 

@@ -450,7 +450,9 @@ def test_the_device_is_chosen_and_explained(monkeypatch: Any) -> None:
     assert cli.choose_device("auto", wide)[0] == "cpu"
 
 
-def test_evaluate_takes_what_the_run_had_in_other_numbers_and_arguments(tmp_path: Path, capsys: Any) -> None:
+def test_scripts_take_an_environment_alone_in_other_numbers_and_with_other_arguments(
+    tmp_path: Path, capsys: Any
+) -> None:
     (tmp_path / "mine.py").write_text(
         ENVIRONMENTS
         + """
@@ -491,6 +493,10 @@ def four():
     assert "over 1 episode" in whole and "over 9 episodes" in of_four
     assert float(short.split()[1]) > float(whole.split()[1])  # a step costs what it costs
     assert "not JSON" in refused(capsys, evaluate.main, f"{tmp_path}/One", "--env-kwargs", "{")
+    assert check_env.main([f"{path}:One", "--steps", "50"]) == 0
+    said = capsys.readouterr().out
+    assert "not eight at a time (mine.One cannot be made: RuntimeError: port 5555 is busy)" in said
+    assert said.endswith(f"--env {path}:One --num-envs 1\n")
 
 
 def test_check_env_says_how_to_train_with_the_same_arguments(here: Path, capsys: Any) -> None:
