@@ -78,7 +78,7 @@ def _check(argv: Sequence[str]) -> int:
     except EnvError:  # perhaps one that is a batch by itself
         backend = "auto"
         env = fresh()
-    together: list[str] = []  # the flags that a run of several needs
+    needed: list[str] = []  # flags of training
     try:
         checks: list[Callable[[], list[str]]] = [lambda: _spaces(env)]
         if (single := _single(env)) is not None:
@@ -87,13 +87,13 @@ def _check(argv: Sequence[str]) -> int:
     finally:
         env.close()  # before others are made: there may be room for one only
     failed += _failures(
-        args.env, [lambda: _steps(fresh, args.steps, args.seed), lambda: _backend(args, kwargs, together)]
+        args.env, [lambda: _steps(fresh, args.steps, args.seed), lambda: _backend(args, kwargs, needed)]
     )
     if failed:
         print(f"\n{args.env} cannot be trained on yet: mend what is marked FAIL")
         return 2
     more = "" if args.env_kwargs == Args.env_kwargs else f" --env-kwargs {shlex.quote(args.env_kwargs)}"
-    train = " ".join((invocation("train"), "--env", shlex.quote(args.env) + more, *together))
+    train = " ".join((invocation("train"), "--env", shlex.quote(args.env) + more, *needed))
     print(f"\n{args.env} can be trained on: {train}")
     return 0
 
@@ -124,13 +124,13 @@ def _spaces(env: VectorEnv) -> list[str]:
     return lines
 
 
-def _backend(args: Args, kwargs: dict[str, Any], together: list[str]) -> list[str]:
-    """How eight of them step; where only one can, `together` gets the flag. Raises EnvError where none can as asked."""
+def _backend(args: Args, kwargs: dict[str, Any], needed: list[str]) -> list[str]:
+    """How eight of them step; where only one can, `needed` gets the flag. Raises EnvError where none can as asked."""
     try:
         env = make(args.env, 8, args.seed, env_kwargs=kwargs, backend=args.env_backend)
     except EnvError as error:
         make(args.env, 1, args.seed, env_kwargs=kwargs, backend=args.env_backend).close()
-        together.append("--num-envs 1")
+        needed.append("--num-envs 1")
         return [
             f"warn  one can be made, but not eight at a time ({' '.join(str(error).split())}):",
             "      train with --num-envs 1; if one is all there may be, it is evaluated only when training has ended",
