@@ -173,6 +173,9 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "noise_correlation": 0.8,
     },
     **{("sac", env): {"num_envs": 1} for env in MUJOCO},
+    # Speeds of Walker2d's joints are up to 10, its angles below 1: normalised, a tuning seed was at 2,278 after 100,000
+    # steps, and seed 0 as it comes at 365.
+    ("sac", "Walker2d-v5"): {"num_envs": 1, "normalize_obs": True},
     **{
         (agent, "Pendulum-v1"): {
             **ORTHOGONAL,
