@@ -14,7 +14,7 @@ from torch import Tensor
 
 from rl.actor import CategoricalActor, GaussianActor, StochasticActor
 from rl.batch_norm import BatchNormMLP
-from rl.nets import MLP, Activation
+from rl.nets import MLP, Activation, affine
 from rl.policy import LOG_STD, Categorical, MultiCategorical, SquashedGaussian
 
 Gradient = Sequence[Tensor]  # one for each of a module's `parameters()`
@@ -31,6 +31,22 @@ def back_relu(slope: Tensor, y: Tensor) -> Tensor:
 
 
 _BACK: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {"tanh": back_tanh, "relu": back_relu}
+
+
+def back_affine(slope: Tensor, weight: Tensor) -> Tensor:
+    """D loss / d output of `affine` [..., B, out] -> d loss / d x [..., B, in]."""
+    if slope.shape[-1] == 1:  # of one output: its weights, in each row by as much; MKL's product takes far longer
+        return slope * weight.mT
+    return slope @ weight.mT
+
+
+def of_weight(x: Tensor, slope: Tensor, into: Tensor) -> None:
+    """The same -> d loss / d weight [..., in, out], which is put into `into`; x and slope have as many dimensions."""
+    product = torch.mm if x.dim() == 2 else torch.bmm
+    if slope.shape[-1] == 1:  # lying down: a batch of products with columns takes ten times as long
+        product(slope.mT, x, out=into.mT)
+    else:
+        product(x.mT, slope, out=into)
 
 
 class Pass:
@@ -65,13 +81,12 @@ class Pass:
     @torch.no_grad()
     def _forward(self, x: Tensor) -> Tensor:
         *hidden, (weight, bias) = self._layers()
-        product = torch.addmm if self.net.ensemble is None else torch.baddbmm
         x = x if self.net.ensemble is None else x.expand(len(weight), *x.shape)
         self.inputs.append(x)
         for w, b in hidden:
-            x = self.net.activate(product(b, x, w))
+            x = self.net.activate(affine(b, x, w))
             self.inputs.append(x)
-        return product(bias, x, weight)
+        return affine(bias, x, weight)
 
     @torch.no_grad()
     def gradient(self, slope: Tensor, into: Gradient = ()) -> Gradient:
@@ -84,14 +99,14 @@ class Pass:
             slope = F.pad(slope, (0, 0, 0, self.output.shape[-2] - rows))
             return torch.autograd.grad(self._graph, list(self.net.parameters()), slope)
         ensemble = self.net.ensemble is not None
-        product, layers = torch.bmm if ensemble else torch.mm, self._layers()
+        layers = self._layers()
         into = into or tuple(torch.empty_like(p) for p in self.net.parameters())
         for i in reversed(range(len(layers))):
             x = self.inputs[i][..., :rows, :]
-            product(x.mT, slope, out=into[i])
+            of_weight(x, slope, into[i])
             torch.sum(slope, -2, keepdim=ensemble, out=into[len(layers) + i])
             if i:
-                slope = _BACK[self.net.activation](product(slope, layers[i][0].mT), x)
+                slope = _BACK[self.net.activation](back_affine(slope, layers[i][0]), x)
         return into
 
     @torch.no_grad()
@@ -99,11 +114,10 @@ class Pass:
         """D loss / d output -> d loss / d the last `wanted` inputs, [B, wanted]; no parameter's slope is taken."""
         if not self._by_hand:
             return torch.autograd.grad(self._graph, self._input, slope)[0][:, -self._wanted :]
-        product = torch.mm if self.net.ensemble is None else torch.bmm
         (first, _), *others = self._layers()
         for (weight, _), x in zip(reversed(others), reversed(self.inputs), strict=False):
-            slope = _BACK[self.net.activation](product(slope, weight.mT), x)
-        slope = product(slope, first[..., -self._wanted :, :].mT)
+            slope = _BACK[self.net.activation](back_affine(slope, weight), x)
+        slope = back_affine(slope, first[..., -self._wanted :, :])
         return slope if self.net.ensemble is None else slope.sum(0)
 
 
@@ -125,13 +139,13 @@ class BatchNormPass:
         x = x.expand(len(weight), *x.shape)
         self.inputs, self._products, self._factors = [x], [], []  # of each layer
         for i, ((w, b), (gain, shift)) in enumerate(zip(hidden, net.scales(first), strict=True)):
-            x = torch.baddbmm(b, x, w)
+            x = affine(b, x, w)
             mean, narrow = net.statistics(i, x)
             self._factors.append(narrow * gain)
             self._products.append((x, mean, narrow))
             x = net.activate(torch.addcmul(shift - mean * self._factors[i], x, self._factors[i]))
             self.inputs.append(x)
-        output = torch.baddbmm(bias, x, weight)
+        output = affine(bias, x, weight)
         self.output = output if net.ensemble else output[0]
 
     @torch.no_grad()
@@ -150,7 +164,7 @@ class BatchNormPass:
         )
         slope = slope if self.net.ensemble else slope.unsqueeze(0)
         for i in range(count, -1, -1):
-            torch.bmm(self.inputs[i][:, : slope.shape[1]].mT, slope, out=weights[i])
+            of_weight(self.inputs[i][:, : slope.shape[1]], slope, weights[i])
             torch.sum(slope, 1, keepdim=True, out=biases[i])
             if i:
                 slope = self._past(i, slope, gains[i - 1], shifts[i - 1])
@@ -162,7 +176,7 @@ class BatchNormPass:
         slope = slope if self.net.ensemble else slope.unsqueeze(0)
         for i in range(len(self._gains), 0, -1):
             slope = self._past(i, slope)
-        return torch.bmm(slope, self._layers[0][0][:, -self._wanted :].mT).sum(0)
+        return back_affine(slope, self._layers[0][0][:, -self._wanted :]).sum(0)
 
     def _past(self, i: int, slope: Tensor, of_gain: Tensor | None = None, of_shift: Tensor | None = None) -> Tensor:
         """From behind layer i's product to behind that of the layer before; the slopes of gain and shift are put.
@@ -172,7 +186,7 @@ class BatchNormPass:
         """
         y, factor = self.inputs[i], self._factors[i - 1]
         if slope.shape[1] == y.shape[1]:
-            slope = torch.bmm(slope, self._layers[i][0].mT)
+            slope = back_affine(slope, self._layers[i][0])
         else:
             whole = torch.zeros_like(y)
             torch.bmm(slope, self._layers[i][0].mT, out=whole[:, : slope.shape[1]])

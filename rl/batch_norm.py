@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from rl.nets import MLP, Activation, Init
+from rl.nets import MLP, Activation, Init, affine
 
 MOMENTUM = 0.01  # share of a batch in the running statistics
 EPSILON = 1e-5  # added to a variance
@@ -58,10 +58,10 @@ class BatchNormMLP(MLP):
         *hidden, (weight, bias) = self.members(first)
         x = x.expand(len(weight), -1, -1)
         for i, ((w, b), (gain, shift)) in enumerate(zip(hidden, self.scales(first), strict=True)):
-            x = torch.baddbmm(b, x, w)
+            x = affine(b, x, w)
             mean, narrow = self.statistics(i, x)
             x = self.activate(torch.addcmul(shift - mean * narrow * gain, x, narrow * gain))
-        x = torch.baddbmm(bias, x, weight)
+        x = affine(bias, x, weight)
         return x if self.ensemble else x[0]
 
     def members(self, first: bool = False) -> list[tuple[Tensor, Tensor]]:

@@ -17,6 +17,24 @@ _ACTIVATIONS: dict[Activation, Callable[[Tensor], Tensor]] = {"tanh": torch.tanh
 assert set(_ACTIVATIONS) == set(get_args(Activation))
 
 
+def affine(bias: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+    """What a layer makes of x: x @ weight + bias.
+
+    Args:
+        bias: [out], or [K, 1, out] of K layers.
+        x: [B, in], or [K, B, in].
+        weight: [in, out], or [K, in, out].
+
+    Returns:
+        [B, out], or [K, B, out].
+    """
+    if weight.dim() == 2:
+        return torch.addmm(bias, x, weight)
+    if weight.shape[-1] == 1:  # sums over what comes in: a batch of products with columns takes six times as long
+        return torch.linalg.vecdot(x, weight.mT).unsqueeze(-1) + bias
+    return torch.baddbmm(bias, x, weight)
+
+
 class Add(nn.Module):
     """y = x_1 + x_2 + ...; backward hands dy to every input."""
 
@@ -116,7 +134,6 @@ class MLP(nn.Module):
         Returns:
             [B, sizes[-1]], or [K, B, sizes[-1]] of an ensemble, [1, B, sizes[-1]] of its first member.
         """
-        product = torch.baddbmm if self.ensemble else torch.addmm
         members = 1 if first and self.ensemble else self.ensemble
         if members and x.dim() == 2:
             x = x.expand(members, *x.shape)
@@ -127,7 +144,7 @@ class MLP(nn.Module):
             masks = masks and [mask[:1] for mask in masks]
         last = len(weights) - 1
         for i, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
-            x = product(bias, x, weight)
+            x = affine(bias, x, weight)
             if i == last:
                 break
             if gains and self.ensemble:

@@ -1165,10 +1165,14 @@ MUTANTS = [
     Mutant(
         "backprop: an action's slope is the state's",
         "rl/backprop.py",
-        "first[..., -self._wanted :, :].mT",
-        "first[..., : self._wanted, :].mT",
+        "first[..., -self._wanted :, :])",
+        "first[..., : self._wanted, :])",
         "backprop",
     ),
+    Mutant(
+        "backprop: one output's slope is its weight's", "rl/backprop.py", "slope * weight.mT", "weight.mT", "backprop"
+    ),
+    Mutant("nets: one output has no bias", "rl/nets.py", "unsqueeze(-1) + bias", "unsqueeze(-1)", "nets"),
     Mutant(
         "backprop: the wrong rows have a slope",
         "rl/backprop.py",

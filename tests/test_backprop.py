@@ -145,8 +145,9 @@ def test_only_what_is_written_out_goes_by_hand() -> None:
 
 @pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
 @pytest.mark.parametrize(("ensemble", "first"), [(None, False), (1, False), (3, False), (3, True)])
-def test_an_ensembles_slopes_are_autograds(ensemble: int | None, first: bool, activation: Any) -> None:
-    net, x = opinionated(MLP((5, 6, 4, 2), ensemble, activation)), normal(ROWS, 5, seed=2).requires_grad_()
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_an_ensembles_slopes_are_autograds(outputs: int, ensemble: int | None, first: bool, activation: Any) -> None:
+    net, x = opinionated(MLP((5, 6, 4, outputs), ensemble, activation)), normal(ROWS, 5, seed=2).requires_grad_()
     output = net(x, first=first)
     through, slope = passed(net, x.detach(), first=first, wanted=2), normal(*output.shape, seed=3)
     assert isinstance(through, Pass) and torch.equal(through.output, output)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.functional import jacobian
 
-from rl.nets import MLP, Add, Duplicate, Max
+from rl.nets import MLP, Add, Duplicate, Max, affine
 from tests import streams
 
 
@@ -19,6 +19,17 @@ def generator(seed: int = 0) -> torch.Generator:
 
 def normal(*shape: int, seed: int = 0) -> Tensor:
     return torch.randn(*shape, generator=generator(seed))
+
+
+@pytest.mark.parametrize("outputs", [1, 3])
+@pytest.mark.parametrize("lead", [(), (1,), (2,)])
+def test_a_layer_is_a_product_and_a_bias_and_so_are_its_slopes(lead: tuple[int, ...], outputs: int) -> None:
+    generator = torch.Generator().manual_seed(outputs)
+    shapes = (*lead, *((1,) if lead else ()), outputs), (*lead, 4, 5), (*lead, 5, outputs)
+    bias, x, weight = (torch.randn(s, generator=generator, dtype=torch.float64, requires_grad=True) for s in shapes)
+    products = x.unsqueeze(-1) * weight.unsqueeze(-3)  # [..., B, in, out]
+    torch.testing.assert_close(affine(bias, x, weight), products.sum(-2) + bias)
+    assert torch.autograd.gradcheck(affine, (bias, x, weight))
 
 
 def test_add_hands_its_gradient_to_every_input() -> None:
