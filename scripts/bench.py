@@ -28,7 +28,7 @@ from rl.checkpoint import check_writable
 from rl.errors import UserError
 from rl.session import LOG_POINTS
 
-from . import bench_envs, bench_side, bench_threshold
+from . import bench_device, bench_envs, bench_side, bench_threshold
 from .bench_floor import update_flop
 from .bench_side import Side, check_peer, interpreter, write_json
 from .bench_tables import print_floor, print_learning, print_parts, print_rounds
@@ -84,10 +84,11 @@ class Args:
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures and prints; returns the exit code, 2 for wrong input.
 
-    `envs` as first word measures environments alone, `threshold` the seconds until a task is solved.
+    `envs` as first word measures environments alone, `threshold` the seconds until a task is solved, `device` training
+    on a GPU beside training on the CPU.
     """
     words = sys.argv[1:] if argv is None else argv
-    for name, other in (("envs", bench_envs), ("threshold", bench_threshold)):
+    for name, other in (("envs", bench_envs), ("threshold", bench_threshold), ("device", bench_device)):
         if words[:1] == [name]:
             return other.main(words[1:])
     return guarded(_bench, words)

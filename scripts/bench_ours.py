@@ -61,7 +61,8 @@ def _measure(argv: Sequence[str]) -> int:
 def _agent(job: dict[str, Any], env: MadeEnv) -> Any:
     cls, config_cls = AGENTS[job["agent"]]
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in job["config"].items()}
-    return cls(env.single_observation_space, env.single_action_space, config_cls(**settings), seed=job["seed"])
+    where = {"seed": job["seed"], "device": job.get("device", "cpu")}
+    return cls(env.single_observation_space, env.single_action_space, config_cls(**settings), **where)
 
 
 def _train(job: dict[str, Any], agent: Any, env: MadeEnv, hooks: Sequence[Callable[[Tick, Any], bool | None]]) -> None:
