@@ -161,9 +161,10 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "decay_steps": WHOLE_RUN,
     },
     **{("td3", env): {**ORTHOGONAL, "num_envs": 1} for env in MUJOCO},
-    # With the settings above it dives and keeps to it (450 after 200,000 steps). Costs of five steps at once tell C early
-    # what a fall costs: a tuning seed with them was at 3,231 after 120,000 steps and kept it while steps grew smaller, 3,431
-    # at the end. Three at once ended at 1,496; three without smaller steps swung, 2,782 and then 980, to 300; one at 557.
+    # With the settings above it dives and keeps to it (450 after 200,000 steps). Costs of five steps at once tell C
+    # early what a fall costs: a tuning seed with them was at 3,231 after 120,000 steps, and at 3,431 at the end of ever
+    # smaller steps. Three at once ended at 1,496, and where steps stayed large swung from 2,782 to 300; one at once
+    # ended at 557.
     ("td3", "Hopper-v5"): {
         "num_envs": 1,
         "learning_starts": 1_000,
