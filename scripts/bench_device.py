@@ -99,9 +99,8 @@ def _check(args: Args) -> None:
             if name not in BY_GRADIENT:
                 raise UserError(f"agent {name!r} is not measured here: it must be one of {', '.join(BY_GRADIENT)}")
             cls, config_cls = agent_classes(name)
-            preset = preset_for(name, args.env, TOTAL)
-            preset.pop("num_envs", None)
-            cls(env.single_observation_space, env.single_action_space, config_cls(**preset))  # refuses what it cannot
+            config = config_cls(**_job(args, name, args.widths[0])["config"])
+            cls(env.single_observation_space, env.single_action_space, config)  # refuses what it cannot
     choose_device(GPU, None)
 
 
