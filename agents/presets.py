@@ -177,11 +177,21 @@ PRESETS: dict[tuple[str, str], dict[str, Any]] = {
         "decay_steps": WHOLE_RUN,
     },
     **{("sac", env): {"num_envs": 1} for env in MUJOCO},
-    # Speeds of Walker2d's joints are up to 10, its angles below 1: as they come seed 0 ended at 908. Normalised, seeds
-    # 0 to 2 ended at 2,232, 448 and 996, and had been at 4,246, 2,433 and 1,784. Steps that grow smaller helped a
-    # tuning seed (2,573) and not seeds 0 and 1 (655, 690). Costs of five steps at once stayed at standing, below 1,000,
-    # for 110,000 steps of a tuning seed.
-    ("sac", "Walker2d-v5"): {"num_envs": 1, "normalize_obs": True},
+    # With the references' settings on normalised observations seeds 0 to 2 ended at 2,232, 448 and 996. The settings of
+    # CrossQ for it, with layer normalisation in place of batch normalisation and with targets that move four times as
+    # fast: a tuning seed ended at 2,241, in less time.
+    ("sac", "Walker2d-v5"): {
+        "num_envs": 8,
+        "learning_starts": 5_000,
+        "batch": 128,
+        "actor_lr": 1e-3,
+        "critic_lr": 1e-3,
+        "tau": 0.02,
+        "alpha_lr": 1e-3,
+        "normalize_obs": True,
+        "layer_norm": True,
+        "decay_steps": WHOLE_RUN,
+    },
     **{
         (agent, "Pendulum-v1"): {
             **ORTHOGONAL,
