@@ -38,6 +38,8 @@ train: $(STAMP)
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	mkdir -p build/typed/costgrad
+	ln -sfn $(foreach room,rl agents envs scripts,../../../$(room)) $(foreach file,__init__.py __main__.py py.typed,../../../scripts/package/$(file)) build/typed/costgrad/
 	$(BIN)/mypy
 
 test: lint

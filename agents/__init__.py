@@ -2,18 +2,18 @@
 
 from typing import Any
 
-from agents.a2c import A2C, A2CConfig
-from agents.ars import ARS, ARSConfig
-from agents.cmaes import CMAES, CMAESConfig
-from agents.crossq import CrossQ, CrossQConfig
-from agents.es import ES, ESConfig
-from agents.guided_es import GuidedES, GuidedESConfig
-from agents.ppo import PPO, PPOConfig
-from agents.random_search import RandomSearch, RandomSearchConfig
-from agents.reppo import REPPO, REPPOConfig
-from agents.sac import SAC, SACConfig
-from agents.spsa import SPSA, SPSAConfig
-from agents.td3 import TD3, TD3Config
+from costgrad.agents.a2c import A2C, A2CConfig
+from costgrad.agents.ars import ARS, ARSConfig
+from costgrad.agents.cmaes import CMAES, CMAESConfig
+from costgrad.agents.crossq import CrossQ, CrossQConfig
+from costgrad.agents.es import ES, ESConfig
+from costgrad.agents.guided_es import GuidedES, GuidedESConfig
+from costgrad.agents.ppo import PPO, PPOConfig
+from costgrad.agents.random_search import RandomSearch, RandomSearchConfig
+from costgrad.agents.reppo import REPPO, REPPOConfig
+from costgrad.agents.sac import SAC, SACConfig
+from costgrad.agents.spsa import SPSA, SPSAConfig
+from costgrad.agents.td3 import TD3, TD3Config
 
 __all__ = [
     "A2C",

@@ -2,7 +2,7 @@
 
 Mnih et al. 2016 (1602.01783) with one change at its heart: C estimates the cost-to-go of an action, and the gradient
 that reaches the actor comes through C (`pathwise`), by the score function (`score`, the textbook), or through C with
-the score function correcting what C missed (`control_variate`). See rl/gradient.py.
+the score function correcting what C missed (`control_variate`). See rl/gradients/estimators.py.
 
 The file reads in the order in which the data flows: act, observe, update of C, update of the actor.
 """
@@ -18,21 +18,21 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint
-from rl.acting import Acting
-from rl.actor import actor_for
-from rl.critic import Critic, CriticSpec
-from rl.data import Rollout, Step, flat, host
-from rl.estimate import Estimate, estimate_of
-from rl.gradient import control_variate, expected_and_taken, expected_cost, pathwise, score
-from rl.nets import Activation
-from rl.optim import Optimizer, descend
-from rl.policy import Policy
-from rl.returns import lambda_return
-from rl.rollout import RolloutMemory, minibatches
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
+from costgrad.rl import checkpoint
+from costgrad.rl.buffers.rollout import RolloutMemory, minibatches
+from costgrad.rl.data import Rollout, Step, flat, host
+from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.gradients.estimators import control_variate, expected_and_taken, expected_cost, pathwise, score
+from costgrad.rl.networks.acting import Acting
+from costgrad.rl.networks.actor import actor_for
+from costgrad.rl.networks.critic import Critic, CriticSpec
+from costgrad.rl.networks.distributions import Policy
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.optim import Optimizer, descend
+from costgrad.rl.returns import lambda_return
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 DIAGNOSE_EVERY = 8  # updates between two that report how well C knew the returns, which costs extra
 
@@ -113,7 +113,7 @@ class Rows(NamedTuple):
 
 
 def actor_loss(kind: str, critic: Critic, pi: Policy, fresh: Tensor | None, row: Rows) -> Tensor:
-    """A loss a row whose gradient is the chosen estimate of d E[cost-to-go] / d theta; see rl/gradient.py.
+    """A loss a row whose gradient is the chosen estimate of d E[cost-to-go] / d theta; see rl/gradients/estimators.py.
 
     Args:
         kind: "pathwise", "score" or "control_variate".
@@ -134,7 +134,7 @@ def actor_loss(kind: str, critic: Critic, pi: Policy, fresh: Tensor | None, row:
 
 
 class A2C:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

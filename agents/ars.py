@@ -3,7 +3,7 @@
 Gradient-free: a linear policy goes along the directions in which its episodes cost less. Observations are normalised,
 the few directions that held the cheapest candidates count, and the step is measured in the deviation of their costs.
 
-The file reads in the order of a generation: ask, play (rl/population.py), tell.
+The file reads in the order of a generation: ask, play (rl/evolution/population.py), tell.
 """
 
 from __future__ import annotations
@@ -17,17 +17,17 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint
-from rl.data import Step
-from rl.errors import UserError
-from rl.nets import Activation
-from rl.optim import annealed
-from rl.policies import Policies
-from rl.population import Population
-from rl.search import cheapest_pairs, directions, mirrored, pairs, slope
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
+from costgrad.rl import checkpoint
+from costgrad.rl.data import Step
+from costgrad.rl.errors import UserError
+from costgrad.rl.evolution.policies import Policies
+from costgrad.rl.evolution.population import Population
+from costgrad.rl.evolution.search import cheapest_pairs, directions, mirrored, pairs, slope
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.optim import annealed
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 TINY = 1e-8  # where all costs are alike, there is no direction to go
 
@@ -63,7 +63,7 @@ class ARSConfig:
 
 
 class ARS:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

@@ -3,7 +3,7 @@
 Gradient-free: candidates are drawn from a Gaussian whose mean, step size and covariance follow the cheaper half. Of
 many parameters the covariance is kept diagonal (sep-CMA-ES, Ros & Hansen 2008), or it would be their number squared.
 
-The file reads in the order of a generation: ask, play (rl/population.py), tell.
+The file reads in the order of a generation: ask, play (rl/evolution/population.py), tell.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint
-from rl.data import Step, host
-from rl.errors import UserError
-from rl.nets import Activation
-from rl.policies import Policies
-from rl.population import Population
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
+from costgrad.rl import checkpoint
+from costgrad.rl.data import Step, host
+from costgrad.rl.errors import UserError
+from costgrad.rl.evolution.policies import Policies
+from costgrad.rl.evolution.population import Population
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class CMAESConfig:
 
 
 class CMAES:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

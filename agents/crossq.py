@@ -20,27 +20,27 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint
-from rl.acting import CHUNK, Acting
-from rl.actor import actor_for
-from rl.backprop import ActorPass, passed
-from rl.critic import LISTED, Critic, CriticSpec
-from rl.data import Batch, Step, host
-from rl.entropy import Temperature
-from rl.errors import UserError
-from rl.estimate import Estimate, estimate_of
-from rl.gradient import listed_probs
-from rl.heads import Extremes
-from rl.hindsight import Hindsight
-from rl.nets import Activation
-from rl.optim import Optimizer
-from rl.policy import Categorical
-from rl.replay import Replay
-from rl.returns import td_target
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
-from rl.through import loss_slope, soft_step
+from costgrad.rl import checkpoint
+from costgrad.rl.buffers.hindsight import Hindsight
+from costgrad.rl.buffers.replay import Replay
+from costgrad.rl.data import Batch, Step, host
+from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.errors import UserError
+from costgrad.rl.gradients.by_hand import ActorPass, passed
+from costgrad.rl.gradients.entropy import Temperature
+from costgrad.rl.gradients.estimators import listed_probs
+from costgrad.rl.gradients.steps import loss_slope, soft_step
+from costgrad.rl.networks.acting import CHUNK, Acting
+from costgrad.rl.networks.actor import actor_for
+from costgrad.rl.networks.critic import LISTED, Critic, CriticSpec
+from costgrad.rl.networks.distributions import Categorical
+from costgrad.rl.networks.heads import Extremes
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.optim import Optimizer
+from costgrad.rl.returns import td_target
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 ADAPT = 20  # updates of C between two looks at the scale of its targets
 
@@ -104,7 +104,7 @@ class CrossQConfig:
 
 
 class CrossQ:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

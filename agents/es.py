@@ -3,7 +3,7 @@
 Gradient-free: the centre of a cloud of candidates descends the slope that the cloud shows. Candidates come in mirrored
 pairs, costs count by their ranks alone, and Adam with weight decay takes the step.
 
-The file reads in the order of a generation: ask, play (rl/population.py), tell.
+The file reads in the order of a generation: ask, play (rl/evolution/population.py), tell.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint
-from rl.data import Step
-from rl.nets import Activation
-from rl.optim import Optimizer
-from rl.policies import Policies
-from rl.population import Population
-from rl.search import centered_ranks, directions, mirrored, pairs, slope
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
+from costgrad.rl import checkpoint
+from costgrad.rl.data import Step
+from costgrad.rl.evolution.policies import Policies
+from costgrad.rl.evolution.population import Population
+from costgrad.rl.evolution.search import centered_ranks, directions, mirrored, pairs, slope
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.optim import Optimizer
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class ESConfig:
 
 
 class ES:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

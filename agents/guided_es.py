@@ -4,7 +4,7 @@ Half gradient-free: candidates are mirrored pairs as in ES, but their noise is s
 the actor through C, which learns, as in TD3 (1802.09477), from every transition that the candidates see. Where C's
 gradient is right, the search has few dimensions; where it is wrong, the episodes' own costs say so, for C only points.
 
-The file reads in the order of a generation: ask, play (rl/population.py), update of C, tell.
+The file reads in the order of a generation: ask, play (rl/evolution/population.py), update of C, tell.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint
-from rl.actor import CategoricalActor
-from rl.critic import LISTED, Critic, CriticSpec
-from rl.data import Batch, Step, host
-from rl.errors import UserError
-from rl.gradient import expected_cost
-from rl.nets import Activation
-from rl.optim import Optimizer, Target, annealed, descend
-from rl.policies import Policies
-from rl.population import Population
-from rl.replay import Replay
-from rl.returns import td_target
-from rl.search import centered_ranks, directions, guided, mirrored, orthonormal, pairs, slope
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
+from costgrad.rl import checkpoint
+from costgrad.rl.buffers.replay import Replay
+from costgrad.rl.data import Batch, Step, host
+from costgrad.rl.errors import UserError
+from costgrad.rl.evolution.policies import Policies
+from costgrad.rl.evolution.population import Population
+from costgrad.rl.evolution.search import centered_ranks, directions, guided, mirrored, orthonormal, pairs, slope
+from costgrad.rl.gradients.estimators import expected_cost
+from costgrad.rl.networks.actor import CategoricalActor
+from costgrad.rl.networks.critic import LISTED, Critic, CriticSpec
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.optim import Optimizer, Target, annealed, descend
+from costgrad.rl.returns import td_target
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 
 @dataclass(frozen=True)
@@ -87,7 +87,7 @@ class GuidedESConfig:
 
 
 class GuidedES:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

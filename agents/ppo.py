@@ -17,21 +17,21 @@ import torch
 from gymnasium import Space
 from torch import Tensor, nn
 
-from rl import checkpoint
-from rl.acting import Acting
-from rl.actor import actor_for
-from rl.backprop import ActorPass, Pass
-from rl.critic import Critic, CriticSpec
-from rl.data import Rollout, Step, flat, host
-from rl.estimate import Estimate, estimate_of
-from rl.gradient import clipped_score
-from rl.nets import Activation
-from rl.optim import Optimizer
-from rl.returns import lambda_return
-from rl.rollout import RolloutMemory, minibatches
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
+from costgrad.rl import checkpoint
+from costgrad.rl.buffers.rollout import RolloutMemory, minibatches
+from costgrad.rl.data import Rollout, Step, flat, host
+from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.gradients.by_hand import ActorPass, Pass
+from costgrad.rl.gradients.estimators import clipped_score
+from costgrad.rl.networks.acting import Acting
+from costgrad.rl.networks.actor import actor_for
+from costgrad.rl.networks.critic import Critic, CriticSpec
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.optim import Optimizer
+from costgrad.rl.returns import lambda_return
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ class Learnt(NamedTuple):
 
 
 class PPO:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

@@ -3,7 +3,7 @@
 The plainest of the gradient-free agents, and what any other should beat. Costs are noisy, so the best plays again in
 every generation, and the mean of all it has played is what others must beat: luck does not last.
 
-The file reads in the order of a generation: ask, play (rl/population.py), tell.
+The file reads in the order of a generation: ask, play (rl/evolution/population.py), tell.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint
-from rl.data import Step
-from rl.nets import Activation
-from rl.policies import Policies
-from rl.population import Population
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
+from costgrad.rl import checkpoint
+from costgrad.rl.data import Step
+from costgrad.rl.evolution.policies import Policies
+from costgrad.rl.evolution.population import Population
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class RandomSearchConfig:
 
 
 class RandomSearch:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

@@ -19,22 +19,22 @@ import torch
 from gymnasium import Space
 from torch import Tensor, nn
 
-from rl import checkpoint
-from rl.acting import Acting
-from rl.actor import actor_for
-from rl.critic import Critic, CriticSpec
-from rl.data import Rollout, Step, flat, host
-from rl.estimate import Estimate, estimate_of
-from rl.gradient import expected_cost
-from rl.nets import Activation
-from rl.norm import CostUnit
-from rl.optim import Optimizer, descend
-from rl.policy import Policy
-from rl.returns import lambda_return
-from rl.rollout import RolloutMemory, minibatches
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
+from costgrad.rl import checkpoint
+from costgrad.rl.buffers.rollout import RolloutMemory, minibatches
+from costgrad.rl.data import Rollout, Step, flat, host
+from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.gradients.estimators import expected_cost
+from costgrad.rl.networks.acting import Acting
+from costgrad.rl.networks.actor import actor_for
+from costgrad.rl.networks.critic import Critic, CriticSpec
+from costgrad.rl.networks.distributions import Policy
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.norm import CostUnit
+from costgrad.rl.optim import Optimizer, descend
+from costgrad.rl.returns import lambda_return
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,7 @@ def actor_loss(cost: Tensor, entropy: Tensor, kl: Tensor, alpha: Tensor, beta: T
 
 
 class REPPO:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

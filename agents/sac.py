@@ -19,24 +19,24 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint
-from rl.acting import CHUNK, Acting
-from rl.actor import actor_for
-from rl.backprop import ActorPass
-from rl.critic import LISTED, Critic, CriticSpec
-from rl.data import Batch, Step, host
-from rl.entropy import Temperature, soft_cost
-from rl.errors import UserError
-from rl.estimate import Estimate, estimate_of
-from rl.hindsight import Hindsight
-from rl.nets import Activation, Init
-from rl.optim import Optimizer, Target
-from rl.replay import Replay
-from rl.returns import td_target
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
-from rl.through import critic_step, soft_step
+from costgrad.rl import checkpoint
+from costgrad.rl.buffers.hindsight import Hindsight
+from costgrad.rl.buffers.replay import Replay
+from costgrad.rl.data import Batch, Step, host
+from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.errors import UserError
+from costgrad.rl.gradients.by_hand import ActorPass
+from costgrad.rl.gradients.entropy import Temperature, soft_cost
+from costgrad.rl.gradients.steps import critic_step, soft_step
+from costgrad.rl.networks.acting import CHUNK, Acting
+from costgrad.rl.networks.actor import actor_for
+from costgrad.rl.networks.critic import LISTED, Critic, CriticSpec
+from costgrad.rl.networks.mlp import Activation, Init
+from costgrad.rl.optim import Optimizer, Target
+from costgrad.rl.returns import td_target
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class SACConfig:
 
 
 class SAC:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

@@ -3,7 +3,7 @@
 Gradient-free: all parameters are moved at once, each by +c or -c, and two costs tell the slope along them all. Gains
 fall as Spall's guidelines say (1998, IEEE TAES 34, 817-823), the first step's among them.
 
-The file reads in the order of a generation: ask, play (rl/population.py), tell.
+The file reads in the order of a generation: ask, play (rl/evolution/population.py), tell.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint
-from rl.data import Step
-from rl.nets import Activation
-from rl.policies import Policies
-from rl.population import Population
-from rl.search import directions, mirrored, pairs, slope
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
+from costgrad.rl import checkpoint
+from costgrad.rl.data import Step
+from costgrad.rl.evolution.policies import Policies
+from costgrad.rl.evolution.population import Population
+from costgrad.rl.evolution.search import directions, mirrored, pairs, slope
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class SPSAConfig:
 
 
 class SPSA:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

@@ -19,22 +19,22 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
-from rl import checkpoint
-from rl.acting import CHUNK, Acting
-from rl.actor import DeterministicActor
-from rl.critic import Critic, CriticSpec
-from rl.data import Batch, Step
-from rl.errors import UserError
-from rl.estimate import Estimate
-from rl.hindsight import Hindsight
-from rl.nets import Activation, Init
-from rl.optim import Optimizer, Target
-from rl.replay import Replay
-from rl.returns import td_target
-from rl.seeds import spread
-from rl.settings import check_settings
-from rl.spaces import Codec
-from rl.through import critic_step, deterministic_step
+from costgrad.rl import checkpoint
+from costgrad.rl.buffers.hindsight import Hindsight
+from costgrad.rl.buffers.replay import Replay
+from costgrad.rl.data import Batch, Step
+from costgrad.rl.diagnostics.estimand import Estimate
+from costgrad.rl.errors import UserError
+from costgrad.rl.gradients.steps import critic_step, deterministic_step
+from costgrad.rl.networks.acting import CHUNK, Acting
+from costgrad.rl.networks.actor import DeterministicActor
+from costgrad.rl.networks.critic import Critic, CriticSpec
+from costgrad.rl.networks.mlp import Activation, Init
+from costgrad.rl.optim import Optimizer, Target
+from costgrad.rl.returns import td_target
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+from costgrad.rl.spaces import Codec
 
 
 @dataclass(frozen=True)
@@ -104,7 +104,7 @@ class TD3Config:
 
 
 class TD3:
-    """The agent of rl.loop.Agent.
+    """The agent; see `Agent` in rl/loop.py.
 
     Args:
         observation_space: of one environment.

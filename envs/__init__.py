@@ -1,9 +1,9 @@
 """Environments of any origin as one kind of object: a gymnasium VectorEnv."""
 
-from envs.black_box import BlackBoxEnv
-from envs.costs import cost_function
-from envs.errors import EnvError
-from envs.known import register
-from envs.make import MadeEnv, make
+from costgrad.envs.errors import EnvError
+from costgrad.envs.make import MadeEnv, make
+from costgrad.envs.tasks.black_box import BlackBoxEnv
+from costgrad.envs.tasks.costs import cost_function
+from costgrad.envs.tasks.known import register
 
 __all__ = ["BlackBoxEnv", "EnvError", "MadeEnv", "cost_function", "make", "register"]

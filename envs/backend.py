@@ -7,8 +7,8 @@ import time
 
 import gymnasium
 
-from envs.build import Builder, guard
-from envs.load import find
+from costgrad.envs.build import Builder, guard
+from costgrad.envs.load import find
 
 # What AsyncVectorEnv adds to a step of one environment: pipes, pickles, a process switch. Measured on two shared cores:
 # CartPole-v1 28-65 us a step in sync, 280-490 us in async; steps of 1000 us still lost by it, steps of 3000 us won.

@@ -12,11 +12,11 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec, load_env_creator
 from gymnasium.error import DependencyNotInstalled
 
-from envs.black_box import BlackBoxEnv
-from envs.checked import CheckedEnv
-from envs.costs import is_cost_function
-from envs.errors import EnvError
-from envs.load import find, one_line
+from costgrad.envs.checked import CheckedEnv
+from costgrad.envs.errors import EnvError
+from costgrad.envs.load import find, one_line
+from costgrad.envs.tasks.black_box import BlackBoxEnv
+from costgrad.envs.tasks.costs import is_cost_function
 
 _ENGINE_ARGUMENTS = ("num_envs", "render_mode")  # ours to fill in, never required of env_kwargs
 _PIP_NAMES = {"mujoco": "mujoco", "Box2D": "'gymnasium[box2d]'", "pygame": "pygame", "ale_py": "ale-py"}

@@ -17,8 +17,8 @@ from gymnasium.error import Error
 from gymnasium.vector import VectorEnv, VectorWrapper
 from gymnasium.vector.utils import batch_space
 
-from envs.errors import EnvError
-from envs.load import one_line
+from costgrad.envs.errors import EnvError
+from costgrad.envs.load import one_line
 
 _OURS = str(Path(__file__).parent) + os.sep  # among the libraries, where it is installed
 _LIBRARIES = tuple({sysconfig.get_path(key) + os.sep for key in ("stdlib", "purelib", "platlib")})

@@ -11,16 +11,19 @@ import gymnasium
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import VectorEnv
 
-from envs.batched import BatchedTask, TaskVectorEnv
-from envs.black_box import BlackBoxEnv
-from envs.build import accepts, check_kwargs, creator_of, guard, render_modes, with_render_mode
-from envs.costs import is_cost_function
-from envs.load import Found
-from envs.native import NativeVectorEnv
+from costgrad.envs.build import accepts, check_kwargs, creator_of, guard, render_modes, with_render_mode
+from costgrad.envs.load import Found
+from costgrad.envs.native.base import NativeVectorEnv
+from costgrad.envs.tasks.batched import BatchedTask, TaskVectorEnv
+from costgrad.envs.tasks.black_box import BlackBoxEnv
+from costgrad.envs.tasks.costs import is_cost_function
 
 OTHER_STREAM = "same dynamics as single environments but another random stream"
 # Where our batched forms of gymnasium's classes are, by how the entry points of those begin.
-_TWINS = {"gymnasium.envs.classic_control.": "envs.classic", "gymnasium.envs.mujoco.": "envs.mujoco_tasks"}
+_TWINS = {
+    "gymnasium.envs.classic_control.": "costgrad.envs.native.classic",
+    "gymnasium.envs.mujoco.": "costgrad.envs.native.mujoco_tasks",
+}
 
 
 class Native(NamedTuple):

@@ -17,9 +17,7 @@ from typing import Any, NamedTuple
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, registry
 
-from envs.errors import EnvError
-
-_ROOT = str(Path(__file__).resolve().parent.parent)  # the folder our own packages are imported from
+from costgrad.envs.errors import EnvError
 
 
 class Found(NamedTuple):
@@ -61,9 +59,9 @@ def find(env: str | Callable[..., Any]) -> Found:
 def load_file(path: Path) -> ModuleType:
     """Runs a Python file as a module of its own, under a name that no other module has.
 
-    The same unchanged file is run once in a process. While it runs, its folder comes right behind our packages on
-    `sys.path`, so that it can import its neighbours and none of them stands in for `rl`, `agents` or `envs`;
-    afterwards the folder stays at the end of `sys.path` for imports inside functions.
+    The same unchanged file is run once in a process. While it runs, its folder comes first on `sys.path`, as if Python
+    ran it, so that it can import its neighbours; afterwards the folder stays at the end of `sys.path` for imports
+    inside functions.
 
     Raises:
         EnvError: no such file, a syntax error (with its line), or an exception while it runs.
@@ -81,16 +79,15 @@ def load_file(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module  # before it runs: dataclasses and pickle look it up there
     folder = str(path.parent)
-    sys.path[:0] = [_ROOT, folder]
+    sys.path.insert(0, folder)
     try:
         spec.loader.exec_module(module)
     except BaseException as error:
         del sys.modules[module_name]
         raise _import_error(f"file '{path}'", error) from error
     finally:
-        for entry in (_ROOT, folder):
-            with contextlib.suppress(ValueError):  # the file may have changed sys.path itself
-                sys.path.remove(entry)
+        with contextlib.suppress(ValueError):  # the file may have changed sys.path itself
+            sys.path.remove(folder)
         if folder not in sys.path:
             sys.path.append(folder)
     return module

@@ -19,17 +19,17 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 from gymnasium.vector.async_vector_env import AsyncState
 
-from envs.backend import choose
-from envs.batched import TaskVectorEnv
-from envs.build import Builder, guard
-from envs.checked import CheckedVectorEnv
-from envs.costs import is_cost_function
-from envs.errors import EnvError
-from envs.forms import OTHER_STREAM, Native, native
-from envs.goals import FUNCTIONS, goal_function
-from envs.load import Found, find
-from envs.native import NativeVectorEnv
-from envs.pool import PoolVectorEnv
+from costgrad.envs.backend import choose
+from costgrad.envs.build import Builder, guard
+from costgrad.envs.checked import CheckedVectorEnv
+from costgrad.envs.errors import EnvError
+from costgrad.envs.forms import OTHER_STREAM, Native, native
+from costgrad.envs.load import Found, find
+from costgrad.envs.native.base import NativeVectorEnv
+from costgrad.envs.native.pool import PoolVectorEnv
+from costgrad.envs.tasks.batched import TaskVectorEnv
+from costgrad.envs.tasks.costs import is_cost_function
+from costgrad.envs.tasks.goals import FUNCTIONS, goal_function
 
 BACKENDS = ("auto", "native", "sync", "async", "envpool")
 
@@ -106,7 +106,7 @@ class _AsyncVectorEnv(AsyncVectorEnv):
 class MadeEnv(VectorWrapper):
     """N environments and how they came about. Attributes that it lacks are those of the VectorEnv inside.
 
-    Of environments with goals, `compute_reward` and `compute_terminated` are there (`envs.goals`).
+    Of environments with goals, `compute_reward` and `compute_terminated` are there (envs/tasks/goals.py).
     """
 
     name: str  # short, fit for a file's name: "CartPole-v1", "my_env.MyEnv"
@@ -182,15 +182,15 @@ def make(
         render_mode: as in gymnasium, "rgb_array" or "human".
         env_kwargs: arguments of the environment; `max_episode_steps` works for every environment.
         backend: "sync" steps one after another, "async" in one process each: both give the same numbers.
-            "native" steps all at once. For gymnasium's classic control (`envs.classic`) and MuJoCo
-            (`envs.mujoco_tasks`) it gives the same numbers as well, per-environment seeds, autoreset and `info`
+            "native" steps all at once. For gymnasium's classic control (envs/native/classic.py) and MuJoCo
+            (envs/native/mujoco_tasks.py) it gives the same numbers as well, per-environment seeds, autoreset and `info`
             included, and keeps `get_state`; for costgrad's own tasks, and where a user or a package brings a batched
             form, it is the same dynamics with another random stream. `backend_reason` says which. "envpool" has its
-            own numbers (`envs.pool`). "auto" takes native where there is one, and otherwise measures a few steps:
+            own numbers (envs/native/pool.py). "auto" takes native where there is one, else measures a few steps:
             async where a step is so slow that sharing it among the cores wins more than the ~500 us that the processes
-            add (`envs.backend.async_pays`), else sync. The measured steps (two or more) are taken on an environment
-            that is thrown away. In async, user code runs in other processes: what it leaves in global variables
-            stays there.
+            add (`async_pays` in envs/backend.py), else sync. The measured steps (two or more) are taken on an
+            environment that is thrown away. In async, user code runs in other processes: what it leaves in global
+            variables stays there.
     Returns:
         the environments, with `remake`, `name`, `backend`, `backend_reason`, `initial_seed`. Sync, async and our own
         native ones reset an ended episode in the same step (gymnasium's SAME_STEP, last obs in `info["final_obs"]`),

@@ -1,9 +1,9 @@
 """C, the training loop, evaluation, and the rooms they stand on."""
 
-from rl.critic import Critic, CriticSpec
-from rl.errors import UserError
-from rl.evaluate import evaluate
-from rl.probe import probe
-from rl.train import train
+from costgrad.rl.diagnostics.probe import probe
+from costgrad.rl.errors import UserError
+from costgrad.rl.evaluate import evaluate
+from costgrad.rl.networks.critic import Critic, CriticSpec
+from costgrad.rl.runs.train import train
 
 __all__ = ["Critic", "CriticSpec", "UserError", "evaluate", "probe", "train"]

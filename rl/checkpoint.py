@@ -20,8 +20,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rl.errors import UserError
-from rl.spaces import space_from_json, space_to_json
+from costgrad.rl.errors import UserError
+from costgrad.rl.spaces import space_from_json, space_to_json
 
 FORMAT, VERSION = "costgrad checkpoint", 2
 TENSORS, META = "tensors.safetensors", "meta.json"

@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from rl.errors import UserError
-from rl.ledger import StepLedger
+from costgrad.rl.errors import UserError
+from costgrad.rl.ledger import StepLedger
 
 # Evaluation environments are seeded from the training seed plus this, so that no start state is shared.
 SEED_OFFSET = 1_000_000

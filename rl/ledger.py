@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from rl.checkpoint import write_text
-from rl.errors import UserError
+from costgrad.rl.checkpoint import write_text
+from costgrad.rl.errors import UserError
 
 
 @dataclass

@@ -10,9 +10,9 @@ import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from rl.data import Step
-from rl.errors import UserError
-from rl.spaces import Codec
+from costgrad.rl.data import Step
+from costgrad.rl.errors import UserError
+from costgrad.rl.spaces import Codec
 
 _LARGEST = float(np.finfo(np.float32).max)
 
@@ -20,7 +20,7 @@ _LARGEST = float(np.finfo(np.float32).max)
 class Learner(Protocol):
     """What the loop asks of an agent.
 
-    One that learns in hindsight also has `hindsight`, a rl.hindsight.Hindsight or None.
+    One that learns in hindsight also has `hindsight`, a `Hindsight` (rl/buffers/hindsight.py) or None.
     """
 
     codec: Codec
@@ -45,7 +45,7 @@ class Learner(Protocol):
 class Agent(Learner, Protocol):
     """What the loop, the evaluation and the checkpoints ask of an agent; there is no base class.
 
-    One that has a C says what it estimates by `estimates()`, a rl.estimate.Estimate.
+    One that has a C says what it estimates by `estimates()`, an `Estimate` (rl/diagnostics/estimand.py).
     """
 
     def predict(

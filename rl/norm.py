@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from rl.data import host
+from costgrad.rl.data import host
 
 
 class RunningNorm(nn.Module):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from gymnasium import Space, spaces
 
-from rl.errors import UserError
+from costgrad.rl.errors import UserError
 
 
 class Observations:

@@ -6,7 +6,7 @@ from numbers import Integral
 
 import numpy as np
 
-from rl.errors import UserError
+from costgrad.rl.errors import UserError
 
 
 def spread(seed: int, count: int) -> list[int]:

@@ -6,7 +6,7 @@ import sys
 from numbers import Integral, Real
 from typing import Any, get_args, get_origin, get_type_hints
 
-from rl.errors import UserError
+from costgrad.rl.errors import UserError
 
 _LARGEST = sys.float_info.max
 COUNT = (1, _LARGEST, "at least 1")

@@ -16,8 +16,8 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor
 
-from rl.errors import Diverged, UserError
-from rl.observations import Observations
+from costgrad.rl.errors import Diverged, UserError
+from costgrad.rl.observations import Observations
 
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 

@@ -1,1 +1,1 @@
-"""The commands; installed, this folder is the package `costgrad`."""
+"""The commands; each is a file that runs as it is, and a sub-command of `costgrad`."""

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import scripts  # noqa: F401
-
-    __package__ = "scripts"
-
 import contextlib
 import math
 import sys
@@ -23,17 +14,19 @@ from gymnasium.spaces import Box
 from rich.console import Console
 from tyro.conf import Positional, arg
 
-from envs.make import make
-from rl.checkpoint import check_writable
-from rl.errors import UserError
-from rl.session import LOG_POINTS
-
-from . import bench_device, bench_envs, bench_side, bench_threshold
-from .bench_floor import update_flop
-from .bench_side import Side, check_peer, interpreter, write_json
-from .bench_tables import print_floor, print_learning, print_parts, print_rounds
-from .bench_work import WORK
-from .cli import guarded, parse
+from costgrad.envs.make import make
+from costgrad.rl.checkpoint import check_writable
+from costgrad.rl.errors import UserError
+from costgrad.rl.runs.session import LOG_POINTS
+from costgrad.scripts.benchmarks import device as bench_device
+from costgrad.scripts.benchmarks import envs as bench_envs
+from costgrad.scripts.benchmarks import side as bench_side
+from costgrad.scripts.benchmarks import threshold as bench_threshold
+from costgrad.scripts.benchmarks.floor import update_flop
+from costgrad.scripts.benchmarks.side import Side, check_peer, interpreter, write_json
+from costgrad.scripts.benchmarks.tables import print_floor, print_learning, print_parts, print_rounds
+from costgrad.scripts.benchmarks.work import WORK
+from costgrad.scripts.cli import guarded, parse
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import scripts  # noqa: F401
-
-    __package__ = "scripts"
-
 import shlex
 import time
 import warnings
@@ -24,13 +15,12 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AutoresetMode, VectorEnv
 from tyro.conf import Positional
 
-from envs.errors import EnvError
-from envs.make import make
-from rl.errors import UserError
-from rl.observations import Observations
-from rl.spaces import Codec
-
-from .cli import guarded, invocation, json_object, parse
+from costgrad.envs.errors import EnvError
+from costgrad.envs.make import make
+from costgrad.rl.errors import UserError
+from costgrad.rl.observations import Observations
+from costgrad.rl.spaces import Codec
+from costgrad.scripts.cli import guarded, invocation, json_object, parse
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from typing import Any, Literal, TypeVar
 import torch
 import tyro
 
-from agents import AGENTS
-from envs.errors import EnvError
-from rl.errors import UserError
+from costgrad.agents import AGENTS
+from costgrad.envs.errors import EnvError
+from costgrad.rl.errors import UserError
 
 T = TypeVar("T")
 Device = Literal["auto", "cpu", "cuda"]
@@ -101,17 +101,19 @@ def _first_message(boxed: str) -> str:
 
 
 def invocation(name: str) -> str:
-    """How a person calls script `name`, or `folder/name`, again, from the folder they are in."""
-    if __package__ == "costgrad" and "/" in name:
-        return f"python -m costgrad.{name.replace('/', '.')}"
-    if __package__ == "costgrad":
-        return f"costgrad {name.replace('_', '-')}"
+    """How a person calls script `name`, or `examples/name`, again, from the folder they are in.
+
+    A script that was run as a file is called as a file again; otherwise it is a sub-command of `costgrad`.
+    """
+    folder, typed = Path(__file__).parent.resolve(), Path(sys.argv[0])
+    if typed.suffix != ".py" or not typed.resolve().is_relative_to(folder) or typed.stem == "__main__":
+        return f"{beside_python('costgrad')} {name.replace('examples/', 'example-').replace('_', '-')}"
     python = Path(sys.executable)
     inside = python.is_relative_to(Path.cwd())
-    script = os.path.relpath(Path(__file__).parent / f"{name}.py")
     found = shutil.which("python")
     same = found is not None and Path(found).parent == python.parent
-    return f"{python.relative_to(Path.cwd()) if inside else 'python' if same else python} {shlex.quote(script)}"
+    script = shlex.quote(os.path.relpath(folder / f"{name}.py"))
+    return f"{python.relative_to(Path.cwd()) if inside else 'python' if same else python} {script}"
 
 
 def beside_python(program: str) -> str:

@@ -1,21 +1,12 @@
 """Counts the evaluations that agents need to come near an optimum, against dimension, and draws them.
 
-Three tasks: `full` and `fixed` are contextual staircase costs (envs/contextual.py) whose action has more and more
+Three tasks: `full` and `fixed` are contextual staircase costs (envs/tasks/contextual.py) whose action has more and more
 dimensions, all of which matter in `full` and two in `fixed`; `policy` is CartPole-v1 under policies of more and more
 parameters. A run ends when it is within 1 %, or at its limit of evaluations. An evaluation is a step of the training
 environment; the looks at the policy on the way, which tell when it is near, are not counted.
 """
 
 from __future__ import annotations
-
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import scripts  # noqa: F401
-
-    __package__ = "scripts"
 
 import contextlib
 import multiprocessing
@@ -32,18 +23,17 @@ import torch
 from gymnasium.vector import VectorEnv
 from rich.progress import Progress
 
-from agents import AGENTS
-from envs import make
-from envs.contextual import BEST_COST, CONTEXT, ContextualStairs
-from rl.checkpoint import check_writable
-from rl.errors import UserError
-from rl.evaluate import evaluate
-from rl.loop import interact
-
-from .cli import guarded, parse
-from .dimension_report import Row, append, draw, exponents, read
-from .report_plot import check_picture
-from .results import commit, machine
+from costgrad.agents import AGENTS
+from costgrad.envs import make
+from costgrad.envs.tasks.contextual import BEST_COST, CONTEXT, ContextualStairs
+from costgrad.rl.checkpoint import check_writable
+from costgrad.rl.errors import UserError
+from costgrad.rl.evaluate import evaluate
+from costgrad.rl.loop import interact
+from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.reporting.dimension import Row, append, draw, exponents, read
+from costgrad.scripts.reporting.plot import check_picture
+from costgrad.scripts.reporting.rows import commit, machine
 
 Task = Literal["full", "fixed", "policy"]
 NEAR = (0.10, 0.01)  # of the optimum

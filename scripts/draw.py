@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import scripts  # noqa: F401
-
-    __package__ = "scripts"
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,16 +9,15 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from agents.presets import preset_for
-from envs.make import make
-from rl.checkpoint import META, read, write_bytes
-from rl.draw import MARK, pictures
-from rl.errors import UserError
-from rl.graph import describe
-from rl.run import read_config
-
-from .cli import agent_classes, guarded, json_object, parse
-from .evaluate import load
+from costgrad.agents.presets import preset_for
+from costgrad.envs.make import make
+from costgrad.rl.checkpoint import META, read, write_bytes
+from costgrad.rl.drawing.describe import describe
+from costgrad.rl.drawing.paint import MARK, pictures
+from costgrad.rl.errors import UserError
+from costgrad.rl.runs.folder import read_config
+from costgrad.scripts.cli import agent_classes, guarded, json_object, parse
+from costgrad.scripts.evaluate import load
 
 
 @dataclass(frozen=True)

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import scripts  # noqa: F401
-
-    __package__ = "scripts"
-
 import os
 import sys
 from collections.abc import Sequence
@@ -22,14 +13,13 @@ from typing import Any, Literal
 from gymnasium.vector import VectorEnv
 from tyro.conf import Positional
 
-from envs.errors import EnvError
-from envs.make import make
-from rl.errors import UserError
-from rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, NeverEnds, run_episodes
-from rl.run import read_config
-from rl.video import record_video
-
-from .cli import Device, agent_classes, choose_device, guarded, json_object, parse, use_threads
+from costgrad.envs.errors import EnvError
+from costgrad.envs.make import make
+from costgrad.rl.errors import UserError
+from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, NeverEnds, run_episodes
+from costgrad.rl.runs.folder import read_config
+from costgrad.rl.runs.video import record_video
+from costgrad.scripts.cli import Device, agent_classes, choose_device, guarded, json_object, parse, use_threads
 
 
 @dataclass(frozen=True)
@@ -79,7 +69,9 @@ def _evaluate(argv: Sequence[str]) -> int:
     started = read_config(args.run)
     agent = load(args.run, args.checkpoint, args.device, started)
     if not isinstance(started.get("env_argument"), str):
-        raise UserError(f"run {args.run} was trained on a Python object, not on a named environment: use rl.evaluate")
+        raise UserError(
+            f"run {args.run} was trained on a Python object, not on a named environment: use costgrad.evaluate"
+        )
     seed: int = started.get("seed", 0) if args.seed is None else args.seed
     env = environments(args, started, seed)
     try:

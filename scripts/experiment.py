@@ -6,15 +6,6 @@ SIGTERM cuts short leaves none, and runs when the command is called again.
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import scripts  # noqa: F401
-
-    __package__ = "scripts"
-
 import json
 import os
 import re
@@ -32,16 +23,25 @@ from typing import IO, Annotated, Any, NamedTuple
 import torch
 from tyro.conf import UseAppendAction, arg
 
-from agents.presets import preset_for
-from envs.make import make
-from rl.errors import UserError
-from rl.evaluate import evaluate
-from rl.table import read_table
-from rl.train import train
-
-from .cli import agent_classes, guarded, json_object, parse
-from .results import Key, Measured, Row, append, commit, evaluations_path, machine, read_rows, renew_evaluations
-from .train import Args as TrainArgs
+from costgrad.agents.presets import preset_for
+from costgrad.envs.make import make
+from costgrad.rl.errors import UserError
+from costgrad.rl.evaluate import evaluate
+from costgrad.rl.runs.table import read_table
+from costgrad.rl.runs.train import train
+from costgrad.scripts.cli import agent_classes, guarded, json_object, parse
+from costgrad.scripts.reporting.rows import (
+    Key,
+    Measured,
+    Row,
+    append,
+    commit,
+    evaluations_path,
+    machine,
+    read_rows,
+    renew_evaluations,
+)
+from costgrad.scripts.train import Args as TrainArgs
 
 ONE_SETTING = "one setting"  # the variant of --no-presets; no flag can give a variant a name that begins so
 RESULT = "costgrad result: "  # begins the line by which the process of a run hands it over
@@ -234,8 +234,7 @@ class Job:
         self.run, self.commit, self.begin = run, commit(), time.perf_counter()
         self._out: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in finish
         self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        this = [__file__] if __package__ == "scripts" else ["-m", f"{__package__}.experiment"]
-        command = [sys.executable, *this, "--run-one", json.dumps(run._asdict())]
+        command = [sys.executable, "-m", "costgrad", "experiment", "--run-one", json.dumps(run._asdict())]
         environ = {**os.environ, "OMP_NUM_THREADS": "1"}
         self.process = subprocess.Popen(command, env=environ, stdout=self._out, stderr=self._errors)
 

@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import scripts  # noqa: F401
-
-    __package__ = "scripts"
-
 import csv
 import io
 import math
@@ -22,13 +13,12 @@ from typing import Any, NamedTuple
 
 from tyro.conf import Positional
 
-from rl.checkpoint import write_text, writing
-from rl.errors import UserError
-from rl.run import read_config
-from rl.table import read_table
-
-from .cli import guarded, parse
-from .report_plot import check_picture
+from costgrad.rl.checkpoint import write_text, writing
+from costgrad.rl.errors import UserError
+from costgrad.rl.runs.folder import read_config
+from costgrad.rl.runs.table import read_table
+from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.reporting.plot import check_picture
 
 TEXT = ("agent", "env", "commit")
 PANELS = (

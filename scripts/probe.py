@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import scripts  # noqa: F401
-
-    __package__ = "scripts"
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,18 +11,17 @@ import numpy as np
 import torch
 from tyro.conf import Positional
 
-from envs.make import make
-from rl.checkpoint import writing
-from rl.data import host
-from rl.errors import UserError
-from rl.jacobian import action_jacobian, cost_jacobian
-from rl.ledger import StepLedger
-from rl.plot import calibration_plot
-from rl.probe import Points, Probe, probe
-from rl.run import RunFolder, read_config
-
-from .cli import Device, guarded, parse, use_threads
-from .evaluate import check_spaces, load
+from costgrad.envs.make import make
+from costgrad.rl.checkpoint import writing
+from costgrad.rl.data import host
+from costgrad.rl.diagnostics.jacobian import action_jacobian, cost_jacobian
+from costgrad.rl.diagnostics.probe import Points, Probe, probe
+from costgrad.rl.errors import UserError
+from costgrad.rl.ledger import StepLedger
+from costgrad.rl.runs.folder import RunFolder, read_config
+from costgrad.rl.runs.plot import calibration_plot
+from costgrad.scripts.cli import Device, guarded, parse, use_threads
+from costgrad.scripts.evaluate import check_spaces, load
 
 
 @dataclass(frozen=True)
@@ -81,7 +71,9 @@ def _probe(argv: Sequence[str]) -> int:
     started = read_config(args.run)
     agent = load(args.run, args.checkpoint, args.device, started)
     if not isinstance(started.get("env_argument"), str):
-        raise UserError(f"run {args.run} was trained on a Python object, not on a named environment: use rl.probe")
+        raise UserError(
+            f"run {args.run} was trained on a Python object, not on a named environment: use costgrad.probe"
+        )
     seed: int = started.get("seed", 0) if args.seed is None else args.seed
     env = make(started["env_argument"], 1, seed, env_kwargs=started.get("env_kwargs"))
     try:

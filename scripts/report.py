@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import scripts  # noqa: F401
-
-    __package__ = "scripts"
-
 import itertools
 import math
 import statistics
@@ -22,12 +13,11 @@ from typing import Annotated
 import numpy as np
 from tyro.conf import Positional, arg
 
-from rl.errors import UserError
-
-from .cli import guarded, parse
-from .report_plot import check_picture, draw
-from .report_statistics import MIN_SEEDS, Estimate, improvement_interval, iqm_interval
-from .results import Key, Row, read_evaluations, read_rows
+from costgrad.rl.errors import UserError
+from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.reporting.plot import check_picture, draw
+from costgrad.scripts.reporting.rows import Key, Row, read_evaluations, read_rows
+from costgrad.scripts.reporting.statistics import MIN_SEEDS, Estimate, improvement_interval, iqm_interval
 
 HEAD = ("environment", "steps", "agent", "IQM [95 % interval]", "worst seed", "all seeds", "steps/s", "seconds")
 NOTE = (

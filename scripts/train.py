@@ -2,15 +2,6 @@
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
-    import scripts  # noqa: F401
-
-    __package__ = "scripts"
-
 import argparse
 import shlex
 import time
@@ -22,13 +13,12 @@ from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_orig
 
 from tyro.conf import arg
 
-from agents.presets import preset_for
-from envs.make import make
-from rl.errors import UserError
-from rl.run import read_config
-from rl.train import TrainResult, train
-
-from .cli import (
+from costgrad.agents.presets import preset_for
+from costgrad.envs.make import make
+from costgrad.rl.errors import UserError
+from costgrad.rl.runs.folder import read_config
+from costgrad.rl.runs.train import TrainResult, train
+from costgrad.scripts.cli import (
     Device,
     agent_classes,
     beside_python,

@@ -12,8 +12,8 @@ from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from torch import Tensor
 
-from rl.data import Step
-from rl.spaces import Codec
+from costgrad.rl.data import Step
+from costgrad.rl.spaces import Codec
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Countdown(gymnasium.Env):
 
 
 class Remade(SyncVectorEnv):
-    """A SyncVectorEnv that can be made again, as those of envs.make."""
+    """A SyncVectorEnv that can be made again, as those of costgrad.envs.make."""
 
     name = "Countdown"
 

@@ -9,8 +9,8 @@ import torch
 from gymnasium import spaces
 from torch import Tensor
 
-from agents import AGENTS
-from rl.data import Step
+from costgrad.agents import AGENTS
+from costgrad.rl.data import Step
 
 N, T = 4, 8  # environments, and steps of a rollout
 OBS = spaces.Box(-10, 10, (3,), np.float32)

@@ -10,15 +10,6 @@ nothing of this cost.
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    import scripts.examples  # noqa: F401
-
-    __package__ = "scripts.examples"
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -28,12 +19,11 @@ import torch
 from rich.progress import track
 from torch import Tensor, nn
 
-from rl.black_box import BlackBox
-from rl.cost import BlackBoxLoss
-from rl.errors import UserError
-
-from ..cli import guarded, parse
-from .tables import check_folder, print_table, save_figure, write_rows
+from costgrad.rl.black_box.calls import BlackBox
+from costgrad.rl.black_box.loss import BlackBoxLoss
+from costgrad.rl.errors import UserError
+from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.examples.tables import check_folder, print_table, save_figure, write_rows
 
 SAMPLES, LOAD = 200, 0.5  # the load comes half-way
 STEP, SETPOINT = 0.1, 10  # of the sensor; in such steps

@@ -6,18 +6,8 @@ training digit and pass, 20 times in all. Cross-entropy is told the labels; REIN
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    import scripts.examples  # noqa: F401
-
-    __package__ = "scripts.examples"
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,11 +16,10 @@ import torch.nn.functional as F
 from rich.progress import track
 from torch import Tensor
 
-from rl.cost import BlackBoxLoss
-from rl.errors import UserError
-
-from ..cli import guarded, parse
-from .tables import check_folder, print_table, save_figure, write_rows
+from costgrad.rl.black_box.loss import BlackBoxLoss
+from costgrad.rl.errors import UserError
+from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.examples.tables import check_folder, print_table, save_figure, write_rows
 
 METHODS = ("cross-entropy", "C", "REINFORCE")
 TRAIN = 1_347  # of 1,797 digits; the others are held out

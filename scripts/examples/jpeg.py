@@ -7,19 +7,9 @@ picture; the rival is the best one quality for all, found by a grid that asks th
 
 from __future__ import annotations
 
-if not __package__:  # run as a file: our packages come from this checkout, whatever lies beside us or where we are
-    import sys
-    from pathlib import Path
-
-    sys.path[0] = str(Path(__file__).resolve().parents[2])
-    import scripts.examples  # noqa: F401
-
-    __package__ = "scripts.examples"
-
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -27,11 +17,10 @@ import torch
 from rich.progress import track
 from torch import Tensor
 
-from rl.cost import BlackBoxLoss
-from rl.errors import UserError
-
-from ..cli import guarded, parse
-from .tables import check_folder, print_table, save_figure, write_rows
+from costgrad.rl.black_box.loss import BlackBoxLoss
+from costgrad.rl.errors import UserError
+from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.examples.tables import check_folder, print_table, save_figure, write_rows
 
 SIDE = 32  # of a picture, a tile of one of scikit-learn's two photographs at half their size
 PSNR = 32.0  # dB that is asked

@@ -13,8 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from rl.checkpoint import write_text, writing
-from rl.errors import UserError
+from costgrad.rl.checkpoint import write_text, writing
+from costgrad.rl.errors import UserError
 
 
 def check_folder(out: str) -> Path:

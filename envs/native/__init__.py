@@ -1,0 +1,1 @@
+"""Batched environments that give the same numbers as gymnasium's, and envpool's."""

@@ -1,0 +1,261 @@
+"""The base of environments that are written for N rows and equal to N of gymnasium's, state by state."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space
+
+from costgrad.envs.errors import EnvError
+from costgrad.envs.native.actions import as_array, check_values
+from costgrad.envs.native.infos import of_all, of_rows, with_rows
+
+Array = np.ndarray
+Advance = tuple[Array, Array, Array, dict[str, Array]]  # obs [N, *obs_shape], reward [N], terminated [N], info
+
+
+class NativeVectorEnv(VectorEnv[Any, Any, Any]):
+    """N environments that say what a SyncVectorEnv of N single ones says, random streams and ended rows included.
+
+    Row i has a generator of its own, `rngs[i]`: `reset(seed=s)` starts it where gymnasium's single environment starts
+    with seed s + i, whatever N is. All three of gymnasium's autoreset modes are there; `options` are those of the
+    single environment, with `reset_mask` as in SyncVectorEnv.
+
+    In SAME_STEP `info["final_obs"]` is a dense array [N, *obs_shape]: what the actions led to, in every row. Gymnasium
+    has an object array there; for the rows of `info["_final_obs"]` [N], `info["final_obs"][i]` is the same.
+
+    Every array handed out is a new one, but the masks in `info` that agree may be one array. A bad action is an
+    EnvError, and nothing has been stepped then: a wrong shape or type, not finite, or beyond a Discrete; what lies
+    beyond a Box is left to the task, which does with it what gymnasium's does.
+
+    A task gives the hooks `_start`, `_advance`, `_observe`, `_arrays` and `_pose`, none of which has to do with the
+    clock, modes, seeds, masks or the checking of actions, and a constructor that `make` calls as
+    `task(num_envs, max_episode_steps=..., render_mode=..., **kwargs)` with what gymnasium's constructor takes.
+    """
+
+    entry_point: str  # of gymnasium's single environment: "module:Name"
+    engine: str = ""  # what steps the rows, for people
+    twin: Any  # gymnasium's single environment: spaces, renderer, and what checks the arguments
+
+    def __init__(
+        self,
+        twin: gymnasium.Env[Any, Any],
+        num_envs: int = 1,
+        max_episode_steps: int | None = None,
+        autoreset_mode: AutoresetMode | str = AutoresetMode.SAME_STEP,
+    ) -> None:
+        """N rows like `twin`.
+
+        Args:
+            twin: an unwrapped single environment of gymnasium's, made with the wanted render mode ("human" is none
+                of ours). It is kept, closed with us, and stepped never.
+            num_envs: N.
+            max_episode_steps: truncates as gymnasium's TimeLimit does; None: nothing is truncated.
+            autoreset_mode: what happens to a row that has ended.
+        """
+        self.twin, self.num_envs, self.render_mode = twin, num_envs, twin.render_mode
+        self.autoreset_mode = AutoresetMode(autoreset_mode)
+        modes = [mode for mode in twin.metadata["render_modes"] if mode != "human"]
+        self.metadata = {**twin.metadata, "render_modes": modes, "autoreset_mode": self.autoreset_mode}
+        self.single_observation_space, self.single_action_space = twin.observation_space, twin.action_space
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.max_episode_steps = max_episode_steps
+        self._limit = np.iinfo(np.int64).max if max_episode_steps is None else max_episode_steps
+        self._action_shape = (num_envs, *(twin.action_space.shape or ()))
+        self.rngs = [np.random.default_rng() for _ in range(num_envs)]
+        self.elapsed = np.zeros(num_envs, dtype=np.int64)  # steps of the running episode
+        self._ended = np.ones(num_envs, dtype=np.bool_)  # rows that wait for a reset; none in SAME_STEP
+        self._begun = self._ready = False  # all rows have been reset once; and no row waits for a reset
+
+    # What a task gives
+
+    @classmethod
+    def declines(cls, kwargs: Mapping[str, Any]) -> str | None:
+        """Why it would not be equal with these arguments of gymnasium's constructor; None where it is.
+
+        What it declines, `make` gives to SyncVectorEnv, and prints the reason.
+        """
+        return None
+
+    @abstractmethod
+    def _start(self, rows: Array, options: dict[str, Any] | None) -> dict[str, Array]:
+        """Draws first states of some rows, each i from `rngs[i]` as gymnasium's `reset` does, and puts them in place.
+
+        Args:
+            rows: [n] int64, ascending.
+            options: those of `reset`; None where there are none or a row starts by itself.
+        Returns:
+            gymnasium's info of a reset, each entry [n, ...].
+        """
+
+    @abstractmethod
+    def _advance(self, actions: Array, skipped: Array | None) -> Advance:
+        """One step of every row.
+
+        Args:
+            actions: [N] int64 within the Discrete; or [N, A], finite, float32 or float64 as they were given.
+            skipped: [N] bool, rows of which nothing is used and which start anew right after; None: there are none.
+        Returns:
+            new arrays: obs [N, *obs_shape] of the space's dtype, reward [N] float64, terminated [N] bool, and
+            gymnasium's info without its masks, each entry [N, ...].
+        """
+
+    @abstractmethod
+    def _observe(self, rows: Array | slice) -> Array:
+        """What is seen of the present states of n rows: a new array [n, *obs_shape]."""
+
+    @abstractmethod
+    def _arrays(self) -> dict[str, Array]:
+        """All that the future depends on, by name: the arrays themselves, each [N, ...], to be read and overwritten."""
+
+    @abstractmethod
+    def _pose(self, i: int) -> None:
+        """Puts row i's state into `twin`, whose `render` is called next."""
+
+    def _settle(self, rows: Array) -> None:
+        """Called before `rngs[i]` are read or replaced: who has drawn ahead winds them back, and draws anew after."""
+
+    def _loaded(self) -> None:
+        """Called after `set_state` has overwritten `_arrays`."""
+
+    # What a VectorEnv gives
+
+    @property  # type: ignore[misc]
+    def np_random(self) -> tuple[np.random.Generator, ...]:  # type: ignore[override]
+        """The rows' generators, each where gymnasium's would stand."""
+        self._settle(np.arange(self.num_envs))
+        return tuple(self.rngs)
+
+    def reset(
+        self, *, seed: int | Sequence[int | None] | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[Array, dict[str, Any]]:
+        """Starts all episodes, or those of `options["reset_mask"]` [N]: obs [N, *obs_shape] and info.
+
+        Without a seed the random streams go on. Raises EnvError for a wrong mask or number of seeds.
+        """
+        options = dict(options or {})
+        mask = self._mask(options.pop("reset_mask", None))
+        rows = np.flatnonzero(mask)
+        if seed is not None or options:
+            self._settle(rows)
+        if seed is not None:
+            seeds = [seed + i for i in range(self.num_envs)] if isinstance(seed, int) else seed
+            if len(seeds) != self.num_envs:
+                raise EnvError(f"seed has length {len(seeds)}: it must be one number, or {self.num_envs}")
+            for i in rows.tolist():
+                if seeds[i] is not None:
+                    self.rngs[i], _ = seeding.np_random(seeds[i])
+        fresh = self._start(rows, options or None)
+        self.elapsed[rows], self._ended[rows] = 0, False
+        self._begun, self._ready = True, not self._ended.any()
+        return self._observe(slice(None)), with_rows({}, fresh, mask)
+
+    def step(self, actions: Any) -> tuple[Array, Array, Array, Array, dict[str, Any]]:
+        """One step: obs [N, *obs_shape], reward, terminated, truncated [N], info. Raises EnvError."""
+        actions = as_array(actions, self._action_shape, self.single_action_space)
+        check_values(actions, self.single_action_space)
+        restarted = None if self._ready else self._skipped()
+        obs, reward, terminated, info = self._advance(actions, restarted)
+        self.elapsed += 1
+        truncated = self.elapsed >= self._limit
+        if restarted is not None:
+            reward[restarted], terminated[restarted], truncated[restarted] = 0.0, False, False
+        done = terminated | truncated
+        ended, final = bool(done.any()), dict[str, Any]()
+        if self.autoreset_mode is not AutoresetMode.SAME_STEP:
+            self._ended[:], self._ready = done, not ended
+        elif ended:
+            restarted = done
+            final = {"final_obs": obs.copy(), "_final_obs": done, "final_info": of_rows(info, done)}
+            final["_final_info"] = done
+        if restarted is not None:
+            rows = np.flatnonzero(restarted)
+            fresh = self._start(rows, None)
+            self.elapsed[rows] = 0
+            obs[rows] = self._observe(rows)
+            info = with_rows(info, fresh, restarted) | final
+        elif info:
+            info = of_all(info, self.num_envs)
+        return obs, reward, terminated, truncated, info
+
+    def get_state(self) -> dict[str, Any]:
+        """A copy of all that the future depends on, generators included, for `set_state` here or elsewhere."""
+        self._settle(np.arange(self.num_envs))
+        return {
+            "kind": type(self).__name__,
+            "num_envs": self.num_envs,
+            "begun": self._begun,
+            "generators": [rng.bit_generator.state for rng in self.rngs],
+            "arrays": {key: array.copy() for key, array in self._all_arrays().items()},
+        }
+
+    def set_state(self, state: dict[str, Any]) -> None:
+        """Goes on exactly as the environments did that gave `state`. Raises EnvError: of another kind or number."""
+        for key, ours in (("kind", type(self).__name__), ("num_envs", self.num_envs)):
+            if state[key] != ours:
+                raise EnvError(f"a state of {key} {state[key]} cannot be set here: it must be {ours}")
+        self._settle(np.arange(self.num_envs))
+        for rng, generator in zip(self.rngs, state["generators"], strict=True):
+            rng.bit_generator.state = generator
+        for key, array in self._all_arrays().items():
+            array[...] = state["arrays"][key]
+        self._begun, self._ready = state["begun"], not self._ended.any()
+        self._loaded()
+
+    def reseed(self, seed: int) -> None:
+        """Starts the random streams anew, row i's from seed + i; the states stay as they are."""
+        self._settle(np.arange(self.num_envs))
+        for i in range(self.num_envs):
+            self.rngs[i], _ = seeding.np_random(seed + i)
+
+    def stop_clock(self) -> int | None:
+        """From now on nothing is truncated: for who rolls on past a time limit. Returns the limit that there was."""
+        self._limit = np.iinfo(np.int64).max
+        return self.max_episode_steps
+
+    def render(self) -> tuple[Any, ...]:
+        """A frame of every row, drawn by gymnasium's renderer. Raises EnvError without a render mode."""
+        if self.render_mode is None:
+            raise EnvError(f"{type(self).__name__} was made without a render mode: give render_mode='rgb_array'")
+        frames = []
+        for i in range(self.num_envs):
+            self._pose(i)
+            frames.append(self.twin.render())
+        return tuple(frames)
+
+    def close_extras(self, **kwargs: Any) -> None:
+        """Closes the renderer."""
+        self.twin.close()
+
+    # How it does it
+
+    def _all_arrays(self) -> dict[str, Array]:
+        return {"elapsed": self.elapsed, "ended": self._ended, **self._arrays()}
+
+    def _mask(self, mask: Any) -> Array:
+        """The rows that `reset` is for, [N] bool. Raises EnvError."""
+        if mask is None:
+            return np.ones(self.num_envs, dtype=np.bool_)
+        if not isinstance(mask, np.ndarray) or mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+            raise EnvError(f"reset_mask is {mask!r}: it must be a bool array of shape ({self.num_envs},)")
+        if not mask.any():
+            raise EnvError("reset_mask is False everywhere: it must name at least one environment")
+        if not self._begun and not mask.all():
+            raise EnvError("reset_mask leaves out environments that were never reset: reset all of them first")
+        return mask
+
+    def _skipped(self) -> Array:
+        """The rows that wait for a reset, [N] bool, which this step gives them. Raises EnvError where it may not."""
+        if not self._begun:
+            raise EnvError("step was called before reset: call reset first")
+        if self.autoreset_mode is AutoresetMode.DISABLED:
+            i = int(np.flatnonzero(self._ended)[0])
+            raise EnvError(f"environment {i} has ended: reset it with options={{'reset_mask': ...}} before the step")
+        return self._ended.copy()

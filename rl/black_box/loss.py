@@ -1,0 +1,448 @@
+"""C as a loss: trains any PyTorch model against a cost that nobody can differentiate.
+
+    criterion = BlackBoxLoss(cost_fn)              # cost_fn(output, context, private), NumPy in; lower is better
+    loss = criterion(model(x), context=x, private=labels)   # a scalar with a gradient, though cost_fn has none
+    loss.backward()
+    criterion.ledger                               # what the black box was asked
+
+Each call asks the black box about perturbed outputs, trains C on recent answers, and gives what C expects of the output
+under perturbation, E f(output + sigma noise): its gradient reaches the model through C. With `correction` the score of
+what C missed is added, and the gradient is unbiased for that expectation whatever C is (LAX, 1711.00123; of choices the
+whole expectation goes through C, as in Q-Prop, 1611.02247).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from costgrad.rl import checkpoint
+from costgrad.rl.black_box.calls import BlackBox, CallLedger, columns
+from costgrad.rl.black_box.evaluations import Known, Rows, Sets
+from costgrad.rl.black_box.outputs import Outputs, Sample
+from costgrad.rl.black_box.surrogate import SampleCritic, SetCritic
+from costgrad.rl.data import host
+from costgrad.rl.errors import UserError
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.norm import RunningNorm
+from costgrad.rl.optim import Optimizer
+from costgrad.rl.seeds import spread
+from costgrad.rl.settings import check_settings
+
+
+@dataclass(frozen=True)
+class CostConfig:
+    """How C is built and trained."""
+
+    hidden: tuple[int, ...] = (128, 128)
+    """Widths of its hidden layers."""
+    activation: Activation = "silu"
+    """Between its layers."""
+    layer_norm: bool = True
+    """Layer normalisation between its layers."""
+    ensemble: int = 1
+    """Critics in C, where rows have a cost each; their mean counts."""
+    head: Literal["regression", "hl_gauss"] = "regression"
+    """One number, or a distribution over cost bins."""
+    bins: int = 101
+    """Cost bins of hl_gauss."""
+    lr: float = 1e-3
+    """Learning rate."""
+    l2: float = 0.0
+    """Factor of the penalty l2/2 |w|^2 on its weights."""
+    memory: int = 8192
+    """What it learns from: the newest rows, or sets where only sets have a cost."""
+    steps: int = 8
+    """Steps of its optimiser a call."""
+    minibatch: int = 128
+    """Rows in each, whole sets of them where only sets have a cost."""
+    samples: int = 4
+    """Fresh perturbations that the estimate is the mean over, where outputs are continuous."""
+
+    def __post_init__(self) -> None:
+        """Raises UserError where a setting is out of its range."""
+        check_settings(self)
+
+
+def _full(value: Tensor) -> Tensor:
+    """Half precision as float32, which NumPy and C can read; the gradient goes back as it came."""
+    return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
+
+
+def _shown(value: Any) -> Any:
+    """What the black box sees of something private: NumPy of Tensors, also of those in a tuple."""
+    if isinstance(value, tuple):
+        return tuple(map(_shown, value))
+    return host(_full(value)) if isinstance(value, Tensor) else value
+
+
+def _rows(value: Any) -> bool:
+    """Whether it has a number of rows."""
+    try:
+        return len(value) >= 0
+    except TypeError:  # an array of no dimension
+        return False
+
+
+@contextmanager
+def _still(*modules: nn.Module | None) -> Iterator[None]:
+    """A while in which modules do not learn: a graph that is made in it ends before their parameters."""
+    learning = [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
+    try:
+        for p in learning:
+            p.requires_grad_(False)
+        yield
+    finally:
+        for p in learning:
+            p.requires_grad_(True)
+
+
+class BlackBoxLoss(nn.Module):
+    """A differentiable estimate of a cost function that has no gradient.
+
+    The model's output is [B, D + sum(choices)]: D continuous numbers, then for each choice the probabilities of what it
+    may be. The black box sees continuous numbers as a float array [B, D], a choice as int64 [B] ([B, d] of several
+    choices), and a pair (continuous, choice) where an output has both.
+
+    Args:
+        cost_fn: `cost_fn(output, context, private)` -> costs [B], or one number where only the set has a cost.
+        choices: how many there are in each choice, such as (10,); () where all of an output is continuous.
+        per: "sample": every row has a cost; "batch": only the set of rows of a call has one, which is one evaluation.
+        sigma: spread of the noise on continuous outputs, in their own units.
+        evaluations: M of the black box a row (or set) and call; an even number comes in mirrored pairs.
+        correction: adds the score of what C missed, with C as it was before it was trained on this call's answers.
+        config: of C.
+        encoder: from a context [B, ...] to features [B, F]; it is trained with C. None lays contexts flat.
+        seed: decides perturbations, C's initial weights and minibatches.
+        black_box: `batched`, `workers`, `timeout`, `on_fault`, `worst_cost`, `budget`, `cache` of `BlackBox`.
+
+    Raises:
+        UserError: arguments out of their range.
+    """
+
+    def __init__(
+        self,
+        cost_fn: Callable[..., Any],
+        choices: int | Sequence[int] = (),
+        per: Literal["sample", "batch"] = "sample",
+        sigma: float = 0.1,
+        evaluations: int = 1,
+        correction: bool = False,
+        config: CostConfig | None = None,
+        encoder: nn.Module | None = None,
+        seed: int = 0,
+        **black_box: Any,
+    ) -> None:
+        super().__init__()
+        self.outputs = Outputs((choices,) if isinstance(choices, int) else choices, sigma, spread(seed, 2)[1])
+        if per not in ("sample", "batch"):
+            raise UserError(f"per must be one of sample, batch, got {per!r}")
+        if not isinstance(evaluations, int) or isinstance(evaluations, bool) or evaluations < 1:
+            raise UserError(f"evaluations must be a whole number of at least 1, got {evaluations}")
+        if encoder is not None and not isinstance(encoder, nn.Module):
+            raise UserError(f"encoder must be an nn.Module, which learns with C, got a {type(encoder).__name__}")
+        self.per, self.evaluations, self.correction, self.seed = per, evaluations, correction, seed
+        self.config, self.encoder = config or CostConfig(), encoder
+        self.box = BlackBox(cost_fn, per=per, **black_box)
+        self.critic: SampleCritic | SetCritic | None = None  # built at the first call, which shows the shapes
+        self._kind: torch.dtype | None = None  # of the contexts that it remembers
+
+    @property
+    def ledger(self) -> CallLedger:
+        """What the black box was asked so far."""
+        return self.box.ledger
+
+    def forward(self, output: Tensor, context: Tensor | None = None, private: Any = None) -> Tensor:
+        """The expected cost of a batch (the mean over rows), a scalar whose gradient reaches `output`.
+
+        In training (`module.train()`) the black box is asked, C learns, and the gradient is that of this call alone: it
+        cannot be differentiated twice. In use (`module.eval()`) it is what C says, under the same perturbations at each
+        call, and nothing is asked.
+
+        Args:
+            output: [B, D + sum(choices)] of the model.
+            context: [B, ...] what black box and C may know of a row.
+            private: what only the black box may know, such as labels: B rows of anything that an index picks from; a
+                tuple of arrays, Tensors or lists is several such columns. For `per="batch"`, anything.
+
+        Raises:
+            UserError: shapes that do not fit, probabilities that are none, or what `BlackBox` raises.
+        """
+        self._check(output, context, private)
+        if self.training and not torch.is_grad_enabled():
+            raise UserError("in training a call asks the black box and needs a gradient: call eval() before no_grad()")
+        with torch.autocast(output.device.type, enabled=False):  # C is of float32, whatever the model is of
+            return self._loss(_full(output), None if context is None else _full(context), private)
+
+    def _loss(self, output: Tensor, context: Tensor | None, private: Any) -> Tensor:
+        """What `forward` returns, of an output that was checked."""
+        self._build(output, context)
+        context = None if context is None else context.detach()
+        if not self.training:
+            with _still(self.critic, self.encoder):
+                return self._expected(output, context, generator=torch.Generator().manual_seed(self.seed))
+        leaf = output.detach().requires_grad_()
+        sample = self.outputs.sample(leaf.detach(), self.evaluations)
+        cost, counts = self._ask(sample, context, private)
+        if self.correction:  # before C learns from these answers, or the residual would not be what it missed
+            share = counts.to(leaf.dtype).mean(0)  # rows without an answer must not count by C alone
+            loss = self._expected(leaf, context, share) + self._missed(leaf, context, sample, cost, counts)
+            (slope,) = torch.autograd.grad(loss, leaf)
+            self._learn(context, sample, cost, counts)
+        else:
+            self._learn(context, sample, cost, counts)
+            loss = self._expected(leaf, context)
+            (slope,) = torch.autograd.grad(loss, leaf)
+        # C changes at the next call, perhaps before the user goes backward: the gradient is fixed here.
+        return loss.detach() + ((output - leaf.detach()) * slope).sum()
+
+    def measure(self, output: Tensor, context: Tensor | None = None, private: Any = None) -> float:
+        """Asks for the cost of outputs as they are, choices at their likeliest: the mean of the evaluations."""
+        self._check(output, context, private)
+        context = None if context is None else _full(context)
+        cost, counts = self._ask(self.outputs.likeliest(_full(output)), context, private)
+        return float(cost[counts].mean())
+
+    def _check(self, output: Tensor, context: Tensor | None, private: Any) -> None:
+        for name, value in (("output", output), ("context", context)):
+            if not isinstance(value, Tensor) and (value is not None or name == "output"):
+                raise UserError(f"{name} is a {type(value).__name__}: it must be a Tensor")
+        if self.encoder is not None and (context is None or not context.is_floating_point()):
+            had = "no context" if context is None else f"a context of {context.dtype}"
+            raise UserError(f"there is an encoder and {had}: it takes floats (and may turn them to integers itself)")
+        self.outputs.check(output)
+        seen = [] if self.per == "batch" else list(private) if columns(private) else [private]
+        for name, rows in (("context", context), *(("private", rows) for rows in seen)):
+            if rows is None:
+                continue
+            if isinstance(rows, Mapping | Set | str) or not hasattr(rows, "__getitem__") or not _rows(rows):
+                raise UserError(
+                    f"{name} is a {type(rows).__name__}: it must be rows, such as an array, a Tensor or a list"
+                )
+            if len(rows) != len(output):
+                raise UserError(f"{name} has {len(rows)} rows and output {len(output)}: they must be equal")
+        for name, told in (("output", output), ("context", context)):  # C would never forget them
+            if told is not None and not bool(torch.isfinite(told).all()):
+                raise UserError(f"{name} holds numbers that are not finite: C cannot learn from them")
+
+    def _ask(self, sample: Sample, context: Tensor | None, private: Any) -> tuple[Tensor, Tensor]:
+        """Cost [M, B] (or [M, 1] of sets) of what the black box was asked, and whether it counts."""
+        outputs = self.outputs.shown(sample)
+        shown = None if context is None else host(context)
+        cost, counts = self.box(outputs, shown, _shown(private), sample.choice.shape[1])
+        said = torch.from_numpy(np.nan_to_num(cost)).to(sample.continuous)
+        return said.view(len(outputs), -1), torch.from_numpy(counts).view(len(outputs), -1).to(said.device)
+
+    def _build(self, output: Tensor, context: Tensor | None) -> None:
+        """At the first call makes C for the shapes that it shows."""
+        shape = (output.shape[1], None if context is None else tuple(context.shape[1:]))
+        if self.critic is None:
+            with torch.inference_mode(False):  # it may learn later on
+                self._make(shape, output.device)
+        elif shape != self.shape:
+            raise UserError(f"output and context rows have shapes {shape}: this C was made for {self.shape}")
+
+    def _make(self, shape: tuple[int, tuple[int, ...] | None], device: torch.device) -> None:
+        self.shape = shape
+        width, rows = shape
+        start = torch.Generator().manual_seed(spread(self.seed, 2)[0])
+        numbers = width - sum(self.outputs.choices)
+        self.output_norm = RunningNorm((numbers,)).to(device)
+        features = 0
+        if rows is not None and self.encoder is not None:
+            learning = self.encoder.training
+            try:
+                with torch.no_grad():
+                    features = self.encoder.eval()(torch.zeros(2, *rows, device=device))[0].numel()
+            except RuntimeError as error:
+                raise UserError(f"encoder cannot take a context of shape [B, {rows}]: {error}") from error
+            finally:
+                self.encoder.train(learning)
+        elif rows is not None:
+            features = math.prod(rows)
+        self.context_norm = RunningNorm((features if self.encoder is None else 0,)).to(device)
+        kind = SampleCritic if self.per == "sample" else SetCritic
+        self.critic = kind(features + numbers, len(self.outputs.combinations), self.config, start).to(device)
+        self.known = (Rows if self.per == "sample" else Sets)(self.config.memory)
+        self.to(device)
+        self.optimizer = self._optimizer()
+
+    def _optimizer(self) -> Optimizer:
+        assert self.critic is not None
+        trained = nn.ModuleDict({"critic": self.critic} | ({"encoder": self.encoder} if self.encoder else {}))
+        return Optimizer(trained, "adam", self.config.lr, l2=self.config.l2)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BlackBoxLoss:
+        """Follows a model to its device, but stays of float32, whatever the model is of."""
+        super()._apply(lambda tensor: tensor.to(fn(tensor.new_empty(0)).device), recurse)  # type: ignore[no-untyped-call]
+        if self.critic is not None:
+            self.known.to(self.outputs.combinations.device)
+        return self
+
+    def _features(self, context: Tensor | None, continuous: Tensor) -> Tensor:
+        """What C sees of rows [B, F]."""
+        x = self.output_norm(continuous.float())  # C is of float32, whatever the model is of
+        if context is None or self.shape[1] is None:
+            return x
+        if self.encoder is not None:
+            features = self.encoder(context.float()).flatten(1)
+        else:
+            features = self.context_norm(context.reshape(len(context), -1).float())
+        return torch.cat((features, x), 1)
+
+    def _expected(
+        self,
+        output: Tensor,
+        context: Tensor | None,
+        share: Tensor | None = None,
+        generator: torch.Generator | None = None,
+    ) -> Tensor:
+        """C's expectation over perturbations, a scalar with its graph to `output`; rows count by their `share` [B]."""
+        assert self.critic is not None
+        continuous, probs = self.outputs.split(output)
+        joint, random = self.outputs.joint(probs), continuous.shape[1] or self.per == "batch"
+        sample = self.outputs.sample(output, self.config.samples if random else 1, generator)
+        each = [
+            self.critic.expected(self._features(context, row), joint, choice, share)
+            for row, choice in zip(sample.continuous, sample.choice, strict=True)
+        ]
+        return torch.stack(each).mean()
+
+    def _missed(self, output: Tensor, context: Tensor | None, sample: Sample, cost: Tensor, counts: Tensor) -> Tensor:
+        """The score of the residual: a scalar, the mean of cost - C, whose gradient is that times d log q(sample)."""
+        assert self.critic is not None
+        with torch.no_grad():
+            pairs = zip(sample.continuous, sample.choice, strict=True)
+            said = torch.stack([self.critic.said(self._features(context, row), choice) for row, choice in pairs])
+            residual = (cost - said) * counts
+        log_prob = self.outputs.log_prob(output, sample)
+        if self.per == "batch":
+            log_prob = log_prob.sum(1, keepdim=True)
+        return (residual * (1 + log_prob - log_prob.detach())).sum() / counts.sum().clamp(min=1)  # of those that came
+
+    def _learn(self, context: Tensor | None, sample: Sample, cost: Tensor, counts: Tensor) -> None:
+        """Takes new evaluations in, and trains C on recent ones."""
+        assert self.critic is not None
+        if not bool(counts.any()):
+            return
+        rows = sample.continuous.new_empty(sample.choice.shape[1], 0) if context is None else context
+        rows = rows if rows.dtype == torch.uint8 else rows.float()  # images stay small
+        if rows.dtype != self._kind is not None:
+            raise UserError(f"context holds {rows.dtype}, and {self._kind} before: it must be of one kind")
+        self._kind = rows.dtype
+        if self.encoder is None and context is not None:
+            self.context_norm.update(host(context).reshape(len(context), -1))
+        if sample.continuous.numel():
+            self.output_norm.update(host(sample.continuous).reshape(-1, sample.continuous.shape[-1]))
+        self.critic.adapt(cost[counts])
+        for m in range(len(cost)):
+            fresh = Known(rows, sample.continuous[m].float(), sample.choice[m], cost[m].float())
+            if self.per == "sample":
+                fresh = Known(*(column[counts[m]] for column in fresh))
+            elif not bool(counts[m]):
+                continue
+            self.known.add(fresh)
+        if self.optimizer.parted:  # by a copy
+            memory = self.optimizer.state_dict()
+            self.optimizer = self._optimizer()
+            self.optimizer.load_state_dict(memory)
+        for _ in range(self.config.steps):
+            batch = self.known.draw(self.config.minibatch, self.outputs.generator)
+            x = self._features(batch.context, batch.continuous)
+            loss = self.critic.losses(x, batch.choice, batch.cost).mean()
+            # An encoder may have parts that this C has no use for.
+            self.optimizer.apply(torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True))
+
+    def close(self) -> None:
+        """Ends the processes that the black box runs in, where it has any; a later call starts new ones."""
+        self.box.close()
+
+    # As a file.
+
+    def get_extra_state(self) -> dict[str, Any]:
+        """What `state_dict` holds beside C's tensors, so that a model with the loss in it saves and loads as usual."""
+        built = self.critic is not None
+        return {
+            "shape": self.shape if built else None,
+            "optimizer": dict(self.optimizer.state_dict()) if built else {},
+            "generator": self.outputs.generator.get_state(),
+            "box": self.box.state(),
+        }
+
+    def set_extra_state(self, state: dict[str, Any]) -> None:
+        """Takes up what `get_extra_state` gave; makes C first where it was made by then.
+
+        Raises:
+            UserError: this C was made for other shapes, or with other settings.
+        """
+        if state["shape"] is not None:
+            width, rows = state["shape"]
+            shape = (width, None if rows is None else tuple(rows))
+            if self.critic is None:
+                self._make(shape, self.outputs.combinations.device)
+            had, has = (len(o["square"]) for o in (state["optimizer"], self.optimizer.state_dict()))
+            if shape != self.shape or had != has:
+                raise UserError(
+                    f"the state is of a C of {had} numbers for rows of shapes {shape}, and this one has {has} for "
+                    f"{self.shape}: config, choices and encoder must be the same"
+                )
+            self.optimizer.load_state_dict(state["optimizer"])
+        self.outputs.generator.set_state(state["generator"])
+        self.box.load_state(state["box"])
+
+    def save(self, path: str | Path) -> None:
+        """Writes C, its encoder's numbers, its optimiser and the ledger; what it remembers of evaluations is not kept.
+
+        Raises:
+            UserError: nothing was asked yet, so there is no C.
+        """
+        if self.critic is None:
+            raise UserError("there is no C yet to save: it is made at the first call")
+        tensors = self.state_dict()
+        state = tensors.pop("_extra_state")
+        tensors |= {f"optimizer.{k}": v for k, v in state["optimizer"].items()} | {"generator": state["generator"]}
+        meta = {name: getattr(self, name) for name in ("per", "evaluations", "correction", "seed", "shape")}
+        meta |= {name: getattr(self.outputs, name) for name in ("choices", "sigma")}
+        meta |= {"config": asdict(self.config), "box": state["box"], "encoder": self.encoder is not None}
+        checkpoint.write(path, tensors, {"kind": "black box loss"} | meta)
+
+    @staticmethod
+    def load(
+        path: str | Path, cost_fn: Callable[..., Any], encoder: nn.Module | None = None, **black_box: Any
+    ) -> BlackBoxLoss:
+        """Reads what `save` wrote; code is not saved, so the black box and the encoder are given again.
+
+        Raises:
+            UserError: nothing is there, it is damaged, it is something else, or it wants an encoder.
+        """
+        tensors, meta = checkpoint.read(path)
+        if meta.get("kind") != "black box loss":
+            raise UserError(
+                f"{path} holds a {meta.get('kind', 'thing of unknown kind')!r}: it must be a black box loss"
+            )
+        if meta["encoder"] != (encoder is not None):
+            raise UserError(f"{path} was made {'with' if meta['encoder'] else 'without'} an encoder: give it the same")
+        config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
+        same = {name: meta[name] for name in ("choices", "per", "sigma", "evaluations", "correction", "seed")}
+        loss = BlackBoxLoss(cost_fn, **same, config=CostConfig(**config), encoder=encoder, **black_box)
+        begins = "optimizer."
+        state = {
+            "shape": meta["shape"],
+            "optimizer": {k[len(begins) :]: tensors.pop(k) for k in list(tensors) if k.startswith(begins)},
+            "generator": tensors.pop("generator"),
+            "box": meta["box"],
+        }
+        try:
+            loss.load_state_dict({**tensors, "_extra_state": state})
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"{path} is damaged: its tensors do not fit ({reason})") from error
+        return loss

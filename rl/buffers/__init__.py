@@ -1,0 +1,1 @@
+"""What an agent remembers: rollouts, replay, goals relabelled in hindsight."""

@@ -1,0 +1,1 @@
+"""An agent as a graph, and its picture."""

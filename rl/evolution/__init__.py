@@ -1,0 +1,1 @@
+"""Search without gradients: formulas, stacked policies, and who plays whom."""

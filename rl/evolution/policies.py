@@ -1,0 +1,139 @@
+"""Deterministic policies of one shape, as the vectors of parameters that a search moves.
+
+Many act at once, one a row: all their parameters are one array [N, P], and a layer is one batched product.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from costgrad.rl.data import host
+from costgrad.rl.networks.actor import CategoricalActor, DeterministicActor
+from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.networks.numpy_forward import ACTIVATIONS, HostPass
+from costgrad.rl.norm import RunningNorm
+from costgrad.rl.spaces import Codec
+
+Array = np.ndarray
+Layers = list[tuple[Array, Array]]  # weight [..., in, out] and bias [..., out] of each
+
+
+class Policies:
+    """One of them, the centre, is a network; any other is a vector of as many parameters.
+
+    An action of a Box is tanh of the output, in [-1, 1]^A; of discrete choices the likeliest. Nothing is random. The
+    last layer starts at 0, so that the centre does the same in every state (1803.07055 starts so).
+
+    Observations are normalised by statistics that stand still until `renew`: all candidates of a generation see alike.
+
+    Args:
+        codec: of the environment's spaces. The networks stay on the host, whatever its device.
+        hidden: widths of the hidden layers; () is a linear policy.
+        activation: between them.
+        normalize_obs: shift and scale observations to mean 0 and variance 1.
+        seed: decides the initial weights.
+
+    Attributes:
+        actor: the centre; `actor.net` alone has parameters.
+        size: P.
+        norm: what observations are normalised by; None leaves them.
+        seen: what they will be normalised by in the next generation.
+    """
+
+    def __init__(
+        self, codec: Codec, hidden: tuple[int, ...], activation: Activation, normalize_obs: bool, seed: int
+    ) -> None:
+        self.codec = codec
+        features, generator = math.prod(codec.obs_shape), torch.Generator().manual_seed(seed)
+        self.actor: CategoricalActor | DeterministicActor
+        if codec.discrete:
+            choices = codec.choices if codec.multi else codec.action_size
+            self.actor = CategoricalActor(features, choices, hidden, activation, generator=generator)
+        else:
+            self.actor = DeterministicActor(features, codec.action_size, hidden, activation, False, 0.0, generator)
+        self._parameters: list[Tensor] = list(self.actor.net.parameters())  # all weights, then all biases
+        with torch.no_grad():
+            self.actor.net.weights[-1].zero_()
+        self.size = sum(p.numel() for p in self._parameters)
+        self._activation = ACTIVATIONS[activation]
+        self.norm = RunningNorm(codec.obs_shape) if normalize_obs else None
+        self.seen = RunningNorm(codec.obs_shape)
+        self._output: HostPass | None = None
+
+    @property
+    def center(self) -> Array:
+        """A copy of the centre's parameters [P] float32."""
+        return np.concatenate([host(p).ravel() for p in self._parameters])
+
+    def move(self, center: Array) -> None:
+        """Puts the centre at [P]."""
+        with torch.no_grad():
+            for parameter, value in zip(self._parameters, self.split(torch.from_numpy(center)), strict=True):
+                parameter.copy_(value)
+
+    def split(self, vector: Tensor) -> tuple[Tensor, ...]:
+        """A vector [P] as one tensor a parameter of the network, which share its memory."""
+        parts = torch.split(vector, [p.numel() for p in self._parameters])
+        return tuple(part.view(p.shape) for part, p in zip(parts, self._parameters, strict=True))
+
+    def layers(self, rows: Array) -> Layers:
+        """Views of the parameters of N policies [N, P]: what is written to the rows shows in the layers."""
+        parts, end = [], 0
+        for p in self._parameters:
+            start, end = end, end + p.numel()
+            parts.append(rows[:, start:end].reshape(len(rows), *p.shape))
+        count = len(parts) // 2
+        return list(zip(parts[:count], parts[count:], strict=True))
+
+    @np.errstate(over="ignore", invalid="ignore")
+    def act(self, layers: Layers, obs: Array) -> Array:
+        """Each row by a policy of its own: layers of N policies, [N, *obs_shape] -> [N, A], [N] or [N, D]."""
+        x = obs.astype(np.float32, copy=False)
+        if self.norm is not None:
+            x = np.clip((x - host(self.norm.center)) * host(self.norm.scale), -self.norm.clip, self.norm.clip)
+        x = x.reshape(len(x), 1, -1)
+        for i, (weight, bias) in enumerate(layers):
+            x = x @ weight + bias[:, None]
+            if i < len(layers) - 1:
+                x = self._activation(x)
+        return self.actor.act(x[:, 0], None)[1]
+
+    def best(self, obs: Array) -> Array:
+        """All rows by the centre: [N, *obs_shape] -> [N, A], [N] or [N, D]."""
+        if self._output is None:  # an optimizer, which moves the parameters, has been made by now
+            self._output = HostPass(self.norm, self.actor.net)
+        return self.actor.act(self._output(obs), None)[1]
+
+    def predict(self, obs: Any) -> Array:
+        """The centre's action for one observation or a batch in the environment's units; see `Codec.predict`."""
+        return self.codec.predict(self.best, obs)
+
+    def see(self, obs: Array, valid: Array) -> None:
+        """Takes observations [N, *obs_shape] into the next statistics, those where `valid` [N]."""
+        if self.norm is not None:
+            self.seen.update(obs, valid)
+
+    def renew(self) -> None:
+        """From here on observations are normalised by all that was seen."""
+        if self.norm is not None:
+            self.norm.load_state_dict(self.seen.state_dict())
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The centre and the statistics."""
+        parts = {"net": self.actor.net} | ({"norm": self.norm, "seen": self.seen} if self.norm is not None else {})
+        return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Takes up what `state_dict` gave."""
+        mine = self.state_dict()
+        if mine.keys() != state_dict.keys():
+            raise KeyError(f"the policy's tensors are {', '.join(mine)}")
+        with torch.no_grad():
+            for name, value in mine.items():
+                value.copy_(state_dict[name])

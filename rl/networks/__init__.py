@@ -1,0 +1,1 @@
+"""Networks: perceptrons, C and its heads, actors and their distributions, and their NumPy forward."""

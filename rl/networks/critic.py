@@ -1,0 +1,341 @@
+"""C, the differentiable critic: what an action will have cost, as a module of its own.
+
+C estimates the discounted cost-to-go (cost = -reward). It is built from a small spec, saved and loaded alone, and
+speaks the user's units: raw observations, actions as the environment takes them, cost as the environment counts it.
+
+    C = Critic.load("runs/first/critic")
+    C(obs, action).mean().backward()        # in any PyTorch graph: the gradient reaches action, and what made it
+    C.expected(obs, probs).mean().backward()  # discrete actions: the exact expectation, differentiable in probs
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, fields
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from costgrad.rl import checkpoint
+from costgrad.rl.data import Batch
+from costgrad.rl.errors import UserError
+from costgrad.rl.networks.batch_norm import BatchNormMLP
+from costgrad.rl.networks.heads import LIMIT, CostScale, HLGauss, Regression
+from costgrad.rl.networks.mlp import MLP, Activation, Init
+from costgrad.rl.norm import RunningNorm
+from costgrad.rl.spaces import Codec, to_agent
+
+LISTED = 256  # combinations of choices up to which C gives each a cost of its own
+
+
+@dataclass(frozen=True)
+class CriticSpec:
+    """All that decides a critic's shape; plain JSON."""
+
+    obs_shape: tuple[int, ...]
+    action: Literal["none", "discrete", "box", "one_hot"]
+    """C(s); C(s) -> a cost for each of n actions; C(s, a); C(s, a) of D choices that are too many to list."""
+    action_size: int = 0
+    """n of the discrete actions, A of the box, or the sum of the choices."""
+    action_start: int = 0
+    """The environment's first discrete action."""
+    low: tuple[float, ...] = ()
+    high: tuple[float, ...] = ()
+    """The box in the environment's units, flat."""
+    hidden: tuple[int, ...] = (64, 64)
+    ensemble: int = 1
+    head: Literal["regression", "hl_gauss"] = "hl_gauss"
+    bins: int = 101
+    activation: Activation = "tanh"
+    layer_norm: bool = False
+    batch_norm: bool = False
+    """Instead: `train()` and `eval()` then say whose statistics count, see rl/networks/batch_norm.py."""
+    dropout: float = 0.0
+    channel_axis: int = -1
+    """Of an image observation; -1 is gymnasium's height x width x channel."""
+    normalize_obs: bool = True
+    """Whether observations are normalised with the statistics that `obs_norm.update` gathers."""
+    choices: tuple[int, ...] = ()
+    """Where an action is a vector of D choices: how many there are in each; their product is the n of "discrete"."""
+    starts: tuple[int, ...] = ()
+    """The environment's first of each of them."""
+    init: Init = "orthogonal"
+    """Initial weights, as rl/networks/mlp.py has them; C then starts at cost 0 everywhere, "uniform" near it."""
+
+    @staticmethod
+    def of(codec: Codec, config: Any = None, state_only: bool = False, **settings: Any) -> CriticSpec:
+        """The spec for an environment's spaces.
+
+        Args:
+            codec: of the spaces.
+            config: of an agent; what stands in it under a name of ours is taken.
+            state_only: leaves the action out.
+            settings: further ones, by name.
+        """
+        ours = [field.name for field in fields(CriticSpec)]
+        settings = {name: getattr(config, name) for name in ours if hasattr(config, name)} | settings
+        if state_only:
+            return CriticSpec(codec.obs_shape, "none", **settings)
+        if codec.multi:
+            size, starts = math.prod(codec.choices), tuple(codec.first_choices)
+            kind, size = ("discrete", size) if size <= LISTED else ("one_hot", sum(codec.choices))
+            return CriticSpec(codec.obs_shape, kind, size, choices=codec.choices, starts=starts, **settings)  # type: ignore[arg-type]
+        if codec.discrete:
+            start = int(codec.action_space.start)  # type: ignore[attr-defined]
+            return CriticSpec(codec.obs_shape, "discrete", codec.action_size, start, **settings)
+        low, high = codec.action_bounds or ((), ())
+        return CriticSpec(codec.obs_shape, "box", codec.action_size, low=tuple(low), high=tuple(high), **settings)
+
+
+class Critic(nn.Module):
+    """An ensemble of K critics in one batched tensor, with its normaliser and its scale of cost.
+
+    Args:
+        spec: its shape.
+        generator: decides the initial weights.
+    """
+
+    low: Tensor
+    high: Tensor
+    combinations: Tensor
+    strides: Tensor
+    starts: Tensor
+
+    def __init__(self, spec: CriticSpec, generator: torch.Generator | None = None) -> None:
+        super().__init__()
+        self.spec = spec
+        self.discrete = spec.action == "discrete"
+        self.obs_norm = RunningNorm(spec.obs_shape, spec.channel_axis)
+        self.head: HLGauss | Regression = HLGauss(spec.bins) if spec.head == "hl_gauss" else Regression()
+        self.cost_scale = CostScale(self.head.bounded)
+        self.heads = spec.action_size if spec.action == "discrete" else 1
+        features = math.prod(spec.obs_shape) + (spec.action_size if spec.action in ("box", "one_hot") else 0)
+        sizes = (features, *spec.hidden, self.heads * self.head.outputs)
+        members = spec.ensemble if spec.ensemble > 1 else None
+        first: dict[str, Any] = {"out_gain": 0.0, "generator": generator, "init": spec.init}
+        self.net: MLP
+        if spec.batch_norm:
+            if spec.layer_norm or spec.dropout:
+                raise UserError("batch_norm stands alone: layer_norm and dropout must be off")
+            self.net = BatchNormMLP(sizes, members, spec.activation, **first)
+        else:
+            self.net = MLP(sizes, members, spec.activation, spec.layer_norm, spec.dropout, **first)
+        with torch.no_grad():
+            self.net.biases[-1].add_(self.head.initial_bias().repeat(self.heads))
+        self.register_buffer("low", torch.tensor(spec.low))
+        self.register_buffer("high", torch.tensor(spec.high))
+        # Of a vector of choices: every combination [P, D], and what each choice counts in a combination's index.
+        combinations = list(product(*map(range, spec.choices))) if self.discrete and spec.choices else []
+        strides = [math.prod(spec.choices[d + 1 :]) for d in range(len(spec.choices))]
+        for name, value in (("combinations", combinations), ("strides", strides), ("starts", spec.starts)):
+            self.register_buffer(name, torch.tensor(value, dtype=torch.int64), persistent=False)
+
+    # In the user's units.
+
+    def forward(self, obs: Tensor, action: Tensor | None = None) -> Tensor:
+        """The discounted cost-to-go in the environment's units.
+
+        Args:
+            obs: [B, *obs_shape] raw.
+            action: [B, A] or [B, *box shape] in the environment's bounds; [B] integers, or [B, D] of them; None for
+                "none", and for "discrete" where every action's cost is wanted.
+
+        Returns:
+            [K, B], or [K, B, n] for "discrete" without action.
+
+        Raises:
+            UserError: obs or action has another shape, or an action is missing or one too many.
+        """
+        if obs.shape[1:] != self.spec.obs_shape:
+            raise UserError(f"obs has shape {tuple(obs.shape)}: this C takes [B, *{self.spec.obs_shape}]")
+        if (action is None) != (self.spec.action == "none") and self.spec.action != "discrete":
+            wanted = "no action" if self.spec.action == "none" else f"an action of {self.spec.action_size} numbers"
+            raise UserError(f"this C takes {wanted}, got {None if action is None else tuple(action.shape)}")
+        if action is not None:
+            self._check_action(action, len(obs))
+        x = self.features(obs.to(self.low.dtype))
+        if self.spec.action == "box" and action is not None:
+            return self.cost(x, to_agent(action.reshape(len(x), -1), self.low, self.high))
+        if self.spec.choices and action is not None:
+            action = action.reshape(len(x), -1) - self.starts
+        elif action is not None:
+            action = action - self.spec.action_start
+        if self.spec.action == "one_hot":
+            return self.cost(x, action)
+        cost = self.cost(x)
+        return cost if action is None else _take(cost, self.index(action))
+
+    def expected(self, obs: Tensor, probs: Tensor) -> Tensor:
+        """sum_a probs(a) C(s, a), exact, differentiable in probs and obs: [B, *obs_shape], [B, n] -> [K, B].
+
+        Where an action is a vector of choices, probs is [B, P] in the order of `combinations` [P, D].
+        """
+        if self.spec.action != "discrete":
+            raise UserError(f"expected() is for discrete actions; this C has action={self.spec.action!r}")
+        if probs.shape != (len(obs), self.heads):
+            raise UserError(f"probs has shape {tuple(probs.shape)}: this C takes [{len(obs)}, {self.heads}] beside obs")
+        return (self(obs) * probs).sum(-1)
+
+    def _check_action(self, action: Tensor, rows: int) -> None:
+        """Raises UserError where an action of the user's is not what `forward` takes beside `rows` observations."""
+        spec = self.spec
+        width = spec.action_size if spec.action == "box" else len(spec.choices)
+        if action.shape[:1] != (rows,) or action.numel() != rows * (width or 1) or (not width and action.dim() != 1):
+            takes = f"[{rows}, {width}]" if width else f"[{rows}]"
+            raise UserError(f"action has shape {tuple(action.shape)}: this C takes {takes} beside obs")
+        if spec.action != "box" and action.is_floating_point():
+            raise UserError(f"action holds {action.dtype}: this C takes whole numbers, as its actions are choices")
+
+    # In the agent's units: what an update calls many times, on features that it normalised once.
+
+    def features(self, obs: Tensor) -> Tensor:
+        """Raw observations [B, *obs_shape], floats or bytes -> normalised and flat [B, F]."""
+        if obs.dtype == torch.uint8:
+            obs = obs.to(self.low.dtype)
+        if self.spec.normalize_obs:
+            obs = self.obs_norm(obs)
+        return obs if obs.dim() == 2 else obs.flatten(1)
+
+    def prepared(self, batch: Batch) -> Batch:
+        """A batch of a replay with features in place of observations, on C's device."""
+        moved = Batch(*(column.to(self.low.device) for column in batch))
+        return moved._replace(obs=self.features(moved.obs), next_obs=self.features(moved.next_obs))
+
+    def output(
+        self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None, first: bool = False
+    ) -> Tensor:
+        """The last layer: features [B, F] (and an action of `cost`) -> [K, B, head] or [K, B, n, head]."""
+        return self.shaped(self.net(self.inputs(x, action), masks, first))
+
+    def inputs(self, x: Tensor, action: Tensor | None = None) -> Tensor:
+        """What the net is given: features [B, F], and an action of `cost`."""
+        if action is None:
+            return x
+        return torch.cat((x, self.one_hot(action) if self.spec.action == "one_hot" else action), -1)
+
+    def shaped(self, output: Tensor) -> Tensor:
+        """What the net says, a single one without K -> `output`."""
+        actions = (self.heads,) if self.discrete else ()
+        return output.view(-1, output.shape[-2], *actions, self.head.outputs)  # a single critic: an ensemble of one
+
+    def cost(
+        self, x: Tensor, action: Tensor | None = None, masks: list[Tensor] | None = None, first: bool = False
+    ) -> Tensor:
+        """Features [B, F] -> cost [K, B], or [K, B, n] of "discrete", in the environment's units.
+
+        Args:
+            x: features.
+            action: [B, A] in [-1, 1] for "box"; [B, D] choices from 0 for "one_hot".
+            masks: of dropout.
+            first: ask the first of the ensemble alone: K is 1.
+        """
+        return self.cost_of(self.output(x, action, masks, first))
+
+    def cost_of(self, output: Tensor) -> Tensor:
+        """The cost [...] that an output [..., head] stands for."""
+        return self.cost_scale.cost(self.head.mean(output))
+
+    def index(self, action: Tensor) -> Tensor:
+        """An action in the list of all, from 0: [B] or [B, D] int64 -> [B] int64."""
+        return (action * self.strides).sum(-1) if self.spec.choices else action
+
+    def one_hot(self, action: Tensor) -> Tensor:
+        """Choices [B, D] int64 from 0 -> [B, sum of choices] of 0 and 1."""
+        parts = (F.one_hot(action[:, d].long(), n) for d, n in enumerate(self.spec.choices))
+        return torch.cat(tuple(parts), -1).to(self.low.dtype)
+
+    def loss(
+        self,
+        x: Tensor,
+        action: Tensor | None,
+        target: Tensor,
+        weight: Tensor,
+        masks: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The mean of `losses` over a batch, by `weight` [B] of sum 1: a scalar."""
+        return self.losses(x, action, target, masks) @ weight
+
+    def losses(
+        self,
+        x: Tensor,
+        action: Tensor | None,
+        target: Tensor,
+        masks: list[Tensor] | None = None,
+    ) -> Tensor:
+        """The loss of each row of a batch, summed over the ensemble.
+
+        Args:
+            x: features [B, F].
+            action: [B, A] in [-1, 1], [B] or [B, D] int64 from 0, or None, as the spec says.
+            target: cost-to-go [B] in the environment's units, without gradient.
+            masks: of dropout.
+
+        Returns:
+            [B].
+        """
+        if self.spec.action == "discrete" and action is not None:
+            return self.output_losses(self.taken(self.output(x, None, masks), action), target)
+        return self.output_losses(self.output(x, action, masks), target)
+
+    def taken(self, output: Tensor, action: Tensor) -> Tensor:
+        """The output for the action taken, of those for all: [K, B, n, head], [B] or [B, D] -> [K, B, head]."""
+        return output.gather(2, self.places(action, output)).squeeze(2)
+
+    def places(self, action: Tensor, output: Tensor) -> Tensor:
+        """Where `taken` reads in dimension 2: [B] or [B, D], [K, B, ..., head] -> [K, B, 1, head]."""
+        return self.index(action).view(1, -1, 1, 1).expand(output.shape[0], -1, 1, output.shape[-1])
+
+    def output_losses(self, output: Tensor, target: Tensor) -> Tensor:
+        """`losses` of an output [K, B, head] that is there already: -> [B]."""
+        loss = self.head.loss(output, self.cost_scale.scaled(target))
+        return loss[0] if len(loss) == 1 else loss.sum(0)
+
+    def adapt(self, target: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """Fits the scale to a rollout's targets, and the last layer so that predictions stay where they were.
+
+        Args:
+            target: [B] in units of cost.
+            weight: [B], of sum 1.
+
+        Returns:
+            metrics: the scale, and for hl_gauss the share of targets that the support still clips.
+        """
+        self.cost_scale.fit(self.net, self.head, target, weight)
+        metrics = {"cost_scale": self.cost_scale.scale}
+        if self.spec.head == "hl_gauss":
+            metrics["clipped_targets"] = (self.cost_scale.scaled(target).abs() > LIMIT).float() @ weight
+        return metrics
+
+    # As a file.
+
+    def save(self, path: str | Path) -> None:
+        """Writes C alone, normaliser and scale included: safetensors and JSON in the folder `path`."""
+        checkpoint.write(path, self.state_dict(), {"kind": "critic", "spec": asdict(self.spec)})
+
+    @staticmethod
+    def load(path: str | Path, device: str = "cpu") -> Critic:
+        """Reads what `save` wrote.
+
+        Raises:
+            UserError: nothing is there, it is damaged, or it is not a critic.
+        """
+        tensors, meta = checkpoint.read(path)
+        if meta.get("kind") != "critic":
+            raise UserError(f"{path} holds a {meta.get('kind', 'thing of unknown kind')!r}: it must be a critic")
+        try:
+            spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["spec"].items()}
+            critic = Critic(CriticSpec(**spec))
+            critic.load_state_dict(tensors)
+        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            reason = " ".join(str(error).split())
+            raise UserError(f"critic {path} is damaged: its spec and its tensors do not fit ({reason})") from error
+        return critic.to(device).eval()
+
+
+def _take(cost: Tensor, action: Tensor) -> Tensor:
+    """[K, B, n], [B] -> [K, B]: the cost of the action taken."""
+    return cost.gather(-1, action.long().view(1, -1, 1).expand(len(cost), -1, 1)).squeeze(-1)

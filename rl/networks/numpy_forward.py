@@ -1,0 +1,79 @@
+"""Acting on the host: observations through a normaliser and an MLP in NumPy, on the memory of their parameters.
+
+To act, a few rows pass through small layers, and there a tensor operation costs several times the arithmetic in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from costgrad.rl.data import host
+from costgrad.rl.networks.mlp import MLP, Activation
+from costgrad.rl.norm import RunningNorm
+
+Array = np.ndarray
+ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
+    "tanh": np.tanh,
+    "relu": lambda x: np.maximum(x, 0),
+    "silu": lambda x: x / (1 + np.exp(-x)),
+}
+
+
+class HostPass:
+    """What `net(norm(obs))` gives, as an array, without a graph.
+
+    On another device than the CPU, where NumPy cannot see the parameters, it is the tensors' own forward pass.
+
+    Args:
+        norm: of the observations; None leaves them.
+        net: a single MLP, no ensemble. Make its `Optimizer` before: that moves the parameters to another memory.
+    """
+
+    def __init__(self, norm: RunningNorm | None, net: MLP) -> None:
+        assert net.ensemble is None, "an actor is a single MLP"
+        self.norm, self.net = norm, net
+        self.on_cpu = net.weights[0].device.type == "cpu"
+        self._activation = ACTIVATIONS[net.activation]
+        gains, shifts = ([host(p) for p in parameters] for parameters in (net.gains, net.shifts))
+        self._layers = [(host(w), host(b)) for w, b in zip(net.weights, net.biases, strict=True)]
+        self._scales = list(zip(gains, shifts, strict=True))
+        self._norm = None if norm is None else (host(norm.center), host(norm.scale), np.float32(norm.clip))
+
+    def __reduce__(self) -> tuple[type[HostPass], tuple[RunningNorm | None, MLP]]:
+        """A copy reads the memory of the copied modules, not one of its own that no training reaches."""
+        return HostPass, (self.norm, self.net)
+
+    @np.errstate(over="ignore", invalid="ignore")  # as torch: a net that diverged gives inf and nan, and no warnings
+    def __call__(self, obs: Array) -> Array:
+        """[N, *obs_shape] float32 or uint8 -> [N, outputs]."""
+        obs = obs.astype(np.float32, copy=False)
+        if not self.on_cpu:
+            return self._on_device(obs)
+        if self._norm is not None:
+            center, scale, clip = self._norm
+            obs = np.minimum(np.maximum((obs - center) * scale, -clip), clip)
+        x = obs.reshape(len(obs), -1)
+        for i, (weight, bias) in enumerate(self._layers[:-1]):
+            x = x @ weight + bias
+            if self._scales:
+                gain, shift = self._scales[i]
+                x = _normalized(x) * gain + shift
+            x = self._activation(x)
+        weight, bias = self._layers[-1]
+        return x @ weight + bias
+
+    @torch.no_grad()
+    def _on_device(self, obs: Array) -> Array:
+        x = torch.from_numpy(obs).to(self.net.weights[0].device)
+        return host(self.net((x if self.norm is None else self.norm(x)).flatten(1)))
+
+
+def _normalized(x: Array) -> Array:
+    """Layer normalisation of the rows [N, F], as torch's."""
+    width = np.float32(x.shape[-1])
+    x = x - np.add.reduce(x, -1, keepdims=True) / width
+    variance = np.add.reduce(x * x, -1, keepdims=True) / width
+    return x / np.sqrt(variance + np.float32(1e-5))

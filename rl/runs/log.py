@@ -1,0 +1,234 @@
+"""What a run tells people: TensorBoard, CSV, and the only place that waits for the device."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from torch import Tensor
+
+from costgrad.rl.checkpoint import writing
+from costgrad.rl.errors import Diverged
+from costgrad.rl.evaluate import Evaluation
+from costgrad.rl.ledger import StepLedger
+from costgrad.rl.diagnostics.probe import Probe
+from costgrad.rl.runs.table import EVALUATION_COLUMNS, PROBE_COLUMNS, TRAINING_COLUMNS, Table
+
+WINDOW = 100  # episodes that rollout/ep_rew_mean is the mean of
+_KEPT = 128  # updates whose metrics are kept, at most, for one mean
+
+
+class Clock:
+    """Seconds of training; `pause` stops it while something else runs.
+
+    Args:
+        seconds: on it when it starts (a run that goes on).
+    """
+
+    def __init__(self, seconds: float = 0.0) -> None:
+        self._start = time.perf_counter() - seconds
+        self._paused: float | None = None
+
+    @property
+    def seconds(self) -> float:
+        """Since the start, without the pauses."""
+        return (self._paused or time.perf_counter()) - self._start
+
+    def __enter__(self) -> Clock:
+        """Pauses."""
+        self._paused = time.perf_counter()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Goes on."""
+        assert self._paused is not None
+        self._start += time.perf_counter() - self._paused
+        self._paused = None
+
+
+class Thinned:
+    """An evenly spaced sample of the updates between two writes: their metrics, still on their device."""
+
+    def __init__(self) -> None:
+        self.kept: list[dict[str, Tensor]] = []
+        self.seen = 0
+        self._stride = 1
+
+    def add(self, metrics: dict[str, Tensor]) -> None:
+        """Keeps every one at first, then every second, every fourth, ... so that memory and time stay bounded."""
+        self.seen += 1
+        if self.seen % self._stride == 0:
+            self.kept.append(metrics)
+            if len(self.kept) == _KEPT:
+                self.kept = self.kept[1::2]
+                self._stride *= 2
+
+
+def means(groups: Mapping[tuple[str, ...], Thinned]) -> dict[str, float]:
+    """The mean of each metric over the updates that had it; waits for the device once for each group.
+
+    Args:
+        groups: updates by the names of their metrics (an agent may not report the same at every update).
+    """
+    sums: dict[str, float] = {}
+    counts: dict[str, int] = {}
+    for names, sample in groups.items():
+        rows = torch.stack([value for metrics in sample.kept for value in metrics.values()]).view(-1, len(names))
+        for name, mean in zip(names, rows.double().mean(0).tolist(), strict=True):
+            sums[name] = sums.get(name, 0.0) + mean * sample.seen
+            counts[name] = counts.get(name, 0) + sample.seen
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+class Log:
+    """Collects what the ticks of a run say and writes it every `every` environment steps.
+
+    Between two writes the metrics stay tensors on their device (see `Thinned`).
+
+    Args:
+        folder: of TensorBoard's files, `training.csv`, `evaluations.csv` and `probes.csv`; None writes nothing.
+        clock: of the run.
+        every: environment steps between two writes.
+        step: where the run stands; later entries, of a run that went on without being saved, are dropped.
+        ledger: of the run.
+    """
+
+    def __init__(
+        self, folder: Path | None, clock: Clock, every: int, step: int = 0, ledger: StepLedger | None = None
+    ) -> None:
+        self.clock, self.every, self.ledger = clock, every, ledger or StepLedger()
+        self.episodes = 0
+        self.returns: deque[float] = deque(maxlen=WINDOW)
+        self.lengths: deque[int] = deque(maxlen=WINDOW)
+        self.training = Table(folder and folder / "training.csv", TRAINING_COLUMNS, step)
+        self.evaluations = Table(folder and folder / "evaluations.csv", EVALUATION_COLUMNS, step)
+        self._probes: Table | None = None  # a file where there is a probe
+        self._probed = (folder and folder / "probes.csv", step)
+        self._metrics: dict[tuple[str, ...], Thinned] = {}
+        self._last = (step, clock.seconds)
+        self._due = step + every
+        self._writer: EventFileWriter | None = None
+        if folder is not None:
+            with writing(folder):
+                self._writer = EventFileWriter(str(folder))
+            if step:
+                # TensorBoard then hides what came after this step.
+                self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
+
+    def add(self, step: int, metrics: dict[str, Tensor], returns: list[float], lengths: list[int]) -> None:
+        """Takes in one tick of the loop; a microsecond unless it is time to write."""
+        if metrics:
+            self._metrics.setdefault(tuple(metrics), Thinned()).add(metrics)
+        if returns:
+            self.episodes += len(returns)
+            self.returns.extend(returns)
+            self.lengths.extend(lengths)
+        if step >= self._due:
+            self.write(step)
+
+    def write(self, step: int) -> None:
+        """Writes the means since the last time, at this step; nothing where it did so already."""
+        if step == self._last[0]:
+            return
+        self._due = step + self.every
+        seconds = self.clock.seconds
+        before, then = self._last
+        self._last = (step, seconds)
+        fps = (step - before) / max(seconds - then, 1e-9)
+        scalars = {f"train/{name}": value for name, value in means(self._metrics).items()}
+        for name, value in scalars.items():
+            if name.endswith("_loss") and not math.isfinite(value):
+                raise Diverged(f"{name} is {value} after {step} steps: learning diverged, lower its learning rates")
+        self._metrics = {}
+        if (mean := self.mean_return) is not None:
+            length = sum(self.lengths) / len(self.lengths)
+            scalars |= {"rollout/ep_rew_mean": mean, "rollout/ep_len_mean": length}
+            self.training.add(
+                step=step,
+                seconds=seconds,
+                mean_return=mean,
+                min_return=min(self.returns),
+                max_return=max(self.returns),
+                mean_length=length,
+                steps_per_second=fps,
+            )
+        self._scalars(step, scalars | {"time/fps": fps} | self._spent())
+
+    def add_evaluation(self, step: int, evaluation: Evaluation) -> None:
+        """Writes one evaluation of the policy as it was after `step` environment steps."""
+        self.evaluations.add(
+            step=step,
+            seconds=self.clock.seconds,
+            mean_return=evaluation.mean,
+            std_return=evaluation.std,
+            min_return=min(evaluation.returns),
+            max_return=max(evaluation.returns),
+            interval_low=evaluation.interval[0],
+            interval_high=evaluation.interval[1],
+            episodes=len(evaluation.returns),
+            mean_length=sum(evaluation.lengths) / len(evaluation.lengths),
+        )
+        length = sum(evaluation.lengths) / len(evaluation.lengths)
+        scalars = {"eval/mean_reward": evaluation.mean, "eval/mean_ep_length": length}
+        self._scalars(step, scalars | self._spent())
+
+    def add_picture(self, step: int, tag: str, png: bytes) -> None:
+        """Shows a PNG among TensorBoard's images."""
+        width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))  # where every PNG has them
+        image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
+        self._event(step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
+
+    def add_probe(self, step: int, probe: Probe) -> None:
+        """Writes how far C could be trusted after `step` environment steps; what is not known has no tag."""
+        if self._probes is None:
+            path, start = self._probed
+            self._probes = Table(path, PROBE_COLUMNS, start)
+        nan, told, grad = math.nan, probe.calibration, probe.gradient
+        self._probes.add(
+            step=step,
+            seconds=self.clock.seconds,
+            grad_cosine=nan if grad is None else grad.cosine,
+            grad_cosine_error=nan if grad is None else grad.cosine_error,
+            grad_relative_error=nan if grad is None else grad.relative_error,
+            grad_relative_error_error=nan if grad is None else grad.relative_error_error,
+            explained_variance=told.explained_variance,
+            explained_variance_error=told.explained_variance_error,
+            calibration=told.error,
+            calibration_error=told.error_error,
+            bias=told.bias,
+            left=told.left,
+            environment_steps=probe.steps,
+        )
+        tags = ("grad_cosine", "grad_relative_error", "explained_variance", "calibration", "bias")
+        found = {f"critic/{tag}": self._probes.rows[-1][tag] for tag in tags}
+        self._scalars(step, {tag: value for tag, value in found.items() if not math.isnan(value)})
+
+    @property
+    def mean_return(self) -> float | None:
+        """Of the last 100 training episodes; None before the first has ended."""
+        return sum(self.returns) / len(self.returns) if self.returns else None
+
+    def _spent(self) -> dict[str, float]:
+        return {f"ledger/{name}": float(count) for name, count in asdict(self.ledger).items()}
+
+    def close(self) -> None:
+        """Closes the files."""
+        if self._writer is not None:
+            self._writer.close()
+
+    def _scalars(self, step: int, scalars: Mapping[str, float]) -> None:
+        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
+        self._event(step, summary=Summary(value=values))
+
+    def _event(self, step: int, **what: Any) -> None:
+        if self._writer is not None:
+            self._writer.add_event(Event(wall_time=time.time(), step=step, **what))

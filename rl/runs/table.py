@@ -1,0 +1,81 @@
+"""The CSV files of a run."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from costgrad.rl.checkpoint import write_text, writing
+from costgrad.rl.errors import UserError
+
+TRAINING_COLUMNS = ("step", "seconds", "mean_return", "min_return", "max_return", "mean_length", "steps_per_second")
+EVALUATION_COLUMNS = (
+    *("step", "seconds", "mean_return", "std_return", "min_return", "max_return"),
+    *("interval_low", "interval_high", "episodes", "mean_length"),
+)
+PROBE_COLUMNS = (
+    *("step", "seconds", "grad_cosine", "grad_cosine_error", "grad_relative_error", "grad_relative_error_error"),
+    *("explained_variance", "explained_variance_error", "calibration", "calibration_error", "bias", "left"),
+    "environment_steps",
+)
+
+
+class Table:
+    """A CSV file of numbers that grows by rows.
+
+    Args:
+        path: of the file, None to keep rows in memory only.
+        columns: its head.
+        until: where it exists already, rows of a later step are dropped: the run goes on from here.
+
+    Raises:
+        UserError: it cannot be written, or holds something else.
+    """
+
+    def __init__(self, path: Path | None, columns: tuple[str, ...], until: int = 0) -> None:
+        self.path, self.columns = path, columns
+        self.rows: list[dict[str, float]] = []
+        if path is None:
+            return
+        if path.exists():
+            self.rows = [row for row in read_table(path, columns) if row["step"] <= until]
+        write_text(path, "".join([",".join(columns) + "\n", *(self._line(row) for row in self.rows)]))
+
+    def add(self, **row: float) -> None:
+        """Appends one row, on disk at once. Raises UserError."""
+        assert tuple(row) == self.columns, f"columns are {self.columns}, got {tuple(row)}"
+        self.rows.append(row)
+        if self.path is not None:
+            with writing(self.path), self.path.open("a", newline="") as file:
+                file.write(self._line(row))
+
+    def _line(self, row: Mapping[str, float]) -> str:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow([f"{row[key]:.10g}" for key in self.columns])
+        return text.getvalue()
+
+
+def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, float]]:
+    """The rows of a `Table`'s file; a line that was cut short is left out.
+
+    Args:
+        path: of the file.
+        columns: those that it must have.
+
+    Raises:
+        UserError: it cannot be read, lacks a column, or a cell is not a number.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.DictReader(file)
+            lines, head = list(reader), reader.fieldnames or ()
+        rows = [{key: float(value) for key, value in line.items()} for line in lines if None not in line.values()]
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}") from error
+    except (TypeError, ValueError, csv.Error) as error:
+        raise UserError(f"{path} is damaged: {error}") from error
+    if missing := set(columns) - set(head):
+        raise UserError(f"{path} is damaged: it has no column {min(missing)}")
+    return rows

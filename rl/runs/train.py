@@ -1,0 +1,230 @@
+"""A training run: the loop, and around it evaluation, checkpoints, log and progress."""
+
+from __future__ import annotations
+
+import math
+import signal
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+from gymnasium.vector import VectorEnv
+
+from costgrad.rl.errors import Diverged, UserError
+from costgrad.rl.evaluate import Evaluation, Factory, factory_of
+from costgrad.rl.ledger import StepLedger
+from costgrad.rl.loop import Agent, Tick, interact
+from costgrad.rl.runs.malloc import keep_freed_memory
+from costgrad.rl.runs.folder import Position, RunFolder, environment_seed
+from costgrad.rl.runs.session import Session, settings
+
+Hook = Callable[[Tick, Any], bool | None]
+
+
+class TrainResult(NamedTuple):
+    """What a run came to. Its figures are those of the final policy; the best checkpoint is a convenience only."""
+
+    step: int  # environment steps, those before a resume included
+    seconds: float  # of training, evaluations and checkpoints left out
+    steps_per_second: float  # of this call
+    stopped: Literal["total", "hook", "signal"]  # why it ended
+    evaluation: Evaluation | None  # of the final policy; None where a signal stopped the run, or episodes never end
+    evaluations: list[tuple[int, Evaluation]]  # (step, evaluation) of this call, the final one too
+    run_dir: Path | None
+    video: Path | None
+    ledger: StepLedger  # environment steps of the whole run, by what they were spent on
+
+
+def train(
+    agent: Agent,
+    env: VectorEnv | Factory,
+    total_timesteps: int,
+    run_dir: str | Path | None = None,
+    *,
+    seed: int | None = None,
+    num_envs: int = 8,
+    eval_every: int | None = None,
+    eval_episodes: int = 10,
+    save_every: int | None = None,
+    probe_every: int | None = None,
+    progress: bool = True,
+    video: bool = False,
+    hooks: Sequence[Hook] = (),
+    resume: bool = False,
+    config: Mapping[str, Any] | None = None,
+    ledger: StepLedger | None = None,
+) -> TrainResult:
+    """Trains the agent in place until `total_timesteps` environment steps are done.
+
+    The environment is not closed. Ctrl-C and SIGTERM end the run after the current step, or the evaluation that is
+    under way, and save it; a second one ends that step or evaluation too.
+
+    Args:
+        agent: any that keeps the protocol `Agent` of rl/loop.py.
+        env: a VectorEnv, or a factory `make(num_envs, seed, render_mode)`. Evaluation and video need another
+            environment than the one that trains: a VectorEnv with `.remake`, or the factory.
+        total_timesteps: a lower bound, earlier steps of a resumed run included.
+        run_dir: where the run's files go; None writes nothing.
+        seed: of the environments: number i starts from seed + i; by default `env.initial_seed` or 0.
+        num_envs: how many, where `env` is a factory.
+        eval_every: environment steps between evaluations; None evaluates only at the end.
+        eval_episodes: of one evaluation, the same start states each time.
+        save_every: environment steps between checkpoints `step_N`; `last` is written with each of them and each
+            evaluation, `best` whenever an evaluation is the best so far.
+        probe_every: environment steps between probes of C (rl/diagnostics/probe.py), one at the end too; None makes none. Training
+            is what it would be without, to the bit; what a probe costs in steps and seconds is not counted in it.
+        progress: a bar or lines on stdout.
+        video: film one episode of the final policy, if the environment can render.
+        hooks: `hook(tick, agent)` after each vector step; returning False ends the run.
+        resume: go on with the run in `run_dir`: the agent gets its exact state back, the episodes are fresh.
+        config: further entries of config.json.
+        ledger: counts what the run spends; a hook that asks an environment for more adds to its `probes`.
+    Raises:
+        UserError: an argument out of range, a folder in use, no permission, an environment that returns NaN.
+    """
+    _at_least_one(
+        total_timesteps=total_timesteps,
+        num_envs=num_envs,
+        eval_every=eval_every,
+        eval_episodes=eval_episodes,
+        save_every=save_every,
+        probe_every=probe_every,
+    )
+    if resume and run_dir is None:
+        raise UserError("resume needs the run_dir of the run that is to go on")
+    if not isinstance(env, VectorEnv) and not callable(env):
+        what = repr(env) if isinstance(env, str) else f"a {type(env).__name__}"
+        raise UserError(f"env is {what}: it must be a gymnasium VectorEnv, which costgrad.make gives, or a factory of them")
+    keep_freed_memory()
+    if seed is None:
+        seed = getattr(env, "initial_seed", None) or 0
+    folder = RunFolder(run_dir, resume) if run_dir is not None else None
+    position = folder.restore(agent) if folder is not None and resume else Position()
+    if position.step >= total_timesteps:
+        raise UserError(
+            f"the run has done {position.step} steps: total_timesteps must be more than that, got {total_timesteps}"
+        )
+    ledger = ledger or StepLedger()
+    if folder is not None and resume:
+        ledger.read(folder.ledger)
+    ledger.training = position.step
+    vector = env if isinstance(env, VectorEnv) else env(num_envs=num_envs, seed=seed, render_mode=None)
+    if folder is not None and not resume:
+        folder.write_config(agent, **settings(seed, vector, total_timesteps, config))
+    make = factory_of(env)
+    session = Session(agent, vector, make, folder, position, total_timesteps, seed, eval_episodes, progress, ledger)
+    try:
+        session.introduce()
+        stopped = _loop(session, total_timesteps, eval_every, save_every, probe_every, hooks)
+        session.save("last")
+        session.log.write(session.step)
+        if not session.learnt:
+            done = f"no update was made in {session.step - position.step:,} steps"
+            session.display.say(f"{done}: the agent learns from more at a time (num_steps, say, or learning_starts)")
+        final = None
+        if stopped == "signal":
+            session.display.say(f"stopped after {session.step:,} steps" + (" and saved" if folder is not None else ""))
+        else:
+            session.can_evaluate()
+            final = session.evaluate()
+            if probe_every is not None:
+                session.probe()
+        seconds = session.clock.seconds
+        session.draw()
+        film = session.film() if video and stopped != "signal" else None
+    except Diverged:  # the checkpoints before it stay
+        raise
+    except ValueError:  # the user's to mend (NaN from the environment, say): keep what was learnt before it
+        with suppress(UserError):
+            session.save("last")
+        raise
+    finally:
+        session.close()
+        if vector is not env:
+            vector.close()
+    rate = (session.step - position.step) / max(seconds - position.seconds, 1e-9)
+    path = folder.path if folder is not None else None
+    return TrainResult(session.step, seconds, rate, stopped, final, session.evaluations, path, film, ledger)
+
+
+def _loop(
+    session: Session,
+    total: int,
+    eval_every: int | None,
+    save_every: int | None,
+    probe_every: int | None,
+    hooks: Sequence[Hook],
+) -> Literal["total", "hook", "signal"]:
+    """Steps until the total, a hook's False or a signal."""
+    if eval_every is not None and not session.can_evaluate():
+        eval_every = None
+    next_eval, next_save, next_probe = (_after(session.step, every) for every in (eval_every, save_every, probe_every))
+    agent, env, seed = session.agent, session.env, environment_seed(session.seed, session.step)
+    with _signals() as stop:
+        ticks = interact(agent, env, seed, session.step)
+        while True:
+            try:
+                tick = next(ticks)
+                session.observe(tick)
+                if hooks and any([hook(tick, agent) is False for hook in hooks]):  # a list: every hook is called
+                    return "hook"
+                if tick.step >= total:
+                    return "total"
+                if tick.step >= next_eval:
+                    next_eval = _after(tick.step, eval_every)
+                    session.evaluate()
+                if tick.step >= next_probe:
+                    next_probe = _after(tick.step, probe_every)
+                    session.probe()
+                if tick.step >= next_save:
+                    next_save = _after(tick.step, save_every)
+                    with session.clock:
+                        session.save(f"step_{tick.step}")
+                        session.save("last")
+            except Diverged:
+                raise
+            except (Exception, KeyboardInterrupt):
+                if not stop.is_set():
+                    raise  # else a second signal, or the first has ended an environment's process too
+            if stop.is_set():
+                return "signal"
+
+
+def _after(step: int, every: int | None) -> float:
+    """The next multiple of `every` after `step`; infinity for None."""
+    return math.inf if every is None else (step // every + 1) * every
+
+
+@contextmanager
+def _signals() -> Iterator[threading.Event]:
+    """An event that SIGINT or SIGTERM sets; a second signal ends the process as it always does."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
+        yield stop
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    def request(number: int, frame: Any) -> None:
+        stop.set()
+        restore()
+        if before[signal.SIGINT] == signal.SIG_IGN:  # in a script's background; what stops it shall also end it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
+
+    for number in before:
+        signal.signal(number, request)
+    try:
+        yield stop
+    finally:
+        restore()
+
+
+def _at_least_one(**values: int | None) -> None:
+    for name, value in values.items():
+        if value is not None and value < 1:
+            raise UserError(f"{name} must be at least 1, got {value}")

@@ -1,0 +1,1 @@
+"""The sides and the tables of scripts/bench.py."""

@@ -1,0 +1,1 @@
+"""Rows, statistics and pictures of results."""

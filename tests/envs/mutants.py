@@ -1,0 +1,68 @@
+"""Sabotages that the tests of this folder notice; `make mutants` runs them, see tests/mutants.py."""
+
+from tests.mutants import Mutant
+
+MUTANTS = [
+    # What a user's environment gets wrong
+    Mutant(
+        "wrong obs pass",
+        "envs/checked.py",
+        'if wrong := _misfit(space, obs, "obs"):',
+        "if wrong := None:",
+        "envs/checked",
+    ),
+    Mutant("last obs is overwritten", "envs/checked.py", "if terminated or truncated:", "if False:", "envs/make"),
+    Mutant(
+        "ours taken for the user's",
+        "envs/checked.py",
+        "if missing or (place is not None and _is_ours(place)):",
+        "if False:",
+        "envs/checked",
+    ),
+    Mutant(
+        "a line within a library",
+        "envs/checked.py",
+        "not frame.filename.startswith(_LIBRARIES) or _is_ours(frame)",
+        "True",
+        "envs/checked",
+    ),
+    Mutant("a worker's log stays", "envs/make.py", "logger.ERROR + 1", "logger.min_level", "envs/checked"),
+    Mutant(
+        "who was asked is asked again", "envs/make.py", "self._state = AsyncState.WAITING_STEP", "pass", "envs/make"
+    ),
+    Mutant(
+        "workers keep a handler of SIGTERM",
+        "envs/make.py",
+        "signal.signal(signal.SIGTERM, signal.SIG_DFL)",
+        "pass",
+        "envs/make",
+    ),
+    Mutant(
+        "numbers of another kind go unseen",
+        "envs/checked.py",
+        'not np.can_cast(dtype, space.dtype, "same_kind")',
+        "not dtype",
+        "envs/checked",
+    ),
+    Mutant(
+        "a batch is not looked at",
+        "envs/make.py",
+        "env if own or isinstance",
+        "env if True or isinstance",
+        "envs/checked",
+    ),
+    Mutant(
+        "a dead process goes unseen",
+        "envs/make.py",
+        "except (EOFError, ConnectionError)",
+        "except LookupError",
+        "envs/checked",
+    ),
+    Mutant("a limit is lost among **kwargs", "envs/build.py", "by_name=True)  # what", ")  # what", "envs/make"),
+    Mutant(
+        "the form of a batch goes unseen", "rl/loop.py", "        _check_form(n,", "        dict(n=n,", "envs/checked"
+    ),
+    Mutant(
+        "an ending that is a number", "rl/loop.py", "value.dtype != np.bool_", "value.dtype == object", "envs/checked"
+    ),
+]

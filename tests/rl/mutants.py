@@ -1,0 +1,134 @@
+"""Sabotages that the tests of this folder notice; `make mutants` runs them, see tests/mutants.py."""
+
+from tests.mutants import Mutant
+
+SEQUENCE = "[int(state) for state in np.random.SeedSequence(seed).generate_state(count, np.uint64)]"
+MUTANTS = [
+    # What a user's environment gets wrong
+    Mutant("a blind evaluation", "rl/evaluate.py", "        _check_finite(obs, wanted)\n", "", "rl/evaluate"),
+    # What the environment says
+    Mutant(
+        "reset rows not masked by the loop",
+        "rl/loop.py",
+        "~reset_row if any_reset else everything",
+        "everything",
+        "rl/loop",
+    ),
+    Mutant(
+        "final_obs of SAME_STEP ignored",
+        "rl/loop.py",
+        "if any_done and mode == AutoresetMode.SAME_STEP:",
+        "if False:",
+        "rl/loop",
+    ),
+    Mutant(
+        "DISABLED resets everybody", "rl/loop.py", 'env.reset(options={"reset_mask": done})', "env.reset()", "rl/loop"
+    ),
+    Mutant(
+        "numbers not checked",
+        "rl/loop.py",
+        "if abs(reward.sum()) < _LARGEST and math.isfinite(obs.sum()):",
+        "if True:",
+        "rl/loop",
+    ),
+    Mutant(
+        "observations share the environment's memory",
+        "rl/observations.py",
+        "np.array(obs, dtype=np.uint8",
+        "np.asarray(obs, dtype=np.uint8",
+        "rl/loop rl/spaces",
+    ),
+    Mutant("all is kept as bytes", "rl/observations.py", "self._bytes and getattr", "True or getattr", "rl/spaces"),
+    Mutant(
+        "low and high swapped",
+        "rl/spaces.py",
+        "low + (action + 1) * ((high - low) / 2)",
+        "high + (action + 1) * ((low - high) / 2)",
+        "rl/spaces",
+    ),
+    # Returns
+    Mutant("trace not cut", "rl/returns.py", "discount * ~cut * lambda_", "discount * lambda_", "rl/returns"),
+    Mutant("gamma twice", "rl/returns.py", "(discount - carry) *", "(discount * discount - carry) *", "rl/returns"),
+    Mutant("end of the rollout forgotten", "rl/returns.py", "carry[-1] = 0.0", "carry[-1] *= 1.0", "rl/returns"),
+    Mutant("advantage without its value", "rl/returns.py", "cut, lambda_) - value", "cut, lambda_)", "rl/returns"),
+    Mutant(
+        "returns written over the costs",
+        "rl/returns.py",
+        "returns = cost + (",
+        "returns = cost; returns += (",
+        "rl/returns",
+    ),
+    # Actors
+    Mutant(
+        "one seed and the next share streams", "rl/seeds.py", SEQUENCE, "[seed + i for i in range(count)]", "rl/seeds"
+    ),
+    Mutant("every stream is the same", "rl/seeds.py", SEQUENCE, "[seed * 10**6] * count", "rl/seeds"),
+    Mutant(
+        "playing goes on with training's stream", "rl/networks/acting.py", "spread(seed, 2)", "(seed, seed)", "rl/seeds"
+    ),
+    # Normalisation and optimisers
+    Mutant("images pooled over channels", "rl/norm.py", "i != channel_axis", "i == channel_axis", "rl/norm"),
+    Mutant("variance forgets how means differ", "rl/norm.py", "+ delta**2 *", "+ 0 * delta**2 *", "rl/norm"),
+    Mutant("weights of rows ignored", "rl/norm.py", "row = row[counted]", "pass", "rl/norm"),
+    Mutant(
+        "a constant entry is its rounding",
+        "rl/norm.py",
+        "((obs - self.center) * self.scale)",
+        "torch.addcmul(-self.center * self.scale, obs, self.scale)",
+        "rl/norm",
+    ),
+    Mutant(
+        "the normaliser's memory is replaced",
+        "rl/norm.py",
+        "getattr(self, name).copy_(torch.as_tensor(value))",
+        "setattr(self, name, torch.as_tensor(value).to(getattr(self, name)))",
+        "rl/norm rl/networks/numpy_forward",
+    ),
+    Mutant("clip ignored", "rl/optim.py", "if self.clip_norm:", "if False:", "rl/optim"),
+    Mutant("short gradients stretched", "rl/optim.py", "torch.maximum(norm, self._longest)", "norm", "rl/optim"),
+    Mutant("penalties on biases", "rl/optim.py", 'float("weights." in name)', "1.0", "rl/optim"),
+    Mutant("decay ignored", "rl/optim.py", "max(0.0, 1 - step / decay_steps)", "1.0", "rl/optim"),
+    Mutant("optimiser's memory not loaded", "rl/optim.py", "value.copy_(state_dict[key])", "pass", "rl/optim"),
+    # REPPO
+    Mutant(
+        "norm: unit forgets where episodes end",
+        "rl/norm.py",
+        "np.where(done[t], 0.0, discount[t] * past[t])",
+        "discount[t] * past[t]",
+        "rl/norm",
+    ),
+    Mutant("norm: unit without its discount", "rl/norm.py", "discount[t] * past[t])", "past[t])", "rl/norm"),
+    Mutant("norm: unit counts reset rows", "rl/norm.py", "past[valid > 0]", "past.ravel()", "rl/norm"),
+    Mutant("norm: unit of constant costs is 0", "rl/norm.py", "float(host(self.largest)) / 5)", "0.0)", "rl/norm"),
+    Mutant(
+        "norm: unit is not kept",
+        "rl/norm.py",
+        "self.going = torch.from_numpy(going)",
+        "self.going = self.going[:0]",
+        "rl/norm",
+    ),
+    # What weighs, lasts and is remembered in a replay
+    Mutant(
+        "checkpoint: a replay is copied to be saved",
+        "rl/checkpoint.py",
+        "storage.data_ptr() not in taken and tensor.is_contiguous()",
+        "storage.data_ptr() not in taken and tensor.is_contiguous() and storage.nbytes() == tensor.nbytes",
+        "rl/checkpoint",
+    ),
+    # Whether C can be trusted
+    Mutant(
+        "search: what is spent later replaces the ledger",
+        "rl/ledger.py",
+        "            both.read(path)\n",
+        "",
+        "rl/ledger",
+    ),
+    # Search without gradients
+    Mutant(
+        "search: resets are counted as steps",
+        "rl/evaluate.py",
+        "ledger.evaluation += n - int(reset_row.sum())",
+        "ledger.evaluation += n",
+        "rl/ledger",
+    ),
+]

@@ -1,0 +1,79 @@
+"""A config refuses what no run could use, in one line that names the field, the value and what is allowed."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any, get_type_hints
+
+import pytest
+
+from costgrad.agents import AGENTS
+from costgrad.agents.a2c import A2CConfig
+from costgrad.agents.ppo import PPOConfig
+from costgrad.agents.reppo import REPPOConfig
+from costgrad.rl.black_box.loss import CostConfig
+from costgrad.rl.errors import UserError
+from costgrad.rl.settings import RANGES
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "said"),
+    [
+        ("actor_lr", -1.0, "actor_lr must be a finite number from 0 up, got -1.0"),
+        ("critic_lr", float("inf"), "critic_lr must be a finite number from 0 up, got inf"),
+        ("gamma", 1.5, "gamma must be from 0 to 1, got 1.5"),
+        ("gamma", float("nan"), "gamma must be from 0 to 1, got nan"),
+        ("hidden", (64, 0), r"hidden must be at least 1, got \(64, 0\)"),
+        ("dropout", 1.0, "dropout must be from 0 to 0.99, got 1.0"),
+        ("bins", 10, "bins must be at least 11, got 10"),
+        ("num_steps", 0, "num_steps must be at least 1, got 0"),
+        ("num_steps", 2.5, "num_steps must be a whole number, got 2.5"),
+        ("gamma", "x", "gamma must be from 0 to 1, got 'x'"),
+        ("hidden", 64, "hidden must be a tuple of numbers, each at least 1, got 64"),
+        ("hidden", ("a",), r"hidden must be at least 1, got \('a',\)"),
+        ("log_std", -6.0, "log_std must be from -5 to 2, where the actor keeps it, got -6.0"),
+        ("actor_gradient", "both", "actor_gradient must be one of pathwise, score, control_variate, got 'both'"),
+    ],
+)
+def test_a_value_out_of_its_range_is_named(field: str, value: Any, said: str) -> None:
+    with pytest.raises(UserError, match=f"^{said}$"):
+        A2CConfig(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("config", "field", "value", "said"),
+    [
+        (PPOConfig, "epochs", 0, "epochs must be at least 1, got 0"),
+        (PPOConfig, "lr", -1e-3, "lr must be a finite number from 0 up, got -0.001"),
+        (PPOConfig, "clip", 0.0, "clip must be above 0 and at most 1, got 0.0"),
+        (PPOConfig, "clip", 1.5, "clip must be above 0 and at most 1, got 1.5"),
+        (PPOConfig, "value_clip", -0.2, "value_clip must be a finite number from 0 up, got -0.2"),
+        (PPOConfig, "target_kl", float("nan"), "target_kl must be a finite number from 0 up, got nan"),
+        (REPPOConfig, "alpha", 0.0, "alpha must be above 0, got 0.0"),
+        (REPPOConfig, "beta", -1.0, "beta must be above 0, got -1.0"),
+        (REPPOConfig, "kl_bound", 0.0, "kl_bound must be above 0, got 0.0"),
+        (REPPOConfig, "entropy_target", float("inf"), "entropy_target must be a finite number, got inf"),
+        (REPPOConfig, "head", "mean", "head must be one of regression, hl_gauss, got 'mean'"),
+        (CostConfig, "lr", -1.0, "lr must be a finite number from 0 up, got -1.0"),
+        (CostConfig, "memory", 0, "memory must be at least 1, got 0"),
+        (CostConfig, "steps", -1, "steps must be a finite number from 0 up, got -1"),
+        (CostConfig, "head", "x", "head must be one of regression, hl_gauss, got 'x'"),
+    ],
+)
+def test_a_value_out_of_the_range_of_its_agent_is_named(config: Any, field: str, value: Any, said: str) -> None:
+    with pytest.raises(UserError, match=f"^{said}$"):
+        config(**{field: value})
+
+
+@pytest.mark.parametrize("name", AGENTS)
+def test_every_number_of_an_agent_has_a_range(name: str) -> None:
+    config = AGENTS[name][1]
+    hints = get_type_hints(config)
+    numbers = {field.name for field in fields(config) if hints[field.name] in (int, float, tuple[int, ...])}
+    assert numbers <= RANGES.keys()
+
+
+def test_the_edges_are_allowed() -> None:
+    A2CConfig(gamma=1.0, gae_lambda=0.0, hidden=(), entropy_coef=0.0, dropout=0.0)
+    PPOConfig(clip=1.0, value_coef=0.0, lr=0.0, epochs=1)
+    REPPOConfig(entropy_target=-3.0, multiplier_lr=0.0, critic_warmup=0)
