@@ -20,8 +20,8 @@ from torch import Tensor
 
 from costgrad.rl import checkpoint
 from costgrad.rl.buffers.rollout import RolloutMemory, minibatches
-from costgrad.rl.data import Rollout, Step, flat, host
-from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.data import Rollout, Step, flat, to_numpy
+from costgrad.rl.diagnostics.estimand import Estimand, estimand_of
 from costgrad.rl.gradients.estimators import control_variate, expected_and_taken, expected_cost, pathwise, score
 from costgrad.rl.networks.acting import Acting
 from costgrad.rl.networks.actor import actor_for
@@ -30,7 +30,7 @@ from costgrad.rl.networks.distributions import Policy
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import Optimizer, descend
 from costgrad.rl.returns import lambda_return
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -157,7 +157,7 @@ class A2C:
     ) -> None:
         self.config = c = config or A2CConfig()
         self.codec = Codec(observation_space, action_space, device)
-        weights, acting = spread(seed, 2)
+        weights, acting = spawn_seeds(seed, 2)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
         spec = CriticSpec.of(self.codec, c, state_only=c.actor_gradient == "score")
         self.critic = Critic(spec, start).to(device)
@@ -175,10 +175,10 @@ class A2C:
         self.steps = self.updates = 0
         self._sample = np.empty(0)  # of the last action, until `observe`
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start: a rollout under way is dropped, for its next row would belong to another episode."""
         self.memory.clear()
-        self.acting.begin()
+        self.acting.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1] or [N]: a sample of pi, or its mode."""
@@ -217,8 +217,8 @@ class A2C:
         both = np.concatenate((flat(rollout.obs), flat(rollout.next_obs)))
         x = self.critic.features(self.codec.tensor(both))
         pi = None if self.config.actor_gradient == "score" else self.actor(x)
-        fresh = None if pi is None else self.acting.fresh(pi, len(x), self.config.action_samples)
-        value, next_value = host(expected_cost(self.critic, x, pi, fresh)).reshape(2, *rollout.cost.shape)
+        fresh = None if pi is None else self.acting.sample_actions(pi, len(x), self.config.action_samples)
+        value, next_value = to_numpy(expected_cost(self.critic, x, pi, fresh)).reshape(2, *rollout.cost.shape)
         returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
         weight = rollout.valid / max(rollout.valid.sum(), 1)
         advantage = returns - value
@@ -241,7 +241,7 @@ class A2C:
     def _update_actor(self, row: Rows) -> dict[str, Tensor]:
         """One step of the actor along the chosen gradient."""
         pi = self.actor(row.x)
-        fresh = self.acting.fresh(pi, len(row.x), self.config.action_samples)
+        fresh = self.acting.sample_actions(pi, len(row.x), self.config.action_samples)
         # In units of the advantage's size the entropy bonus means the same whatever the environment counts in.
         unit = row.weight / (self.advantage_square**0.5 + 1e-8)
         loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row) @ unit
@@ -258,9 +258,9 @@ class A2C:
         unexplained = ((error * error) @ row.weight) / ((deviation * deviation) @ row.weight)
         return {"entropy": pi.entropy(fresh) @ row.weight, "explained_variance": 1 - unexplained}
 
-    def estimates(self) -> Estimate:
+    def estimand(self) -> Estimand:
         """What C estimates: the cost-to-go of this policy, without the entropy bonus."""
-        return estimate_of(self.critic, self.actor, self.config.gamma)
+        return estimand_of(self.critic, self.actor, self.config.gamma)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

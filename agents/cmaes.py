@@ -18,12 +18,12 @@ from gymnasium import Space
 from torch import Tensor
 
 from costgrad.rl import checkpoint
-from costgrad.rl.data import Step, host
+from costgrad.rl.data import Step, to_numpy
 from costgrad.rl.errors import UserError
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
 from costgrad.rl.networks.mlp import Activation
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -84,7 +84,7 @@ class CMAES:
             raise UserError("cmaes needs a package: pip install 'costgrad[cma]'") from error
         self.config = c = config or CMAESConfig()
         self.codec = Codec(observation_space, action_space, device)
-        weights, noise = spread(seed, 2)
+        weights, noise = spawn_seeds(seed, 2)
         self.policies = Policies(self.codec, c.hidden, c.activation, c.normalize_obs, weights)
         self.actor = self.policies.actor  # the centre's network
         self.population = Population(self.policies, c.episodes, noise)
@@ -97,9 +97,9 @@ class CMAES:
         self.search = kind(mean, c.sigma, seed=0, population_size=c.candidates or None)
         self._ask()
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
-        self.population.begin()
+        self.population.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: by a candidate each, or by the mean."""
@@ -151,7 +151,7 @@ class CMAES:
         """Takes up what `state` gave."""
         checkpoint.hand_out(tensors, self.parts)
         for name, now in self._numbers().items():
-            value = host(tensors[f"search{name}"])
+            value = to_numpy(tensors[f"search{name}"])
             setattr(self.search, name, value.copy() if isinstance(now, np.ndarray) else type(now)(value))
         self.steps, self.updates = meta["steps"], meta["updates"]
 

@@ -23,22 +23,22 @@ from torch import Tensor
 from costgrad.rl import checkpoint
 from costgrad.rl.buffers.hindsight import Hindsight
 from costgrad.rl.buffers.replay import Replay
-from costgrad.rl.data import Batch, Step, host
-from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.data import Batch, Step, to_numpy
+from costgrad.rl.diagnostics.estimand import Estimand, estimand_of
 from costgrad.rl.errors import UserError
 from costgrad.rl.gradients.by_hand import ActorPass, passed
 from costgrad.rl.gradients.entropy import Temperature
-from costgrad.rl.gradients.estimators import listed_probs
+from costgrad.rl.gradients.estimators import joint_probs
 from costgrad.rl.gradients.steps import loss_slope, soft_step
 from costgrad.rl.networks.acting import CHUNK, Acting
 from costgrad.rl.networks.actor import actor_for
-from costgrad.rl.networks.critic import LISTED, Critic, CriticSpec
+from costgrad.rl.networks.critic import MAX_JOINT_ACTIONS, Critic, CriticSpec
 from costgrad.rl.networks.distributions import Categorical
 from costgrad.rl.networks.heads import Extremes
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import Optimizer
 from costgrad.rl.returns import td_target
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -51,7 +51,7 @@ class CrossQConfig:
 
     gamma: float = 0.99
     """Discount of the cost of each further step."""
-    fold: int = 1
+    n_step: int = 1
     """Steps that a transition spans (n of n-step returns); entropy is counted where it ends."""
     capacity: int = 1_000_000
     """Transitions that are kept."""
@@ -127,12 +127,13 @@ class CrossQ:
     ) -> None:
         self.config = c = config or CrossQConfig()
         self.codec = Codec(observation_space, action_space, device)
-        weights, acting, draw = spread(seed, 3)
+        weights, acting, draw = spawn_seeds(seed, 3)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
         spec = CriticSpec.of(self.codec, c, ensemble=c.critics, batch_norm=True)
         if spec.action == "one_hot":
             raise UserError(
-                f"CrossQ takes up to {LISTED} combinations of choices, {action_space} has more: A2C, PPO and REPPO do"
+                f"CrossQ takes up to {MAX_JOINT_ACTIONS} combinations of choices, {action_space} has more: "
+                "A2C, PPO and REPPO do"
             )
         self.critic = Critic(spec, start).to(device).eval()
         self.actor = actor_for(self.codec, c.hidden, c.activation, False, 0.0, start, state_std=True).to(device)
@@ -146,18 +147,18 @@ class CrossQ:
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
-        self.memory = Replay(c.capacity, c.gamma, c.fold, draw, hindsight=self.hindsight)
+        self.memory = Replay(c.capacity, c.gamma, c.n_step, draw, hindsight=self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"temperature": self.temperature, "temperature_optimizer": self.temperature_optimizer}
         self.parts["extremes"] = self.extremes
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
         self.steps = self.updates = 0
-        self.owed = 0.0  # updates
+        self.updates_due = 0.0  # updates
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
-        self.memory.begin()
-        self.acting.begin()
+        self.memory.on_reset()
+        self.acting.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode; uniform at the start."""
@@ -175,7 +176,7 @@ class CrossQ:
         counted = int(step.valid.sum())
         self.steps += counted
         if self.steps > self.config.learning_starts:
-            self.owed += counted * self.config.update_ratio
+            self.updates_due += counted * self.config.update_ratio
 
     @torch.no_grad()
     def update(self) -> dict[str, Tensor]:
@@ -183,8 +184,8 @@ class CrossQ:
         metrics: dict[str, Tensor] = {}
         self.critic_optimizer.anneal(self.steps)
         self.actor_optimizer.anneal(self.steps)
-        while self.owed >= 1:
-            self.owed -= 1
+        while self.updates_due >= 1:
+            self.updates_due -= 1
             batch = self.critic.prepared(self.memory.sample(self.config.batch))
             metrics |= self._update_critic(batch)
             self.updates += 1
@@ -195,7 +196,7 @@ class CrossQ:
     def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
         """One step of C towards what the transition cost and what C itself says of what follows."""
         pi = self.actor(batch.next_obs)
-        sample = self.acting.fresh(pi, len(batch.cost))
+        sample = self.acting.sample_actions(pi, len(batch.cost))
         worth = self.temperature.alpha * pi.entropy(sample)
         both, action = torch.cat((batch.obs, batch.next_obs)), None
         if not isinstance(pi, Categorical):
@@ -209,7 +210,7 @@ class CrossQ:
         output, following = through.output.chunk(2, -2)
         cost = self.critic.cost_of(self.critic.shaped(following))
         expected = (
-            (listed_probs(self.critic, pi) * cost).sum(-1).mean(0) if isinstance(pi, Categorical) else cost.amax(0)
+            (joint_probs(self.critic, pi) * cost).sum(-1).mean(0) if isinstance(pi, Categorical) else cost.amax(0)
         )
         target = td_target(batch.cost, batch.discount, expected - worth)
         losses, slope = loss_slope(self.critic, output, batch.action, target, batch.weight)
@@ -223,7 +224,7 @@ class CrossQ:
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the actor through C, and of the temperature towards the entropy that it holds."""
         acted = ActorPass(self.actor, batch.obs)
-        sample = self.acting.fresh(acted.pi, len(batch.obs))
+        sample = self.acting.sample_actions(acted.pi, len(batch.obs))
         alpha, into = self.temperature.alpha, self.actor_optimizer.slots
         soft, entropy, gradient = soft_step(self.critic, acted, batch.obs, sample, alpha, batch.weight, into=into)
         norm, mean_entropy = self.actor_optimizer.apply(gradient), entropy @ batch.weight
@@ -232,11 +233,11 @@ class CrossQ:
         metrics = {"actor_loss": soft @ batch.weight, "actor_grad_norm": norm, "entropy": mean_entropy}
         return metrics | {"alpha": self.temperature.alpha}
 
-    def estimates(self) -> Estimate:
-        """What C estimates: the soft cost-to-go of this policy; the actor reads the dearest of it, or the mean."""
-        price = float(host(self.temperature.alpha))
-        c, dearest = self.config, not self.codec.discrete
-        return estimate_of(self.critic, self.actor, c.gamma, price, dearest, c.fold)
+    def estimand(self) -> Estimand:
+        """What C estimates: the soft cost-to-go of this policy; the actor reads its maximum, or the mean."""
+        alpha = float(to_numpy(self.temperature.alpha))
+        c, max_cost = self.config, not self.codec.discrete
+        return estimand_of(self.critic, self.actor, c.gamma, alpha, max_cost, c.n_step)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -246,14 +247,14 @@ class CrossQ:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the future, the replay included; the tensors are the live ones."""
-        meta = {"steps": self.steps, "updates": self.updates, "owed": self.owed}
+        meta = {"steps": self.steps, "updates": self.updates, "updates_due": self.updates_due}
         return checkpoint.gather(self.parts) | self.acting.state(), meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up what `state` gave."""
         checkpoint.hand_out(tensors, self.parts)
         self.acting.load_state(tensors, meta["steps"])
-        self.steps, self.updates, self.owed = meta["steps"], meta["updates"], meta["owed"]
+        self.steps, self.updates, self.updates_due = meta["steps"], meta["updates"], meta["updates_due"]
 
     def save(self, path: str | Path) -> None:
         """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""

@@ -24,7 +24,7 @@ from costgrad.rl.evolution.population import Population
 from costgrad.rl.evolution.search import centered_ranks, directions, mirrored, pairs, slope
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import Optimizer
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -83,7 +83,7 @@ class ES:
     ) -> None:
         self.config = c = config or ESConfig()
         self.codec = Codec(observation_space, action_space, device)
-        weights, noise = spread(seed, 2)
+        weights, noise = spawn_seeds(seed, 2)
         self.policies = Policies(self.codec, c.hidden, c.activation, c.normalize_obs, weights)
         self.actor = self.policies.actor  # the centre's network
         self.population = Population(self.policies, c.episodes, noise)
@@ -93,9 +93,9 @@ class ES:
         self.parts["optimizer"] = self.optimizer
         self._ask()
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
-        self.population.begin()
+        self.population.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: by a candidate each, or by the centre."""

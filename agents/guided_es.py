@@ -20,18 +20,18 @@ from torch import Tensor
 
 from costgrad.rl import checkpoint
 from costgrad.rl.buffers.replay import Replay
-from costgrad.rl.data import Batch, Step, host
+from costgrad.rl.data import Batch, Step, to_numpy
 from costgrad.rl.errors import UserError
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
 from costgrad.rl.evolution.search import centered_ranks, directions, guided, mirrored, orthonormal, pairs, slope
 from costgrad.rl.gradients.estimators import expected_cost
 from costgrad.rl.networks.actor import CategoricalActor
-from costgrad.rl.networks.critic import LISTED, Critic, CriticSpec
+from costgrad.rl.networks.critic import MAX_JOINT_ACTIONS, Critic, CriticSpec
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import Optimizer, Target, annealed, descend
 from costgrad.rl.returns import td_target
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -110,13 +110,15 @@ class GuidedES:
     ) -> None:
         self.config = c = config or GuidedESConfig()
         self.codec = Codec(observation_space, action_space, device)
-        weights, noise, start, draw = spread(seed, 4)
+        weights, noise, start, draw = spawn_seeds(seed, 4)
         self.policies = Policies(self.codec, c.hidden, c.activation, c.normalize_obs, weights)
         self.actor = self.policies.actor  # the centre's network
         self.population = Population(self.policies, c.episodes, noise)
         spec = CriticSpec.of(self.codec, c, hidden=c.critic_hidden, ensemble=c.critics, head="regression")
         if spec.action == "one_hot":
-            raise UserError(f"GuidedES takes up to {LISTED} combinations of choices, {action_space} has more: ES does")
+            raise UserError(
+                f"GuidedES takes up to {MAX_JOINT_ACTIONS} combinations of choices, {action_space} has more: ES does"
+            )
         self.critic = Critic(spec, torch.Generator().manual_seed(start))
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, decay_steps=c.decay_steps)
         self.target_critic = Target(self.critic, self.critic_optimizer, c.tau)
@@ -126,13 +128,13 @@ class GuidedES:
         self.parts["critic_optimizer"] = self.critic_optimizer
         self.guides = torch.zeros(c.subspace, self.policies.size)  # C's gradients, of length 1; a ring
         self.steps = self.updates = self.guided = 0
-        self.owed = 0.0  # updates of C
+        self.updates_due = 0.0  # updates of C
         self._ask()
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
-        self.population.begin()
-        self.memory.begin()
+        self.population.on_reset()
+        self.memory.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: by a candidate each, or by the centre."""
@@ -147,23 +149,23 @@ class GuidedES:
         counted = int(step.valid.sum())
         self.steps += counted
         if self.steps > self.config.learning_starts:
-            self.owed += counted * self.config.update_ratio
+            self.updates_due += counted * self.config.update_ratio
 
     def _ask(self) -> None:
         """Pairs on both sides of the centre, further off along C's gradients."""
         c, noise = self.config, self.population.noise(self.config.directions)
         if count := min(self.guided, c.subspace):
-            basis = orthonormal(host(self.guides[:count]))  # a policy of few parameters has no room for all
+            basis = orthonormal(to_numpy(self.guides[:count]))  # a policy of few parameters has no room for all
             within = torch.randn(c.directions, basis.shape[1], generator=self.population.generator)
-            noise = guided(noise, host(within), basis, c.isotropic)
+            noise = guided(noise, to_numpy(within), basis, c.isotropic)
         self.population.start(mirrored(self.policies.center, noise, c.sigma))
 
     def update(self) -> dict[str, Tensor]:
         """As many updates of C as the steps are worth; a step of the centre when a generation has been played."""
         metrics: dict[str, Tensor] = {}
         self.critic_optimizer.anneal(self.steps)
-        while self.owed >= 1:
-            self.owed -= 1
+        while self.updates_due >= 1:
+            self.updates_due -= 1
             metrics |= self._update_critic(self.memory.sample(self.config.batch))
         if not self.population.done:
             return metrics
@@ -191,7 +193,7 @@ class GuidedES:
             target = td_target(batch.cost, batch.discount, cost.amax(0))
         loss = self.critic.loss(x, batch.action, target, batch.weight)
         norm = descend(self.critic_optimizer, loss)
-        self.target_critic.follow()
+        self.target_critic.soft_update()
         return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
 
     def actor_output(self, obs: Tensor) -> Tensor:
@@ -222,7 +224,7 @@ class GuidedES:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the future; the tensors are the live ones. Episodes under way are not in it."""
-        meta = {"steps": self.steps, "updates": self.updates, "guided": self.guided, "owed": self.owed}
+        meta = {"steps": self.steps, "updates": self.updates, "guided": self.guided, "updates_due": self.updates_due}
         return checkpoint.gather(self.parts) | {"guides": self.guides}, meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
@@ -230,7 +232,7 @@ class GuidedES:
         checkpoint.hand_out(tensors, self.parts)
         self.guides.copy_(tensors["guides"])
         self.steps, self.updates = meta["steps"], meta["updates"]
-        self.guided, self.owed = meta["guided"], meta["owed"]
+        self.guided, self.updates_due = meta["guided"], meta["updates_due"]
 
     def save(self, path: str | Path) -> None:
         """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""

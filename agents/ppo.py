@@ -19,8 +19,8 @@ from torch import Tensor, nn
 
 from costgrad.rl import checkpoint
 from costgrad.rl.buffers.rollout import RolloutMemory, minibatches
-from costgrad.rl.data import Rollout, Step, flat, host
-from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.data import Rollout, Step, flat, to_numpy
+from costgrad.rl.diagnostics.estimand import Estimand, estimand_of
 from costgrad.rl.gradients.by_hand import ActorPass, Pass
 from costgrad.rl.gradients.estimators import clipped_score
 from costgrad.rl.networks.acting import Acting
@@ -29,7 +29,7 @@ from costgrad.rl.networks.critic import Critic, CriticSpec
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import Optimizer
 from costgrad.rl.returns import lambda_return
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -138,7 +138,7 @@ class PPO:
     ) -> None:
         self.config = c = config or PPOConfig()
         self.codec = Codec(observation_space, action_space, device)
-        weights, acting = spread(seed, 2)
+        weights, acting = spawn_seeds(seed, 2)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
         spec = CriticSpec.of(self.codec, c, state_only=True)
         self.critic = Critic(spec, start).to(device)
@@ -154,10 +154,10 @@ class PPO:
         self.steps = self.updates = 0
         self._sample = np.empty(0)  # of the last action, until `observe`
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start: a rollout under way is dropped, for its next row would belong to another episode."""
         self.memory.clear()
-        self.acting.begin()
+        self.acting.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode."""
@@ -197,7 +197,7 @@ class PPO:
     def _targets(self, rollout: Rollout) -> Rows:
         """Lambda-returns and advantages of cost, with C and the policy as they stand."""
         x = self.critic.features(self.codec.tensor(np.concatenate((flat(rollout.obs), flat(rollout.next_obs)))))
-        value, next_value = host(self.critic.cost(x).mean(0)).reshape(2, *rollout.cost.shape)
+        value, next_value = to_numpy(self.critic.cost(x).mean(0)).reshape(2, *rollout.cost.shape)
         returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
         weight = rollout.valid / max(rollout.valid.sum(), 1)
         advantage = returns - value
@@ -216,15 +216,15 @@ class PPO:
         log_ratio = actor.pi.log_prob(batch.sample) - batch.log_prob
         actor_loss, slope = clipped_score(log_ratio, batch.advantage, c.clip)
         bonus = -c.entropy_coef * weight if c.entropy_coef else None
-        fresh = None if bonus is None else self.acting.fresh(actor.pi, len(weight))
+        fresh = None if bonus is None else self.acting.sample_actions(actor.pi, len(weight))
         of_actor = actor.gradient(batch.sample, slope * weight, bonus, fresh)
         critic_loss, slope = self.critic.head.loss_and_slope(critic.output, batch.returns, batch.value, c.value_clip)
         of_critic = critic.gradient(slope * (c.value_coef * weight).unsqueeze(-1))
         return Learnt(log_ratio, actor_loss, critic_loss, self.optimizer.apply((*of_actor, *of_critic)))
 
-    def estimates(self) -> Estimate:
+    def estimand(self) -> Estimand:
         """What C estimates: the cost-to-go of this policy from a state on, without the entropy bonus."""
-        return estimate_of(self.critic, self.actor, self.config.gamma)
+        return estimand_of(self.critic, self.actor, self.config.gamma)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -22,7 +22,7 @@ from costgrad.rl.data import Step
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
 from costgrad.rl.networks.mlp import Activation
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -77,7 +77,7 @@ class RandomSearch:
     ) -> None:
         self.config = c = config or RandomSearchConfig()
         self.codec = Codec(observation_space, action_space, device)
-        weights, noise = spread(seed, 2)
+        weights, noise = spawn_seeds(seed, 2)
         self.policies = Policies(self.codec, c.hidden, c.activation, c.normalize_obs, weights)
         self.actor = self.policies.actor  # the centre's network
         self.population = Population(self.policies, c.episodes, noise)
@@ -87,9 +87,9 @@ class RandomSearch:
         self.best_cost, self.trials = 0.0, 0  # of the best so far, over so many generations
         self._ask()
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
-        self.population.begin()
+        self.population.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: by a candidate each, or by the best so far."""

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 
 from costgrad.rl import checkpoint
 from costgrad.rl.buffers.rollout import RolloutMemory, minibatches
-from costgrad.rl.data import Rollout, Step, flat, host
-from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.data import Rollout, Step, flat, to_numpy
+from costgrad.rl.diagnostics.estimand import Estimand, estimand_of
 from costgrad.rl.gradients.estimators import expected_cost
 from costgrad.rl.networks.acting import Acting
 from costgrad.rl.networks.actor import actor_for
@@ -32,7 +32,7 @@ from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.norm import CostUnit
 from costgrad.rl.optim import Optimizer, descend
 from costgrad.rl.returns import lambda_return
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -179,7 +179,7 @@ class REPPO:
     ) -> None:
         self.config = c = config or REPPOConfig()
         self.codec = Codec(observation_space, action_space, device)
-        weights, acting = spread(seed, 2)
+        weights, acting = spawn_seeds(seed, 2)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
         spec = CriticSpec.of(self.codec, c)
         self.critic = Critic(spec, start).to(device)
@@ -201,11 +201,11 @@ class REPPO:
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
         self.steps = self.updates = 0
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start: a rollout under way is dropped, for its next row would belong to another episode."""
         self.memory.clear()
-        self.unit.begin()
-        self.acting.begin()
+        self.unit.on_reset()
+        self.acting.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode."""
@@ -244,10 +244,10 @@ class REPPO:
         """Lambda-returns of soft cost: a step's cost less the worth of the entropy of the policy that follows it."""
         x, following = (self.critic.features(self.codec.tensor(flat(obs))) for obs in (rollout.obs, rollout.next_obs))
         pi: Policy = self.actor(following)
-        sample = self.acting.fresh(pi, len(following))
+        sample = self.acting.sample_actions(pi, len(following))
         shape = rollout.cost.shape
-        next_value = host(expected_cost(self.critic, following, pi, sample)).reshape(shape)
-        worth = host(pi.entropy(sample) * self.multipliers.log_alpha.exp()) * self.unit.value
+        next_value = to_numpy(expected_cost(self.critic, following, pi, sample)).reshape(shape)
+        worth = to_numpy(pi.entropy(sample) * self.multipliers.log_alpha.exp()) * self.unit.value
         soft = rollout.cost - rollout.discount * worth.reshape(shape)  # nothing follows a termination: discount is 0
         returns = lambda_return(soft, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
         weight = rollout.valid / max(rollout.valid.sum(), 1)
@@ -263,7 +263,7 @@ class REPPO:
     def _update_actor(self, batch: Rows) -> dict[str, Tensor]:
         """One step of the actor through C, or back to where it came from."""
         pi: Policy = self.actor(batch.x)
-        sample = self.acting.fresh(pi, len(batch.x))
+        sample = self.acting.sample_actions(pi, len(batch.x))
         cost = expected_cost(self.critic, batch.x, pi, sample) / self.unit.value
         entropy, kl = pi.entropy(sample), type(pi).of(batch.old).kl(pi)
         alpha, beta = self.multipliers.log_alpha.exp(), self.multipliers.log_beta.exp()
@@ -276,7 +276,7 @@ class REPPO:
     def _adjust_multipliers(self, rows: Rows) -> dict[str, Tensor]:
         """One step of the multipliers, by where the update has left the policy."""
         pi: Policy = self.actor(rows.x)
-        entropy = pi.entropy(self.acting.fresh(pi, len(rows.x))) @ rows.weight
+        entropy = pi.entropy(self.acting.sample_actions(pi, len(rows.x))) @ rows.weight
         kl = type(pi).of(rows.old).kl(pi) @ rows.weight
         missing = (self.entropy_target - entropy) / self.dimensions
         excess = kl / (self.config.kl_bound * self.pace + 1e-9) - 1
@@ -289,10 +289,10 @@ class REPPO:
         """How fast the actor may move, from 1 to 0: what is as steep as at the start would throw it off at the end."""
         return self.actor_optimizer.current_lr / (self.config.actor_lr or 1.0)
 
-    def estimates(self) -> Estimate:
+    def estimand(self) -> Estimand:
         """What C estimates: the soft cost-to-go of this policy."""
-        price = float(host(self.multipliers.log_alpha.exp())) * self.unit.value
-        return estimate_of(self.critic, self.actor, self.config.gamma, price)
+        alpha = float(to_numpy(self.multipliers.log_alpha.exp())) * self.unit.value
+        return estimand_of(self.critic, self.actor, self.config.gamma, alpha)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

@@ -22,19 +22,19 @@ from torch import Tensor
 from costgrad.rl import checkpoint
 from costgrad.rl.buffers.hindsight import Hindsight
 from costgrad.rl.buffers.replay import Replay
-from costgrad.rl.data import Batch, Step, host
-from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.data import Batch, Step, to_numpy
+from costgrad.rl.diagnostics.estimand import Estimand, estimand_of
 from costgrad.rl.errors import UserError
 from costgrad.rl.gradients.by_hand import ActorPass
 from costgrad.rl.gradients.entropy import Temperature, soft_cost
 from costgrad.rl.gradients.steps import critic_step, soft_step
 from costgrad.rl.networks.acting import CHUNK, Acting
 from costgrad.rl.networks.actor import actor_for
-from costgrad.rl.networks.critic import LISTED, Critic, CriticSpec
+from costgrad.rl.networks.critic import MAX_JOINT_ACTIONS, Critic, CriticSpec
 from costgrad.rl.networks.mlp import Activation, Init
 from costgrad.rl.optim import Optimizer, Target
 from costgrad.rl.returns import td_target
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -45,7 +45,7 @@ class SACConfig:
 
     gamma: float = 0.99
     """Discount of the cost of each further step."""
-    fold: int = 1
+    n_step: int = 1
     """Steps that a transition spans (n of n-step returns); entropy is counted where it ends."""
     capacity: int = 1_000_000
     """Transitions that are kept."""
@@ -127,13 +127,14 @@ class SAC:
     ) -> None:
         self.config = c = config or SACConfig()
         self.codec = Codec(observation_space, action_space, device)
-        weights, acting, draw = spread(seed, 3)
+        weights, acting, draw = spawn_seeds(seed, 3)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
         spec = CriticSpec.of(self.codec, c, ensemble=c.critics, head="regression")
         self.critic = Critic(spec, start).to(device)
         if spec.action == "one_hot":
             raise UserError(
-                f"SAC takes up to {LISTED} combinations of choices, {action_space} has more: A2C, PPO and REPPO do"
+                f"SAC takes up to {MAX_JOINT_ACTIONS} combinations of choices, {action_space} has more: "
+                "A2C, PPO and REPPO do"
             )
         actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, 0.0, start, state_std=True, init=c.init)
         self.actor = actor.to(device)
@@ -147,18 +148,18 @@ class SAC:
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
-        self.memory = Replay(c.capacity, c.gamma, c.fold, draw, c.priority, c.priority_correction, self.hindsight)
+        self.memory = Replay(c.capacity, c.gamma, c.n_step, draw, c.priority, c.priority_correction, self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"target_critic": self.target_critic, "temperature": self.temperature}
         self.parts["temperature_optimizer"] = self.temperature_optimizer
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
         self.steps = self.updates = 0
-        self.owed = 0.0  # updates
+        self.updates_due = 0.0  # updates
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
-        self.memory.begin()
-        self.acting.begin()
+        self.memory.on_reset()
+        self.acting.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: a sample of pi, or its mode; uniform at the start."""
@@ -176,7 +177,7 @@ class SAC:
         counted = int(step.valid.sum())
         self.steps += counted
         if self.steps > self.config.learning_starts:
-            self.owed += counted * self.config.update_ratio
+            self.updates_due += counted * self.config.update_ratio
 
     @torch.no_grad()
     def update(self) -> dict[str, Tensor]:
@@ -184,33 +185,36 @@ class SAC:
         metrics: dict[str, Tensor] = {}
         self.critic_optimizer.anneal(self.steps)
         self.actor_optimizer.anneal(self.steps)
-        while self.owed >= 1:
-            self.owed -= 1
+        while self.updates_due >= 1:
+            self.updates_due -= 1
             self.updates += 1
             batch = self.critic.prepared(self.memory.sample(self.config.batch))
             metrics |= self._update_critic(batch)
             metrics |= self._update_actor(batch)
-            self.target_critic.follow()
+            self.target_critic.soft_update()
         return metrics
 
     def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
         """One step of C towards what the transition cost and the targets say of what follows."""
         generator, critic = self.acting.generator, self.target_critic.copy
         pi = self.actor(batch.next_obs)
-        sample, masks = self.acting.fresh(pi, len(batch.cost)), critic.net.dropout_masks(len(batch.cost), generator)
+        sample, masks = (
+            self.acting.sample_actions(pi, len(batch.cost)),
+            critic.net.dropout_masks(len(batch.cost), generator),
+        )
         following, _ = soft_cost(critic, batch.next_obs, pi, sample, self.temperature.alpha, masks)
         target = td_target(batch.cost, batch.discount, following)
         masks = self.critic.net.dropout_masks(len(target), generator)
         into = self.critic_optimizer.slots
         losses, gradient = critic_step(self.critic, batch.obs, batch.action, target, batch.weight, masks, into)
         norm = self.critic_optimizer.apply(gradient)
-        self.memory.prioritise(batch.place, losses / self.config.critics)
+        self.memory.prioritise(batch.indices, losses / self.config.critics)
         return {"critic_loss": losses @ batch.weight, "critic_grad_norm": norm}
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:
         """One step of the actor through C, and of the temperature towards the entropy that it holds."""
         acted = ActorPass(self.actor, batch.obs)
-        sample = self.acting.fresh(acted.pi, len(batch.obs))
+        sample = self.acting.sample_actions(acted.pi, len(batch.obs))
         masks = self.critic.net.dropout_masks(len(batch.obs), self.acting.generator)
         alpha, into = self.temperature.alpha, self.actor_optimizer.slots
         soft, entropy, gradient = soft_step(self.critic, acted, batch.obs, sample, alpha, batch.weight, masks, into)
@@ -221,11 +225,11 @@ class SAC:
         metrics = {"actor_loss": soft @ batch.weight, "actor_grad_norm": norm, "entropy": mean_entropy}
         return metrics | {"alpha": self.temperature.alpha}
 
-    def estimates(self) -> Estimate:
-        """What C estimates: the soft cost-to-go of this policy; the actor reads the dearest of it, or the mean."""
-        price = float(host(self.temperature.alpha))
-        c, dearest = self.config, not self.codec.discrete
-        return estimate_of(self.critic, self.actor, c.gamma, price, dearest, c.fold)
+    def estimand(self) -> Estimand:
+        """What C estimates: the soft cost-to-go of this policy; the actor reads its maximum, or the mean."""
+        alpha = float(to_numpy(self.temperature.alpha))
+        c, max_cost = self.config, not self.codec.discrete
+        return estimand_of(self.critic, self.actor, c.gamma, alpha, max_cost, c.n_step)
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -235,14 +239,14 @@ class SAC:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the future, the replay included; the tensors are the live ones."""
-        meta = {"steps": self.steps, "updates": self.updates, "owed": self.owed}
+        meta = {"steps": self.steps, "updates": self.updates, "updates_due": self.updates_due}
         return checkpoint.gather(self.parts) | self.acting.state(), meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up what `state` gave."""
         checkpoint.hand_out(tensors, self.parts)
         self.acting.load_state(tensors, meta["steps"])
-        self.steps, self.updates, self.owed = meta["steps"], meta["updates"], meta["owed"]
+        self.steps, self.updates, self.updates_due = meta["steps"], meta["updates"], meta["updates_due"]
 
     def save(self, path: str | Path) -> None:
         """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""

@@ -23,7 +23,7 @@ from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
 from costgrad.rl.evolution.search import directions, mirrored, pairs, slope
 from costgrad.rl.networks.mlp import Activation
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -78,7 +78,7 @@ class SPSA:
     ) -> None:
         self.config = c = config or SPSAConfig()
         self.codec = Codec(observation_space, action_space, device)
-        weights, noise = spread(seed, 2)
+        weights, noise = spawn_seeds(seed, 2)
         self.policies = Policies(self.codec, c.hidden, c.activation, c.normalize_obs, weights)
         self.actor = self.policies.actor  # the centre's network
         self.population = Population(self.policies, c.episodes, noise)
@@ -87,9 +87,9 @@ class SPSA:
         self.gain = 0.0  # a; 0 until a slope has been seen
         self._ask()
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
-        self.population.begin()
+        self.population.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D]: by a candidate each, or by the centre."""

@@ -23,7 +23,7 @@ from costgrad.rl import checkpoint
 from costgrad.rl.buffers.hindsight import Hindsight
 from costgrad.rl.buffers.replay import Replay
 from costgrad.rl.data import Batch, Step
-from costgrad.rl.diagnostics.estimand import Estimate
+from costgrad.rl.diagnostics.estimand import Estimand
 from costgrad.rl.errors import UserError
 from costgrad.rl.gradients.steps import critic_step, deterministic_step
 from costgrad.rl.networks.acting import CHUNK, Acting
@@ -32,7 +32,7 @@ from costgrad.rl.networks.critic import Critic, CriticSpec
 from costgrad.rl.networks.mlp import Activation, Init
 from costgrad.rl.optim import Optimizer, Target
 from costgrad.rl.returns import td_target
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 from costgrad.rl.spaces import Codec
 
@@ -43,7 +43,7 @@ class TD3Config:
 
     gamma: float = 0.99
     """Discount of the cost of each further step."""
-    fold: int = 1
+    n_step: int = 1
     """Steps that a transition spans (n of n-step returns)."""
     capacity: int = 1_000_000
     """Transitions that are kept."""
@@ -129,7 +129,7 @@ class TD3:
         self.codec = Codec(observation_space, action_space, device)
         if self.codec.discrete:
             raise UserError(f"TD3 acts in a bounded Box, not in {action_space}: SAC, PPO, REPPO and A2C take that")
-        weights, acting, draw = spread(seed, 3)
+        weights, acting, draw = spawn_seeds(seed, 3)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
         spec = CriticSpec.of(self.codec, c, ensemble=c.critics, head="regression")
         self.critic = Critic(spec, start).to(device)
@@ -143,17 +143,17 @@ class TD3:
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
-        self.memory = Replay(c.capacity, c.gamma, c.fold, draw, c.priority, c.priority_correction, self.hindsight)
+        self.memory = Replay(c.capacity, c.gamma, c.n_step, draw, c.priority, c.priority_correction, self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"target_actor": self.target_actor, "target_critic": self.target_critic}
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
         self.steps = self.updates = 0
-        self.owed = 0.0  # updates
+        self.updates_due = 0.0  # updates
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
-        self.memory.begin()
-        self.acting.begin()
+        self.memory.on_reset()
+        self.acting.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """[N, *obs_shape] -> [N, A] in [-1, 1]: mu(s) and noise; uniform at the start."""
@@ -171,7 +171,7 @@ class TD3:
         counted = int(step.valid.sum())
         self.steps += counted
         if self.steps > self.config.learning_starts:
-            self.owed += counted * self.config.update_ratio
+            self.updates_due += counted * self.config.update_ratio
 
     @torch.no_grad()
     def update(self) -> dict[str, Tensor]:
@@ -179,15 +179,15 @@ class TD3:
         metrics: dict[str, Tensor] = {}
         self.critic_optimizer.anneal(self.steps)
         self.actor_optimizer.anneal(self.steps)
-        while self.owed >= 1:
-            self.owed -= 1
+        while self.updates_due >= 1:
+            self.updates_due -= 1
             self.updates += 1
             batch = self.critic.prepared(self.memory.sample(self.config.batch))
             metrics |= self._update_critic(batch)
             if self.updates % self.config.policy_delay == 0:
                 metrics |= self._update_actor(batch)
-                self.target_critic.follow()
-                self.target_actor.follow()
+                self.target_critic.soft_update()
+                self.target_actor.soft_update()
         return metrics
 
     def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
@@ -199,7 +199,7 @@ class TD3:
         into = self.critic_optimizer.slots
         losses, gradient = critic_step(self.critic, batch.obs, batch.action, target, batch.weight, masks, into)
         norm = self.critic_optimizer.apply(gradient)
-        self.memory.prioritise(batch.place, losses / self.config.critics)
+        self.memory.prioritise(batch.indices, losses / self.config.critics)
         return {"critic_loss": losses @ batch.weight, "critic_grad_norm": norm}
 
     def target_cost(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -220,13 +220,13 @@ class TD3:
         cost, gradient = deterministic_step(self.critic, self.actor, batch.obs, batch.weight, into)
         return {"actor_loss": cost @ batch.weight, "actor_grad_norm": self.actor_optimizer.apply(gradient)}
 
-    def estimates(self) -> Estimate:
+    def estimand(self) -> Estimand:
         """What C estimates: the cost-to-go of mu with the noise that targets have; the actor reads the first of it."""
 
         def policy(x: Tensor, noise: Tensor) -> tuple[Tensor, None]:
             return self.smoothed(self.actor, x, noise), None
 
-        return Estimate(self.critic, policy, self.actor.noise, self.config.gamma, members="first")
+        return Estimand(self.critic, policy, self.actor.noise, self.config.gamma, members="first")
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
@@ -236,14 +236,14 @@ class TD3:
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Everything that decides the future, the replay included; the tensors are the live ones."""
-        meta = {"steps": self.steps, "updates": self.updates, "owed": self.owed}
+        meta = {"steps": self.steps, "updates": self.updates, "updates_due": self.updates_due}
         return checkpoint.gather(self.parts) | self.acting.state(), meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Takes up what `state` gave."""
         checkpoint.hand_out(tensors, self.parts)
         self.acting.load_state(tensors, meta["steps"])
-        self.steps, self.updates, self.owed = meta["steps"], meta["updates"], meta["owed"]
+        self.steps, self.updates, self.updates_due = meta["steps"], meta["updates"], meta["updates_due"]
 
     def save(self, path: str | Path) -> None:
         """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""

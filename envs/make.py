@@ -134,7 +134,7 @@ class MadeEnv(VectorWrapper):
         self._again, self._single, self._alone = again, single, list[gymnasium.Env]()
         self.action_space.seed(seed)
 
-    def remake(self, num_envs: int, seed: int, render_mode: str | None = None) -> MadeEnv:
+    def factory(self, num_envs: int, seed: int, render_mode: str | None = None) -> MadeEnv:
         """The same environment in another number, with another seed or render mode. Raises EnvError."""
         return self._again(num_envs, seed, render_mode)
 

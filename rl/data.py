@@ -49,10 +49,10 @@ class Batch(NamedTuple):
     discount: Tensor  # [B] gamma^k, 0 where the task terminated
     next_obs: Tensor  # [B, *obs_shape] after the k steps
     weight: Tensor  # [B] of sum 1, less where rows that are drawn often count less
-    place: Tensor  # [B] int64 where it lies in the memory
+    indices: Tensor  # [B] int64 rows of the replay buffer
 
 
-def host(tensor: Tensor) -> Array:
+def to_numpy(tensor: Tensor) -> Array:
     """The tensor as an array, without its graph: the same memory on the CPU, a copy from another device."""
     return tensor.detach().cpu().numpy()
 

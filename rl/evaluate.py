@@ -55,7 +55,7 @@ def evaluate(
 
     Args:
         agent: has `predict(obs, state, episode_start, deterministic)`.
-        env: a VectorEnv with `.remake` or a factory `make(num_envs, seed, render_mode)`, from which fresh environments
+        env: a VectorEnv with `.factory` or a factory `make(num_envs, seed, render_mode)`, from which fresh environments
             are made and closed again; or a plain VectorEnv, which is reset and used itself.
         episodes: how many, shared out over the environments before the first one starts.
         deterministic: the policy's mode instead of a sample.
@@ -151,10 +151,10 @@ def _check_finite(obs: Any, wanted: np.ndarray) -> None:
 
 
 def factory_of(env: Any) -> Factory | None:
-    """What makes more environments like `env`: its `.remake`, or itself where it is a factory; None for a plain one."""
-    remake = getattr(env, "remake", None)
-    if remake is not None:
-        return remake
+    """What makes more environments like `env`: its `.factory`, or itself where it is one; None for a plain one."""
+    factory = getattr(env, "factory", None)
+    if factory is not None:
+        return factory
     return None if isinstance(env, VectorEnv) else env
 
 

@@ -25,7 +25,7 @@ class Learner(Protocol):
 
     codec: Codec
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number: what the agent holds of unfinished ones ends."""
         ...
 
@@ -102,7 +102,7 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
     """
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     codec, n = agent.codec, env.num_envs
-    agent.begin()
+    agent.on_reset()
     if (hindsight := getattr(agent, "hindsight", None)) is not None:
         hindsight.ask(env)
     returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 
 
 class RunningNorm(nn.Module):
@@ -63,7 +63,7 @@ class RunningNorm(nn.Module):
         if not len(row):
             return
         row = row.astype(np.float64)
-        old_mean, old_var, old_count = (host(value) for value in (self.mean, self.var, self.count))
+        old_mean, old_var, old_count = (to_numpy(value) for value in (self.mean, self.var, self.count))
         mean = row.mean(self.pooled, keepdims=True)
         deviation = row - mean
         var = np.multiply(deviation, deviation, out=deviation).mean(self.pooled, keepdims=True)[0]
@@ -98,9 +98,11 @@ class CostUnit(nn.Module):
     @property
     def value(self) -> float:
         """In the environment's units of cost; 1 until costs other than 0 have been seen."""
-        return max(float(host(self.past.var)) ** 0.5 * bool(self.past.count), float(host(self.largest)) / 5) or 1.0
+        return (
+            max(float(to_numpy(self.past.var)) ** 0.5 * bool(self.past.count), float(to_numpy(self.largest)) / 5) or 1.0
+        )
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
         self.going = self.going[:0]
 
@@ -113,7 +115,7 @@ class CostUnit(nn.Module):
             done: [T, N] whether the episode ended with the row.
             valid: [T, N] 1 or 0; rows of weight 0 do not count.
         """
-        going = host(self.going) if len(self.going) else np.zeros(cost.shape[1])
+        going = to_numpy(self.going) if len(self.going) else np.zeros(cost.shape[1])
         past = np.empty(cost.shape)
         for t in range(len(cost)):
             past[t] = cost[t] * valid[t] + going
@@ -122,7 +124,7 @@ class CostUnit(nn.Module):
         counted = past[valid > 0]
         if len(counted):
             self.past.update(counted)
-            self.largest.fill_(max(float(np.abs(counted).max()), float(host(self.largest))))
+            self.largest.fill_(max(float(np.abs(counted).max()), float(to_numpy(self.largest))))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """As torch's, of whatever number of environments."""
@@ -131,4 +133,4 @@ class CostUnit(nn.Module):
 
 
 def _array(value: np.ndarray | Tensor) -> np.ndarray:
-    return host(value) if isinstance(value, Tensor) else value
+    return to_numpy(value) if isinstance(value, Tensor) else value

@@ -79,14 +79,14 @@ class Optimizer:
         self.current_lr = annealed(self.lr, step, self.decay_steps)
 
     @property
-    def parted(self) -> bool:
+    def is_stale(self) -> bool:
         """Whether the module was moved or copied since: its parameters are no longer those that are moved here."""
         return self._first.data_ptr() != self.flat.data_ptr()
 
     def apply(self, gradient: Sequence[Tensor]) -> Tensor:
         """Takes one step along -gradient (one tensor a parameter, `slots` or others); its length before clipping."""
         flat, memory = self.gradient, self.memory
-        if self.parted:
+        if self.is_stale:
             raise RuntimeError("the module was moved or copied after its optimizer was made: make another optimizer")
         elsewhere = [i for i, slot in enumerate(self.slots) if slot is not gradient[i]]
         if elsewhere:
@@ -161,6 +161,6 @@ class Target(nn.Module, Generic[ModuleT]):
                 setattr(self.copy, name, child)
         self._flat, self._followed = flatten(self.copy)[1], optimizer
 
-    def follow(self) -> None:
+    def soft_update(self) -> None:
         """One step towards the module."""
         self._flat.lerp_(self._followed.flat, self.tau)

@@ -9,7 +9,7 @@ import numpy as np
 from costgrad.rl.errors import UserError
 
 
-def spread(seed: int, count: int) -> list[int]:
+def spawn_seeds(seed: int, count: int) -> list[int]:
     """`count` seeds of 64 bits for independent generators.
 
     Neither neighbouring seeds nor the generators of one seed have anything in common (see numpy.random.SeedSequence);

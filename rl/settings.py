@@ -25,7 +25,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "beta1": (0, 0.9999, "from 0 to 0.9999"),
     "noise_correlation": (0, 0.9999, "from 0 to 0.9999"),
     **dict.fromkeys(("gamma", "gae_lambda", "tau"), SHARE),
-    **dict.fromkeys(("capacity", "critics", "fold", "policy_delay"), COUNT),
+    **dict.fromkeys(("capacity", "critics", "n_step", "policy_delay"), COUNT),
     "batch": (1, 1_000_000, "from 1 to 1,000,000"),
     **dict.fromkeys(("learning_starts", "update_ratio", "noise", "target_noise", "noise_clip"), NOT_NEGATIVE),
     **dict.fromkeys(("alpha_lr", "priority", "hindsight"), NOT_NEGATIVE),

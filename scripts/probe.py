@@ -13,7 +13,7 @@ from tyro.conf import Positional
 
 from costgrad.envs.make import make
 from costgrad.rl.checkpoint import writing
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 from costgrad.rl.diagnostics.jacobian import action_jacobian, cost_jacobian
 from costgrad.rl.diagnostics.probe import Points, Probe, probe
 from costgrad.rl.errors import UserError
@@ -97,9 +97,9 @@ def _probe(argv: Sequence[str]) -> int:
 
 
 def _say(args: Args, name: str, agent: Any, found: Probe) -> None:
-    estimate, told = agent.estimates(), found.calibration
-    soft = f", a nat of entropy worth {estimate.price:.3g}" if estimate.price else ""
-    print(f"C of {name} in {args.run}, checkpoint {args.checkpoint}: cost-to-go with gamma {estimate.gamma:g}{soft}")
+    estimand, told = agent.estimand(), found.calibration
+    soft = f", a nat of entropy worth {estimand.alpha:.3g}" if estimand.alpha else ""
+    print(f"C of {name} in {args.run}, checkpoint {args.checkpoint}: cost-to-go with gamma {estimand.gamma:g}{soft}")
     print(f"calibration  {told}")
     print(f"             bias {told.bias:.4g} +- {told.bias_error:.2g}, slope {told.slope:.3g} (1 is right)")
     print(f"             of {len(told.predicted):,} costs-to-go; {told.left:.2%} of their weight not realised")
@@ -118,8 +118,8 @@ def _write(path: Path, agent: Any, points: Points) -> None:
     if not agent.codec.discrete:
         obs = torch.from_numpy(points.obs)
         action = torch.from_numpy(agent.codec.env_action(points.action))
-        arrays["dcost_daction"] = host(cost_jacobian(agent.critic, obs, action))
-        arrays["daction_dobs"] = host(action_jacobian(agent, obs))
+        arrays["dcost_daction"] = to_numpy(cost_jacobian(agent.critic, obs, action))
+        arrays["daction_dobs"] = to_numpy(action_jacobian(agent, obs))
     with writing(path), path.open("wb") as file:
         np.savez(file, **arrays)
 

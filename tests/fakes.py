@@ -38,7 +38,7 @@ class Fake:
         self.seen.append(obs.copy())
         return torch.randint(0, 2, (len(obs),), generator=self.generator).numpy()
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         pass
 
     def observe(self, step: Step) -> None:
@@ -108,7 +108,7 @@ class Remade(SyncVectorEnv):
             [lambda: cls(render_mode=render_mode, **kwargs)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP
         )
 
-    def remake(self, num_envs: int, seed: int, render_mode: str | None = None) -> VectorEnv:
+    def factory(self, num_envs: int, seed: int, render_mode: str | None = None) -> VectorEnv:
         cls, kwargs = self._again
         return Remade(num_envs, seed, render_mode, cls, **kwargs)
 

@@ -21,7 +21,7 @@ import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 from torch import Tensor
 
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 from costgrad.rl.errors import UserError
 
 Array = np.ndarray
@@ -227,7 +227,7 @@ class BlackBox:
         if isinstance(said, Exception):
             return np.full(size, np.nan)
         try:
-            given = np.asarray(host(said) if isinstance(said, Tensor) else said)
+            given = np.asarray(to_numpy(said) if isinstance(said, Tensor) else said)
             if np.iscomplexobj(given):
                 raise TypeError("complex")
             cost = given.astype(np.float64)

@@ -29,12 +29,12 @@ from costgrad.rl.black_box.calls import BlackBox, CallLedger, columns
 from costgrad.rl.black_box.evaluations import Known, Rows, Sets
 from costgrad.rl.black_box.outputs import Outputs, Sample
 from costgrad.rl.black_box.surrogate import SampleCritic, SetCritic
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 from costgrad.rl.errors import UserError
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.norm import RunningNorm
 from costgrad.rl.optim import Optimizer
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import check_settings
 
 
@@ -81,7 +81,7 @@ def _shown(value: Any) -> Any:
     """What the black box sees of something private: NumPy of Tensors, also of those in a tuple."""
     if isinstance(value, tuple):
         return tuple(map(_shown, value))
-    return host(_full(value)) if isinstance(value, Tensor) else value
+    return to_numpy(_full(value)) if isinstance(value, Tensor) else value
 
 
 def _rows(value: Any) -> bool:
@@ -142,7 +142,7 @@ class BlackBoxLoss(nn.Module):
         **black_box: Any,
     ) -> None:
         super().__init__()
-        self.outputs = Outputs((choices,) if isinstance(choices, int) else choices, sigma, spread(seed, 2)[1])
+        self.outputs = Outputs((choices,) if isinstance(choices, int) else choices, sigma, spawn_seeds(seed, 2)[1])
         if per not in ("sample", "batch"):
             raise UserError(f"per must be one of sample, batch, got {per!r}")
         if not isinstance(evaluations, int) or isinstance(evaluations, bool) or evaluations < 1:
@@ -236,7 +236,7 @@ class BlackBoxLoss(nn.Module):
     def _ask(self, sample: Sample, context: Tensor | None, private: Any) -> tuple[Tensor, Tensor]:
         """Cost [M, B] (or [M, 1] of sets) of what the black box was asked, and whether it counts."""
         outputs = self.outputs.shown(sample)
-        shown = None if context is None else host(context)
+        shown = None if context is None else to_numpy(context)
         cost, counts = self.box(outputs, shown, _shown(private), sample.choice.shape[1])
         said = torch.from_numpy(np.nan_to_num(cost)).to(sample.continuous)
         return said.view(len(outputs), -1), torch.from_numpy(counts).view(len(outputs), -1).to(said.device)
@@ -253,7 +253,7 @@ class BlackBoxLoss(nn.Module):
     def _make(self, shape: tuple[int, tuple[int, ...] | None], device: torch.device) -> None:
         self.shape = shape
         width, rows = shape
-        start = torch.Generator().manual_seed(spread(self.seed, 2)[0])
+        start = torch.Generator().manual_seed(spawn_seeds(self.seed, 2)[0])
         numbers = width - sum(self.outputs.choices)
         self.output_norm = RunningNorm((numbers,)).to(device)
         features = 0
@@ -339,9 +339,9 @@ class BlackBoxLoss(nn.Module):
             raise UserError(f"context holds {rows.dtype}, and {self._kind} before: it must be of one kind")
         self._kind = rows.dtype
         if self.encoder is None and context is not None:
-            self.context_norm.update(host(context).reshape(len(context), -1))
+            self.context_norm.update(to_numpy(context).reshape(len(context), -1))
         if sample.continuous.numel():
-            self.output_norm.update(host(sample.continuous).reshape(-1, sample.continuous.shape[-1]))
+            self.output_norm.update(to_numpy(sample.continuous).reshape(-1, sample.continuous.shape[-1]))
         self.critic.adapt(cost[counts])
         for m in range(len(cost)):
             fresh = Known(rows, sample.continuous[m].float(), sample.choice[m], cost[m].float())
@@ -350,7 +350,7 @@ class BlackBoxLoss(nn.Module):
             elif not bool(counts[m]):
                 continue
             self.known.add(fresh)
-        if self.optimizer.parted:  # by a copy
+        if self.optimizer.is_stale:  # by a copy
             memory = self.optimizer.state_dict()
             self.optimizer = self._optimizer()
             self.optimizer.load_state_dict(memory)

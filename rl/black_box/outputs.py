@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 from costgrad.rl.errors import UserError
-from costgrad.rl.networks.critic import LISTED
+from costgrad.rl.networks.critic import MAX_JOINT_ACTIONS
 
 
 class Sample(NamedTuple):
@@ -43,8 +43,10 @@ class Outputs(nn.Module):
         self.choices, self.sigma = tuple(choices), sigma
         if not all(isinstance(n, Integral) for n in self.choices):
             raise UserError(f"choices must be whole numbers, got {self.choices}")
-        if any(n < 2 for n in self.choices) or math.prod(self.choices) > LISTED:
-            raise UserError(f"choices must each be at least 2, and at most {LISTED} combinations: got {self.choices}")
+        if any(n < 2 for n in self.choices) or math.prod(self.choices) > MAX_JOINT_ACTIONS:
+            raise UserError(
+                f"choices must each be at least 2, and at most {MAX_JOINT_ACTIONS} combinations: got {self.choices}"
+            )
         if not 0 < sigma < math.inf:
             raise UserError(f"sigma must be above 0, got {sigma}: without noise nothing is learnt of the slope")
         self.generator = torch.Generator().manual_seed(seed)
@@ -112,8 +114,8 @@ class Outputs(nn.Module):
 
     def shown(self, sample: Sample) -> list[Any]:
         """What the black box gets to see, M times: [B, D], choices [B] or [B, d], or a pair of both."""
-        table, seen = host(self.combinations), []
-        for continuous, choice in zip(host(sample.continuous), host(sample.choice), strict=True):
+        table, seen = to_numpy(self.combinations), []
+        for continuous, choice in zip(to_numpy(sample.continuous), to_numpy(sample.choice), strict=True):
             picked: np.ndarray = table[choice, 0] if len(self.choices) == 1 else table[choice]
             seen.append(continuous if not self.choices else (continuous, picked) if continuous.shape[1] else picked)
         return seen

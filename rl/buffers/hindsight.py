@@ -37,7 +37,7 @@ class Hindsight:
 
     def __init__(self, codec: Codec, ratio: float) -> None:
         self.known, self.share = Goals(codec), ratio / (1 + ratio)
-        self.begin()
+        self.on_reset()
         self._begun, self._last = 0, np.zeros(64, np.int64)  # episodes so far, and the newest row of each
 
     def ask(self, env: Any) -> None:
@@ -46,7 +46,7 @@ class Hindsight:
 
     # Which episode each row of the ring is of.
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
         self._going = np.empty(0, np.int64)  # [N] the episode of each environment; NONE where the next row begins one
 

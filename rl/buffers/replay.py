@@ -17,7 +17,7 @@ from torch import Tensor
 
 from costgrad.rl.buffers.hindsight import NONE, Hindsight
 from costgrad.rl.buffers.sum_tree import SumTree
-from costgrad.rl.data import Batch, Step, cost_of, host
+from costgrad.rl.data import Batch, Step, cost_of, to_numpy
 from costgrad.rl.errors import UserError
 
 GIB = 2**30
@@ -33,7 +33,7 @@ class Replay:
     Args:
         capacity: transitions.
         gamma: discount of a step.
-        fold: n, the steps that one row of a batch spans; fewer where an episode or the ring ends.
+        n_step: n, the steps that one row of a batch spans; fewer where an episode or the ring ends.
         seed: decides what is drawn.
         priority: alpha: a row's chance is proportional to its error to this power; 0 makes chances equal.
         correction: beta: how much of the bias that unequal chances bring is taken back by weights, from 0 to 1.
@@ -44,13 +44,13 @@ class Replay:
         self,
         capacity: int,
         gamma: float,
-        fold: int = 1,
+        n_step: int = 1,
         seed: int = 0,
         priority: float = 0.0,
         correction: float = 0.4,
         hindsight: Hindsight | None = None,
     ) -> None:
-        self.capacity, self.gamma, self.fold = capacity, gamma, fold
+        self.capacity, self.gamma, self.n_step = capacity, gamma, n_step
         self.priority, self.correction, self.hindsight = priority, correction, hindsight
         self.tree: SumTree | None = None  # where there are priorities
         self.largest = 1.0  # weight so far: what a new row gets, so that each is soon seen
@@ -60,11 +60,11 @@ class Replay:
         self._arrays: dict[str, np.ndarray] = {}  # the same memory
         self._newest = np.empty(0, np.int64)  # the rows of the step before, whose episodes may go on
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number: nothing goes on from the newest step."""
         self._newest = self._newest[:0]
         if self.hindsight is not None:
-            self.hindsight.begin()
+            self.hindsight.on_reset()
 
     def add(self, step: Step) -> None:
         """Copies one vector step in, over the oldest rows where the ring is full.
@@ -124,7 +124,7 @@ class Replay:
         kept = {name: column.index_select for name, column in self.columns.items()}  # a third of what indexing takes
         (cost, ended), last = self._told(place, goal), place
         discount = torch.full_like(cost, self.gamma)
-        for _ in range(self.fold - 1):
+        for _ in range(self.n_step - 1):
             following = kept["following"](0, last)
             goes_on = (following != NONE) & ~ended
             if not bool(goes_on.any()):
@@ -154,9 +154,9 @@ class Replay:
             square: [B] squared errors of C.
         """
         if self.tree is not None:
-            weight = (host(square).astype(np.float64) ** 0.5 + LEAST) ** self.priority
+            weight = (to_numpy(square).astype(np.float64) ** 0.5 + LEAST) ** self.priority
             self.largest = max(self.largest, float(weight.max()))
-            self.tree.set(host(place), weight)
+            self.tree.set(to_numpy(place), weight)
 
     def _weight(self, place: Tensor) -> Tensor:
         """What each row counts in a batch: (size P(i))^-beta over the largest of the batch, over B (eq. 2 there)."""
@@ -198,7 +198,7 @@ class Replay:
             self.tree.set(np.arange(self.size), state_dict["priority"].numpy())
         if self.hindsight is not None and self.size:
             self.hindsight.take_up(*(self._arrays[name][: self.size] for name in ("episode", "following")))
-        self.begin()
+        self.on_reset()
 
     def _allocate(self, like: Mapping[str, np.ndarray], rows: int) -> None:
         """Makes columns of rows like those of some arrays. Raises UserError where so many do not fit in memory."""

@@ -9,18 +9,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from costgrad.rl.gradients.estimators import listed_probs
+from costgrad.rl.gradients.estimators import joint_probs
 from costgrad.rl.networks.actor import StochasticActor
 from costgrad.rl.networks.critic import Critic
 from costgrad.rl.networks.distributions import Categorical
 
 
 @dataclass(frozen=True)
-class Estimate:
+class Estimand:
     """What C estimates: the discounted cost of an action, and of a policy that acts from the next state on.
 
-    Where entropy has a price, each state that follows costs price * log pi(a|s) more (1812.05905, eq. 2): the first
-    action's own log pi is not in C. Where `fold` steps are one transition, only every state that ends one does.
+    Where entropy has a alpha, each state that follows costs alpha * log pi(a|s) more (1812.05905, eq. 2): the first
+    action's own log pi is not in C. Where `n_step` steps are one transition, only every state that ends one does.
     Noise that remembers (`noise_correlation`) is left out: it is exploration's.
     """
 
@@ -30,11 +30,11 @@ class Estimate:
     noise: Callable[..., Tensor]
     """`noise(*batch, generator=)` -> what `policy` takes."""
     gamma: float
-    price: float = 0.0
+    alpha: float = 0.0
     """What a nat of entropy is worth, in the environment's units of cost."""
-    fold: int = 1
+    n_step: int = 1
     """Steps between two states whose entropy counts."""
-    members: Literal["mean", "dearest", "first"] = "mean"
+    members: Literal["mean", "max", "first"] = "mean"
     """How the actor reads an ensemble."""
     probs: Callable[[Tensor], Tensor] | None = None
     """Features [N, F] -> the probability of each action that C lists [N, n], where it lists them."""
@@ -42,7 +42,7 @@ class Estimate:
     def cost(self, x: Tensor, action: Tensor | None = None) -> Tensor:
         """What C says, as the actor reads it: features [B, F], action in the agent's units -> [B]; [B, n] of a list."""
         cost = self.critic.cost(x, action, first=self.members == "first")
-        return cost.amax(0) if self.members == "dearest" else cost.mean(0)
+        return cost.amax(0) if self.members == "max" else cost.mean(0)
 
     def slope(self, x: Tensor, action: Tensor) -> Tensor:
         """dC/da in the agent's units, as it reaches the actor: [B, F], [B, A] -> [B, A]."""
@@ -60,30 +60,30 @@ class Estimate:
         return self.cost(x, action)
 
 
-def estimate_of(
-    critic: Critic, actor: StochasticActor, gamma: float, price: float = 0.0, dearest: bool = False, fold: int = 1
-) -> Estimate:
+def estimand_of(
+    critic: Critic, actor: StochasticActor, gamma: float, alpha: float = 0.0, max_cost: bool = False, n_step: int = 1
+) -> Estimand:
     """Of an agent whose C estimates the cost of its own stochastic policy.
 
     Args:
         critic: C.
         actor: the policy.
         gamma: discount of a step.
-        price: what a nat of entropy is worth, where C counts it.
-        dearest: whether the actor descends the dearest of the ensemble, not its mean.
-        fold: steps that a transition spans: entropy is counted where one ends.
+        alpha: what a nat of entropy is worth, where C counts it.
+        max_cost: whether the actor descends the maximum of the ensemble, not its mean.
+        n_step: steps that a transition spans: entropy is counted where one ends.
     """
 
     def policy(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor | None]:
         pi = actor(x)
         sample = pi.sample(noise)
-        return pi.action(sample), pi.entropy(sample.unsqueeze(0)) if price else None
+        return pi.action(sample), pi.entropy(sample.unsqueeze(0)) if alpha else None
 
     def probs(x: Tensor) -> Tensor:
         pi = actor(x)
         assert isinstance(pi, Categorical)
-        return listed_probs(critic, pi)
+        return joint_probs(critic, pi)
 
-    members: Literal["mean", "dearest"] = "dearest" if dearest else "mean"
+    members: Literal["mean", "max"] = "max" if max_cost else "mean"
     listed = probs if critic.discrete else None
-    return Estimate(critic, policy, actor.noise, gamma, price, fold, members, listed)
+    return Estimand(critic, policy, actor.noise, gamma, alpha, n_step, members, listed)

@@ -19,14 +19,14 @@ import torch
 from gymnasium.vector import VectorEnv
 from torch import Tensor
 
-from costgrad.rl.data import host
-from costgrad.rl.diagnostics.estimand import Estimate
+from costgrad.rl.data import to_numpy
+from costgrad.rl.diagnostics.estimand import Estimand
 from costgrad.rl.diagnostics.fidelity import Agreement, Calibration, agreement, calibration
 from costgrad.rl.diagnostics.rewind import Mark, Player, Rewind
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import SEED_OFFSET, Factory, factory_of
 from costgrad.rl.loop import interact
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.spaces import Codec
 
 PROBE_OFFSET = 2 * SEED_OFFSET  # probing environments share no first state with training and evaluation
@@ -74,7 +74,7 @@ def probe(
 
     Args:
         agent: has `estimates()`, see rl/diagnostics/estimand.py.
-        env: a VectorEnv with `.remake`, or a factory `make(num_envs, seed, render_mode)`. Its gradient can be measured
+        env: a VectorEnv with `.factory`, or a factory `make(num_envs, seed, render_mode)`. Its gradient can be measured
             where it has `get_state` and `set_state`. `reseed(seed)` gives each round other noise of the environment's,
             and `stop_clock()` lets costs go on past a time limit; without the latter they end there.
         num_envs: environments side by side.
@@ -94,16 +94,16 @@ def probe(
             raise UserError(f"{name} must be at least {minimum}, got {value}")
     if not 0 < step <= 0.5:
         raise UserError(f"step must be above 0 and at most 0.5, got {step}")
-    if not hasattr(agent, "estimates"):
+    if not hasattr(agent, "estimand"):
         lacks = "has no C" if getattr(agent, "critic", None) is None else "does not say what its C estimates"
         raise UserError(f"{type(agent).__name__} {lacks}: there is nothing to probe")
     make = factory_of(env)
     if make is None:
-        raise UserError("a probe needs environments of its own, and this one has no remake")
+        raise UserError("a probe needs environments of its own, and this one has no factory")
     seed = (getattr(env, "initial_seed", None) or 0 if seed is None else seed) + PROBE_OFFSET
     fresh = make(num_envs=num_envs, seed=seed, render_mode=None)
     try:
-        return _Prober(agent.codec, agent.estimates(), fresh, seed).run(visits, rounds, step, within)
+        return _Prober(agent.codec, agent.estimand(), fresh, seed).run(visits, rounds, step, within)
     finally:
         fresh.close()
 
@@ -111,10 +111,10 @@ def probe(
 class _Prober:
     """One probe, in environments of its own."""
 
-    def __init__(self, codec: Codec, estimate: Estimate, env: VectorEnv, seed: int) -> None:
-        self.codec, self.estimate, self.env, self.seed = codec, estimate, Rewind(env), seed
-        self.generator = torch.Generator(codec.device).manual_seed(spread(seed, 1)[0])
-        gamma = estimate.gamma
+    def __init__(self, codec: Codec, estimand: Estimand, env: VectorEnv, seed: int) -> None:
+        self.codec, self.estimand, self.env, self.seed = codec, estimand, Rewind(env), seed
+        self.generator = torch.Generator(codec.device).manual_seed(spawn_seeds(seed, 1)[0])
+        gamma = estimand.gamma
         self.horizon = LONGEST if gamma >= 1 else 1 if gamma <= 0 else math.ceil(math.log(TAIL) / math.log(gamma))
         self.horizon = min(self.horizon, LONGEST)
         self.steps = 0
@@ -141,7 +141,7 @@ class _Prober:
 
     def _why_not(self) -> str:
         """Why the gradient cannot be measured; "" where it can."""
-        kind = self.estimate.critic.spec.action
+        kind = self.estimand.critic.spec.action
         if kind == "none":
             return "this C is of states alone: it has no gradient in the action"
         if kind == "one_hot":
@@ -152,26 +152,29 @@ class _Prober:
 
     def _gradient(self, mark: Mark, rounds: int, step: float) -> Points:
         """C's gradient and the true one at N states."""
-        estimate = self.estimate
-        x = estimate.critic.features(self.codec.tensor(mark.obs))
-        if estimate.critic.discrete:
-            assert estimate.probs is not None
+        estimand = self.estimand
+        x = estimand.critic.features(self.codec.tensor(mark.obs))
+        if estimand.critic.discrete:
+            assert estimand.probs is not None
             with torch.no_grad():
-                said, probs = host(estimate.cost(x)), host(estimate.probs(x))
+                said, probs = to_numpy(estimand.cost(x)), to_numpy(estimand.probs(x))
             action, costs = mark.action, self._rounds(mark, self._listed(len(x)), rounds)
             said, true = _advantages(said, probs), [_advantages(cost.T, probs) for cost in costs]
         else:
             action = mark.action.clamp(-1 + step, 1 - step)
             moves = step * torch.eye(action.shape[1], device=action.device)
             costs = self._rounds(mark, [action + sign * move for move in moves for sign in (1, -1)], rounds)
-            said, true = host(estimate.slope(x, action)), [(cost[::2] - cost[1::2]).T / (2 * step) for cost in costs]
-        return Points(mark.obs, host(action), said, np.stack(true, 1), np.arange(len(x)))
+            said, true = (
+                to_numpy(estimand.slope(x, action)),
+                [(cost[::2] - cost[1::2]).T / (2 * step) for cost in costs],
+            )
+        return Points(mark.obs, to_numpy(action), said, np.stack(true, 1), np.arange(len(x)))
 
     def _listed(self, rows: int) -> list[Tensor]:
         """Every discrete action, each for all rows: [N] or [N, D]."""
-        spec = self.estimate.critic.spec
+        spec = self.estimand.critic.spec
         every = torch.arange(spec.action_size, device=self.codec.device)
-        listed = self.estimate.critic.combinations if spec.choices else every
+        listed = self.estimand.critic.combinations if spec.choices else every
         return [action.expand(rows, *action.shape).contiguous() for action in listed]
 
     def _rounds(self, mark: Mark, tried: list[Tensor], rounds: int) -> list[np.ndarray]:
@@ -190,11 +193,11 @@ class _Prober:
         return costs
 
     def _noise(self, steps: int) -> Tensor:
-        return self.estimate.noise(steps, self.env.num_envs, generator=self.generator)
+        return self.estimand.noise(steps, self.env.num_envs, generator=self.generator)
 
     def _player(self, steps: int, noise: Tensor | None = None, **more: Any) -> Player:
         noise = self._noise(steps) if noise is None else noise
-        return Player(self.codec, self.estimate, self.env, noise, self.generator, **more)
+        return Player(self.codec, self.estimand, self.env, noise, self.generator, **more)
 
     def _play(self, player: Player, steps: int, seed: int) -> None:
         """Lets it act for so many steps, or until every episode that counts has ended."""

@@ -11,8 +11,8 @@ import torch
 from gymnasium.vector import VectorEnv, VectorWrapper
 from torch import Tensor
 
-from costgrad.rl.data import Step, cost_of, host
-from costgrad.rl.diagnostics.estimand import Estimate
+from costgrad.rl.data import Step, cost_of, to_numpy
+from costgrad.rl.diagnostics.estimand import Estimand
 from costgrad.rl.returns import lambda_return
 from costgrad.rl.spaces import Codec
 
@@ -74,7 +74,7 @@ class Player:
 
     Args:
         codec: the agent's.
-        estimate: of the agent's C.
+        estimand: of the agent's C.
         env: that it acts in.
         noise: [T, N, ...] of the policy.
         generator: for the actions past a clock.
@@ -86,7 +86,7 @@ class Player:
     def __init__(
         self,
         codec: Codec,
-        estimate: Estimate,
+        estimand: Estimand,
         env: Rewind,
         noise: Tensor,
         generator: torch.Generator,
@@ -94,7 +94,7 @@ class Player:
         asked: int = 0,
         marks: set[int] | None = None,
     ) -> None:
-        self.codec, self.estimate, self.env, self.noise, self.generator = codec, estimate, env, noise, generator
+        self.codec, self.estimand, self.env, self.noise, self.generator = codec, estimand, env, noise, generator
         self.first, self.asked, self.wanted = first, asked, marks or set()
         shape = noise.shape[:2]
         self.cost, self.discount, self.worth, self.said, self.tail = (np.zeros(shape) for _ in range(5))
@@ -104,30 +104,30 @@ class Player:
         self.over = False  # every episode that counts has ended
         self._ended = np.zeros(shape[1], dtype=bool)
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Nothing is held of episodes before."""
 
     @torch.no_grad()
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         """The policy's action for the noise of this step, or the first action that was given."""
         t = self.t
-        x = self.estimate.critic.features(self.codec.tensor(obs))
-        action, entropy = self.estimate.policy(x, self.noise[t])
+        x = self.estimand.critic.features(self.codec.tensor(obs))
+        action, entropy = self.estimand.policy(x, self.noise[t])
         if entropy is not None:
-            self.worth[t] = self.estimate.price * host(entropy)
+            self.worth[t] = self.estimand.alpha * to_numpy(entropy)
         if t == 0 and self.first is not None:
             action = self.first
         if t in self.wanted:
             self.marks[t] = self.env.save(obs, action)
         if t < self.asked:
-            self.said[t] = host(self.estimate.taken(x, action))
-        return host(action)
+            self.said[t] = to_numpy(self.estimand.taken(x, action))
+        return to_numpy(action)
 
     def observe(self, step: Step) -> None:
         """Keeps the costs, and what C says of states that a clock cut off."""
         t = self.t
         self.cost[t], self.valid[t] = cost_of(step.reward), step.valid
-        self.discount[t] = self.estimate.gamma * ~step.terminated
+        self.discount[t] = self.estimand.gamma * ~step.terminated
         self.truncated[t] = step.truncated & ~step.terminated
         self.done[t] = step.terminated | step.truncated
         if self.asked and self.truncated[t].any():
@@ -152,8 +152,8 @@ class Player:
 
     def _entropy(self) -> np.ndarray:
         """What entropy is worth that C counts from each step on [T, N]: of each n-th state, n steps being folded."""
-        t, n = self.t, self.estimate.fold
-        if not self.estimate.price:
+        t, n = self.t, self.estimand.n_step
+        if not self.estimand.alpha:
             return np.zeros_like(self.worth[:t])
         goes_on, worth = np.where(self.done[:t], 0.0, self.discount[:t]), np.zeros_like(self.worth[:t])
         for i in reversed(range(t - n)):
@@ -163,7 +163,7 @@ class Player:
     @torch.no_grad()
     def _value(self, obs: np.ndarray) -> np.ndarray:
         """C of an action of the policy, less what its entropy is worth: [N, *obs_shape] -> [N]."""
-        x = self.estimate.critic.features(self.codec.tensor(obs))
-        action, entropy = self.estimate.policy(x, self.estimate.noise(len(x), generator=self.generator))
-        cost = self.estimate.taken(x, action)
-        return host(cost if entropy is None else cost - self.estimate.price * entropy)
+        x = self.estimand.critic.features(self.codec.tensor(obs))
+        action, entropy = self.estimand.policy(x, self.estimand.noise(len(x), generator=self.generator))
+        cost = self.estimand.taken(x, action)
+        return to_numpy(cost if entropy is None else cost - self.estimand.alpha * entropy)

@@ -128,7 +128,7 @@ def _policy(actor: Any, noisy: bool) -> tuple[str, ...]:
     if isinstance(actor, GaussianActor):
         return "normal noise", "Gaussian,", "spread of s," if actor.state_std else "one spread,", "tanh"
     if isinstance(actor, DeterministicActor):
-        return ("normal noise", "tanh,", f"noise {actor.spread:g}") if noisy else ("", "tanh")
+        return ("normal noise", "tanh,", f"noise {actor.noise_std:g}") if noisy else ("", "tanh")
     return "", "action of", "the output"
 
 
@@ -178,8 +178,8 @@ def _memory(agent: Any) -> tuple[list[Node], list[Edge]]:
         ]
         edges = [Edge("memory", "obs", label="on-policy: the rollout just made, then it is dropped")]
         return nodes, [*edges, Edge("memory", "target", label="costs"), Edge("value", "target", "constant")]
-    fold = agent.memory.fold
-    span = "one step and" if fold == 1 else f"{fold} steps and"
+    n_step = agent.memory.n_step
+    span = "one step and" if n_step == 1 else f"{n_step} steps and"
     nodes = [Node("memory", "replay", "replay", (f"the last {agent.memory.capacity:,}", "transitions"))]
     edges = [Edge("memory", "obs", label=f"off-policy: batches of {c.batch}, drawn at random again and again")]
     edges.append(Edge("memory", "target", label="costs"))
@@ -206,7 +206,7 @@ def _actor_gradient(agent: Any, way: Way) -> tuple[list[Node], list[Edge]]:
         if isinstance(agent.actor, DeterministicActor):
             how, sign = "first", "="
         elif getattr(agent, "temperature", None) is not None and box:
-            how = "dearest"
+            how = "maximum"
         each = "a_d" if critic.spec.action == "one_hot" else "a"  # one choice at a time, round a sample
         what = f"C(s, a), a {sign} {PI}" if box else f"{SUM} {PI}({each}|s) C(s, a)"
         lines = [what] + ([f"{how} of {many}"] if many > 1 else [])

@@ -13,10 +13,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 from costgrad.rl.networks.actor import CategoricalActor, DeterministicActor
 from costgrad.rl.networks.mlp import Activation
-from costgrad.rl.networks.numpy_forward import ACTIVATIONS, HostPass
+from costgrad.rl.networks.numpy_forward import ACTIVATIONS, NumpyForward
 from costgrad.rl.norm import RunningNorm
 from costgrad.rl.spaces import Codec
 
@@ -64,12 +64,12 @@ class Policies:
         self._activation = ACTIVATIONS[activation]
         self.norm = RunningNorm(codec.obs_shape) if normalize_obs else None
         self.seen = RunningNorm(codec.obs_shape)
-        self._output: HostPass | None = None
+        self._output: NumpyForward | None = None
 
     @property
     def center(self) -> Array:
         """A copy of the centre's parameters [P] float32."""
-        return np.concatenate([host(p).ravel() for p in self._parameters])
+        return np.concatenate([to_numpy(p).ravel() for p in self._parameters])
 
     def move(self, center: Array) -> None:
         """Puts the centre at [P]."""
@@ -96,7 +96,7 @@ class Policies:
         """Each row by a policy of its own: layers of N policies, [N, *obs_shape] -> [N, A], [N] or [N, D]."""
         x = obs.astype(np.float32, copy=False)
         if self.norm is not None:
-            x = np.clip((x - host(self.norm.center)) * host(self.norm.scale), -self.norm.clip, self.norm.clip)
+            x = np.clip((x - to_numpy(self.norm.center)) * to_numpy(self.norm.scale), -self.norm.clip, self.norm.clip)
         x = x.reshape(len(x), 1, -1)
         for i, (weight, bias) in enumerate(layers):
             x = x @ weight + bias[:, None]
@@ -107,7 +107,7 @@ class Policies:
     def best(self, obs: Array) -> Array:
         """All rows by the centre: [N, *obs_shape] -> [N, A], [N] or [N, D]."""
         if self._output is None:  # an optimizer, which moves the parameters, has been made by now
-            self._output = HostPass(self.norm, self.actor.net)
+            self._output = NumpyForward(self.norm, self.actor.net)
         return self.actor.act(self._output(obs), None)[1]
 
     def predict(self, obs: Any) -> Array:

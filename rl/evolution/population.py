@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from costgrad.rl.checkpoint import restore_generator
-from costgrad.rl.data import Step, cost_of, host
+from costgrad.rl.data import Step, cost_of, to_numpy
 from costgrad.rl.evolution.policies import Policies
 
 Array = np.ndarray
@@ -52,11 +52,11 @@ class Population:
         self._cost = np.zeros(0)  # [K] of all ended episodes together
         self.played = np.zeros(0, np.int64)
         self._steps = np.zeros(2, np.int64)  # of this generation: all, and those that rested
-        self.begin()
+        self.on_reset()
 
     def noise(self, rows: int) -> Array:
         """Normal noise [rows, P] float32."""
-        return host(torch.randn(rows, self.policies.size, generator=self.generator))
+        return to_numpy(torch.randn(rows, self.policies.size, generator=self.generator))
 
     def start(self, candidates: Array) -> None:
         """A new generation [K, P]; observations are normalised by all that was seen before it."""
@@ -66,7 +66,7 @@ class Population:
         self.policies.renew()
         self._enqueue()
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number: candidates under way play theirs again."""
         self._seat(0)
         self._enqueue()
@@ -127,10 +127,10 @@ class Population:
         if (got := tuple(state_dict["candidates"].shape)) != self.candidates.shape:
             raise ValueError(f"candidates are {got}, not {self.candidates.shape}")
         self.candidates, self._cost, self.played, self._steps = (
-            host(state_dict[name]).copy() for name in ("candidates", "cost", "played", "steps")
+            to_numpy(state_dict[name]).copy() for name in ("candidates", "cost", "played", "steps")
         )
         restore_generator(self.generator, state_dict["generator"], int(self.played.sum()))
-        self.begin()
+        self.on_reset()
 
     def _enqueue(self) -> None:
         """Queues the episodes that have not ended: every candidate's next one, then every candidate's second next."""

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from costgrad.rl.gradients.estimators import listed_probs
+from costgrad.rl.gradients.estimators import joint_probs
 from costgrad.rl.networks.critic import Critic
 from costgrad.rl.networks.distributions import Categorical, Policy
 
@@ -56,6 +56,6 @@ def soft_cost(
     if isinstance(pi, Categorical):
         with torch.no_grad():  # the gradient reaches pi through its probabilities
             cost = critic.cost(x, masks=masks).mean(0)
-        return (listed_probs(critic, pi) * cost).sum(-1) - alpha * entropy, entropy
+        return (joint_probs(critic, pi) * cost).sum(-1) - alpha * entropy, entropy
     assert sample is not None, "continuous actions: sample is [1, B, A]"
     return critic.cost(x, pi.action(sample[0]), masks).amax(0) - alpha * entropy, entropy

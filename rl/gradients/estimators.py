@@ -32,7 +32,7 @@ def expected_cost(critic: Critic, x: Tensor, pi: Policy | None, sample: Tensor |
         assert sample is not None, "too many combinations to list: local expectations are taken around a sample"
         return _local_expectation(critic, x, pi, sample)
     if isinstance(pi, Categorical):
-        return (listed_probs(critic, pi) * _action_costs(critic, x)).sum(-1)
+        return (joint_probs(critic, pi) * _action_costs(critic, x)).sum(-1)
     assert pi is not None and sample is not None and sample.dim() == 3, "continuous actions: sample is [M, B, A]"
     cost = critic.cost(x.repeat(len(sample), 1), pi.action(sample).flatten(0, 1))
     return _members_mean(cost).view(len(sample), -1).mean(0)
@@ -55,7 +55,7 @@ def expected_and_taken(
     """
     if isinstance(pi, Categorical) and critic.spec.action == "discrete":
         cost, index = _action_costs(critic, x), critic.index(action).unsqueeze(-1)
-        return (listed_probs(critic, pi) * cost).sum(-1), cost.gather(-1, index).squeeze(-1)
+        return (joint_probs(critic, pi) * cost).sum(-1), cost.gather(-1, index).squeeze(-1)
     with torch.no_grad():
         taken = _members_mean(critic.cost(x, action))
     return expected_cost(critic, x, pi, sample), taken
@@ -70,7 +70,7 @@ def _action_costs(critic: Critic, x: Tensor) -> Tensor:
     return _members_mean(critic.cost(x))
 
 
-def listed_probs(critic: Critic, pi: Categorical) -> Tensor:
+def joint_probs(critic: Critic, pi: Categorical) -> Tensor:
     """The probability of each action that C lists, [B, n]."""
     return pi.joint(critic.combinations) if isinstance(pi, MultiCategorical) else pi.probs
 

@@ -63,7 +63,7 @@ def loss_slope(critic: Critic, output: Tensor, action: Tensor, target: Tensor, w
     return losses.sum(0), slope.view_as(output)
 
 
-class ThroughC:
+class CriticActionGradient:
     """C's cost of a batch of continuous actions, and its slope in them, for an actor's step; C's weights get none.
 
     Args:
@@ -120,13 +120,13 @@ def soft_step(
     pi, entropy = acted.pi, acted.pi.entropy(sample)
     if isinstance(pi, Categorical):
         # d E f / d logit = sum over the actions that hold the choice of P(a) (f(a) - E f), with f = cost + alpha log P
-        cost, log_prob = critic.cost(x, masks=masks).mean(0), pi.listed_log_probs(critic.combinations)
+        cost, log_prob = critic.cost(x, masks=masks).mean(0), pi.joint_log_probs(critic.combinations)
         probs = log_prob.exp()
         soft = (probs * (cost + alpha * log_prob)).sum(-1)
         slope = probs * (cost + alpha * log_prob - soft.unsqueeze(-1)) * weight.unsqueeze(-1)
         return soft, entropy, acted.from_logits(pi.to_logits(slope, critic.combinations), into)
     assert sample is not None, "continuous actions: sample is [1, B, A]"
-    through = ThroughC(critic, x, pi.action(sample[0]), masks)
+    through = CriticActionGradient(critic, x, pi.action(sample[0]), masks)
     cost, dearest = through.cost.max(0)
     of_cost = torch.zeros_like(through.cost).scatter_(0, dearest.unsqueeze(0), weight.unsqueeze(0))
     of_action = through.slope(of_cost).unsqueeze(0)
@@ -152,6 +152,6 @@ def deterministic_step(
     """
     acted = Pass(actor.net, x)
     action = acted.output.tanh()
-    through = ThroughC(critic, x, action, first=True)
+    through = CriticActionGradient(critic, x, action, first=True)
     slope = back_tanh(through.slope(weight.unsqueeze(0)), action)
     return through.cost[0], acted.gradient(slope, into)

@@ -9,12 +9,12 @@ import torch
 from torch import Tensor
 
 from costgrad.rl.checkpoint import restore_generator
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 from costgrad.rl.networks.actor import Actor
 from costgrad.rl.networks.distributions import Policy
-from costgrad.rl.networks.numpy_forward import HostPass
+from costgrad.rl.networks.numpy_forward import NumpyForward
 from costgrad.rl.norm import RunningNorm
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.spaces import Codec
 
 CHUNK = 64  # vector steps whose noise is drawn at once where there are no rollouts
@@ -48,15 +48,15 @@ class Acting:
     ) -> None:
         self.codec, self.actor, self.num_steps = codec, actor, num_steps
         self.correlation = correlation
-        self.output = HostPass(norm, actor.net)
-        training, playing = spread(seed, 2)
+        self.output = NumpyForward(norm, actor.net)
+        training, playing = spawn_seeds(seed, 2)
         self.generator = torch.Generator(codec.device).manual_seed(training)
         self.predict_generator = torch.Generator(codec.device).manual_seed(playing)  # people's calls disturb nothing
         self._noise = np.zeros((0, 0))
         self._t = 0  # step of the rollout whose noise is drawn
         self._last: np.ndarray | None = None  # of the rollout before
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         """Fresh episodes start, perhaps in another number."""
         self._t, self._last = 0, None
 
@@ -73,9 +73,9 @@ class Acting:
             logits = np.zeros((rows, self.codec.action_size), np.float32)
             return self.actor.act(logits, self._draw(1, rows)[0])[1]
         if self.correlation:  # the quantiles of normal noise
-            return 2 * host(torch.special.ndtr(torch.from_numpy(self._normal(1, rows)[0]))) - 1
+            return 2 * to_numpy(torch.special.ndtr(torch.from_numpy(self._normal(1, rows)[0]))) - 1
         shape = (rows, *self.actor.noise_shape)
-        return host(2 * torch.rand(shape, generator=self.generator, device=self.generator.device) - 1)
+        return to_numpy(2 * torch.rand(shape, generator=self.generator, device=self.generator.device) - 1)
 
     def best(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The mode of pi: obs [N, *obs_shape] -> sample, action."""
@@ -85,12 +85,12 @@ class Acting:
         """An action for one observation or a batch in the environment's units; see `Codec.predict`."""
 
         def policy(obs: np.ndarray) -> np.ndarray:
-            noise = None if deterministic else host(self.actor.noise(len(obs), generator=self.predict_generator))
+            noise = None if deterministic else to_numpy(self.actor.noise(len(obs), generator=self.predict_generator))
             return self.actor.act(self.output(obs), noise)[1]
 
         return self.codec.predict(policy, obs)
 
-    def fresh(self, pi: Policy, rows: int, count: int = 1) -> Tensor | None:
+    def sample_actions(self, pi: Policy, rows: int, count: int = 1) -> Tensor | None:
         """What an expectation over pi's actions is taken from: a function of pi's parameters and of new noise.
 
         Returns:
@@ -114,18 +114,18 @@ class Acting:
         """Takes up what `state` gave; `steps` seeds generators of another device's kind."""
         restore_generator(self.generator, tensors["generator"], steps)
         restore_generator(self.predict_generator, tensors["predict_generator"], steps)
-        self.begin()
+        self.on_reset()
 
     def _draw(self, steps: int, rows: int) -> np.ndarray:
         """The policy's noise [steps, rows, ...]."""
         if not self.correlation:
-            return host(self.actor.noise(steps, rows, generator=self.generator))
+            return to_numpy(self.actor.noise(steps, rows, generator=self.generator))
         return self.actor.noise_from(self._normal(steps, rows))
 
     def _normal(self, steps: int, rows: int) -> np.ndarray:
         """Normal noise that remembers [steps, rows, ...], and goes on from the last that was drawn."""
         shape = (steps, rows, *self.actor.noise_shape)
-        normal = host(torch.randn(shape, generator=self.generator, device=self.generator.device))
+        normal = to_numpy(torch.randn(shape, generator=self.generator, device=self.generator.device))
         kept, fresh = np.float32(self.correlation), np.float32((1 - self.correlation**2) ** 0.5)
         for t in range(len(normal)):
             before = self._last if t == 0 else normal[t - 1]

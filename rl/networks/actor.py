@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 from costgrad.rl.networks.distributions import LOG_STD, NEVER, Categorical, MultiCategorical, SquashedGaussian
 from costgrad.rl.networks.mlp import MLP, Activation, Init
 from costgrad.rl.spaces import Codec
@@ -81,7 +81,7 @@ class CategoricalActor(nn.Module):
 
     def noise_from(self, normal: np.ndarray) -> np.ndarray:
         """Gumbel noise of the same quantiles as normal noise, on the host: -log(-log Phi(z)) of each z."""
-        return host(torch.special.log_ndtr(torch.from_numpy(normal)).neg_().log_().neg_())
+        return to_numpy(torch.special.log_ndtr(torch.from_numpy(normal)).neg_().log_().neg_())
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
         """The same on the host: net's outputs and noise (None: the mode) -> sample, action, both [N] or [N, D]."""
@@ -153,7 +153,7 @@ class GaussianActor(nn.Module):
         mean = output[:, : self.actions]
         if noise is None:
             return mean, np.tanh(mean)
-        log_std = host(self.log_std) + output[:, self.actions :] if self.state_std else host(self.log_std)
+        log_std = to_numpy(self.log_std) + output[:, self.actions :] if self.state_std else to_numpy(self.log_std)
         sample = mean + noise * np.exp(np.minimum(np.maximum(log_std, LOG_STD[0]), LOG_STD[1]))
         return sample, np.tanh(sample)
 
@@ -184,7 +184,7 @@ class DeterministicActor(nn.Module):
         init: Init = "orthogonal",
     ) -> None:
         super().__init__()
-        self.actions, self.spread = actions, noise
+        self.actions, self.noise_std = actions, noise
         self.noise_shape = (actions,)
         self.net = MLP((features, *hidden, actions), None, activation, layer_norm, 0.0, 0.01, generator, init)
 
@@ -204,7 +204,7 @@ class DeterministicActor(nn.Module):
         """The same on the host: net's outputs, noise [N, A] (None: none) -> action, action [N, A]."""
         action = np.tanh(output)
         if noise is not None:
-            action = np.minimum(np.maximum(action + np.float32(self.spread) * noise, -1), 1)
+            action = np.minimum(np.maximum(action + np.float32(self.noise_std) * noise, -1), 1)
         return action, action
 
 

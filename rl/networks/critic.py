@@ -29,7 +29,7 @@ from costgrad.rl.networks.mlp import MLP, Activation, Init
 from costgrad.rl.norm import RunningNorm
 from costgrad.rl.spaces import Codec, to_agent
 
-LISTED = 256  # combinations of choices up to which C gives each a cost of its own
+MAX_JOINT_ACTIONS = 256  # combinations of choices up to which C gives each a cost of its own
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class CriticSpec:
             return CriticSpec(codec.obs_shape, "none", **settings)
         if codec.multi:
             size, starts = math.prod(codec.choices), tuple(codec.first_choices)
-            kind, size = ("discrete", size) if size <= LISTED else ("one_hot", sum(codec.choices))
+            kind, size = ("discrete", size) if size <= MAX_JOINT_ACTIONS else ("one_hot", sum(codec.choices))
             return CriticSpec(codec.obs_shape, kind, size, choices=codec.choices, starts=starts, **settings)  # type: ignore[arg-type]
         if codec.discrete:
             start = int(codec.action_space.start)  # type: ignore[attr-defined]

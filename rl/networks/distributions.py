@@ -64,12 +64,12 @@ class Categorical:
         assert isinstance(other, Categorical)
         return (self.probs * (self.log_probs - other.log_probs)).sum(-1)
 
-    def listed_log_probs(self, combinations: Tensor) -> Tensor:
+    def joint_log_probs(self, combinations: Tensor) -> Tensor:
         """Log pi of each action that C lists [B, P]; `combinations` are of vectors of choices."""
         return self.log_probs
 
     def to_logits(self, slope: Tensor, combinations: Tensor) -> Tensor:
-        """From slopes in `listed_log_probs` [B, P], of sum 0 a row, to those in the logits, of their shape."""
+        """From slopes in `joint_log_probs` [B, P], of sum 0 a row, to those in the logits, of their shape."""
         return slope
 
     def columns(self) -> Tensor:
@@ -107,9 +107,9 @@ class MultiCategorical(Categorical):
 
     def joint(self, combinations: Tensor) -> Tensor:
         """The probability of whole actions [P, D] int64 -> [B, P]."""
-        return self.listed_log_probs(combinations).exp()
+        return self.joint_log_probs(combinations).exp()
 
-    def listed_log_probs(self, combinations: Tensor) -> Tensor:
+    def joint_log_probs(self, combinations: Tensor) -> Tensor:
         """Log pi of whole actions [P, D] int64 -> [B, P]."""
         return self.log_probs.flatten(1)[:, self._places(combinations)].sum(-1)
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 from costgrad.rl.errors import Diverged
 from costgrad.rl.networks.mlp import MLP
 
@@ -199,8 +199,8 @@ class CostScale(nn.Module):
         Raises:
             Diverged: a target that counts is not a finite number.
         """
-        old, shift, low, high = (float(host(buffer)) for buffer in (self.scale, self.shift, self.low, self.high))
-        counted = host(target)[host(weight) > 0]
+        old, shift, low, high = (float(to_numpy(buffer)) for buffer in (self.scale, self.shift, self.low, self.high))
+        counted = to_numpy(target)[to_numpy(weight) > 0]
         if not len(counted):
             return 1.0, 0.0
         lowest, highest = float(counted.min()), float(counted.max())

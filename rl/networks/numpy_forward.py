@@ -10,7 +10,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 from costgrad.rl.networks.mlp import MLP, Activation
 from costgrad.rl.norm import RunningNorm
 
@@ -22,7 +22,7 @@ ACTIVATIONS: dict[Activation, Callable[[Array], Array]] = {
 }
 
 
-class HostPass:
+class NumpyForward:
     """What `net(norm(obs))` gives, as an array, without a graph.
 
     On another device than the CPU, where NumPy cannot see the parameters, it is the tensors' own forward pass.
@@ -37,14 +37,14 @@ class HostPass:
         self.norm, self.net = norm, net
         self.on_cpu = net.weights[0].device.type == "cpu"
         self._activation = ACTIVATIONS[net.activation]
-        gains, shifts = ([host(p) for p in parameters] for parameters in (net.gains, net.shifts))
-        self._layers = [(host(w), host(b)) for w, b in zip(net.weights, net.biases, strict=True)]
+        gains, shifts = ([to_numpy(p) for p in parameters] for parameters in (net.gains, net.shifts))
+        self._layers = [(to_numpy(w), to_numpy(b)) for w, b in zip(net.weights, net.biases, strict=True)]
         self._scales = list(zip(gains, shifts, strict=True))
-        self._norm = None if norm is None else (host(norm.center), host(norm.scale), np.float32(norm.clip))
+        self._norm = None if norm is None else (to_numpy(norm.center), to_numpy(norm.scale), np.float32(norm.clip))
 
-    def __reduce__(self) -> tuple[type[HostPass], tuple[RunningNorm | None, MLP]]:
+    def __reduce__(self) -> tuple[type[NumpyForward], tuple[RunningNorm | None, MLP]]:
         """A copy reads the memory of the copied modules, not one of its own that no training reaches."""
-        return HostPass, (self.norm, self.net)
+        return NumpyForward, (self.norm, self.net)
 
     @np.errstate(over="ignore", invalid="ignore")  # as torch: a net that diverged gives inf and nan, and no warnings
     def __call__(self, obs: Array) -> Array:
@@ -68,7 +68,7 @@ class HostPass:
     @torch.no_grad()
     def _on_device(self, obs: Array) -> Array:
         x = torch.from_numpy(obs).to(self.net.weights[0].device)
-        return host(self.net((x if self.norm is None else self.norm(x)).flatten(1)))
+        return to_numpy(self.net((x if self.norm is None else self.norm(x)).flatten(1)))
 
 
 def _normalized(x: Array) -> Array:

@@ -98,7 +98,7 @@ class Session:
             n, seed = min(self.episodes, MAX_AT_ONCE), self.seed + SEED_OFFSET
             try:
                 self._eval_env = self.make and self.make(num_envs=n, seed=seed, render_mode=None)
-                reason = "the environment has no remake, and a second one is needed"
+                reason = "the environment has no factory, and a second one is needed"
             except ValueError as error:  # the user's to mend, whichever library says so
                 reason = str(error)
             if self._eval_env is None:
@@ -153,7 +153,7 @@ class Session:
     def _fresh(self, **arguments: Any) -> VectorEnv:
         """Further environments. Raises UserError where there are none."""
         if self.make is None:
-            raise UserError("the environment has no remake, and a second one is needed")
+            raise UserError("the environment has no factory, and a second one is needed")
         try:
             return self.make(**arguments)
         except ValueError as error:  # the user's to mend, whichever library says so

@@ -64,7 +64,7 @@ def train(
     Args:
         agent: any that keeps the protocol `Agent` of rl/loop.py.
         env: a VectorEnv, or a factory `make(num_envs, seed, render_mode)`. Evaluation and video need another
-            environment than the one that trains: a VectorEnv with `.remake`, or the factory.
+            environment than the one that trains: a VectorEnv with `.factory`, or the factory.
         total_timesteps: a lower bound, earlier steps of a resumed run included.
         run_dir: where the run's files go; None writes nothing.
         seed: of the environments: number i starts from seed + i; by default `env.initial_seed` or 0.

@@ -31,7 +31,7 @@ def record_video(
 
     Args:
         agent: has `predict`.
-        env: a VectorEnv with `.remake`, a factory `make(num_envs, seed, render_mode)`, or a VectorEnv that was
+        env: a VectorEnv with `.factory`, a factory `make(num_envs, seed, render_mode)`, or a VectorEnv that was
             made with render_mode="rgb_array" (its first environment is filmed).
         path: ends in .mp4 or .gif; without ffmpeg (imageio-ffmpeg) an .mp4 becomes a .gif.
         episodes: how many, one after the other.

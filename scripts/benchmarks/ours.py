@@ -94,10 +94,10 @@ def _parts(job: dict[str, Any], env: MadeEnv) -> dict[str, Any]:
     """The environment alone, and where the time of training goes for each of the actor's gradients."""
     shares = {}
     for gradient, config in job["configs"].items():
-        fresh = env.remake(env.num_envs, job["seed"])
+        fresh = env.factory(env.num_envs, job["seed"])
         shares[gradient] = _shares({**job, "config": config}, fresh)
         fresh.close()
-    fresh = env.remake(env.num_envs, job["seed"])  # in the machine code that is loaded by now
+    fresh = env.factory(env.num_envs, job["seed"])  # in the machine code that is loaded by now
     return {"backend": env.backend, "env_alone": _env_alone(job, fresh), "shares": shares}
 
 

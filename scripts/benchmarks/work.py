@@ -66,7 +66,7 @@ COUNTED = (
 # One update a step, as Stable-Baselines3 and SBX ship.
 REPLAYED = {
     "gamma": 0.99,
-    "fold": 1,
+    "n_step": 1,
     "capacity": 1_000_000,
     "hindsight": 0,
     "priority": 0.0,

@@ -10,7 +10,7 @@ MUTANTS = [
     Mutant(
         "before and after swapped",
         "agents/a2c.py",
-        "value, next_value = host",
+        "value, next_value = to_numpy",
         "next_value, value = host",
         "agents/a2c",
     ),
@@ -113,7 +113,7 @@ MUTANTS = [
     Mutant(
         "ppo: before and after swapped",
         "agents/ppo.py",
-        "value, next_value = host",
+        "value, next_value = to_numpy",
         "next_value, value = host",
         "agents/ppo",
     ),

@@ -14,7 +14,7 @@ from costgrad.agents import a2c
 from costgrad.agents.a2c import A2C, DIAGNOSE_EVERY, A2CConfig
 from costgrad.rl.data import Step
 from costgrad.rl.networks.mlp import MLP
-from costgrad.rl.networks.numpy_forward import HostPass
+from costgrad.rl.networks.numpy_forward import NumpyForward
 from costgrad.rl.returns import lambda_return
 from tests import streams
 from tests.streams import SPACES, N, T, changed, everything, feed, finite, observation, observations, same
@@ -78,19 +78,19 @@ def test_an_update_sees_the_features_that_the_policy_saw(kind: Any, monkeypatch:
     identity = MLP((3, 3))
     with torch.no_grad():
         identity.weights[0].copy_(torch.eye(3))
-    features = HostPass(agent.critic.obs_norm, identity)  # what a policy's own pass makes of the normaliser
+    features = NumpyForward(agent.critic.obs_norm, identity)  # what a policy's own pass makes of the normaliser
     acting: list[tuple[np.ndarray, np.ndarray]] = []
     updating: list[tuple[np.ndarray, np.ndarray]] = []
-    call = HostPass.__call__
+    call = NumpyForward.__call__
 
-    def act(policy: HostPass, obs: np.ndarray) -> np.ndarray:
+    def act(policy: NumpyForward, obs: np.ndarray) -> np.ndarray:
         acting.append((call(features, obs), call(policy, obs)))
         return acting[-1][1]
 
     def update(module: Any, inputs: tuple[Tensor], pi: Any) -> None:
         updating.append((inputs[0].numpy().copy(), pi.logits.detach().numpy().copy()))
 
-    monkeypatch.setattr(HostPass, "__call__", act)
+    monkeypatch.setattr(NumpyForward, "__call__", act)
     agent.actor.register_forward_hook(update)
     feed(agent, T, start=2 * T)
     assert len(acting) == T and updating
@@ -345,7 +345,7 @@ def test_noise_correlation_ties_one_action_to_the_next() -> None:
     ties = {}
     for correlation in (0.0, 0.95):
         agent = make("box", noise_correlation=correlation, num_steps=200, log_std=-1.0)
-        agent.begin()
+        agent.on_reset()
         obs, samples = observation(0, rows=64), []
         for _ in range(199):
             action = agent.act(obs)

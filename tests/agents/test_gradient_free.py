@@ -267,7 +267,7 @@ def test_a_generation_goes_on_where_it_was_saved_with_its_ended_episodes(name: s
     again = AGENTS[name][0].load(tmp_path / "agent")
     np.testing.assert_array_equal(again.population.played, agent.population.played)
     for a in (agent, again):
-        a.begin()
+        a.on_reset()
         feed(a, 40, start=steps)
     assert same(everything(agent), everything(again)) and agent.updates > 1
 

@@ -45,7 +45,7 @@ def test_a_target_moves_by_tau_exactly_and_shares_what_is_no_parameter(tau: floa
     before = [p.clone() for p in target.copy.parameters()]
     optimizer.flat.add_(torch.randn(optimizer.flat.shape, generator=torch.Generator().manual_seed(1)))
     assert all(torch.equal(p, q) for p, q in zip(before, target.copy.parameters(), strict=True))
-    target.follow()
+    target.soft_update()
     for old, now, online in zip(before, target.copy.parameters(), critic.parameters(), strict=True):
         torch.testing.assert_close(now, (1 - tau) * old + tau * online)
     critic.obs_norm.update(np.ones((4, 3), np.float32))
@@ -103,7 +103,7 @@ def test_sacs_soft_cost_by_hand(space: str) -> None:
     x = some_batch(agent).obs
     pi, draw = agent.actor(x), torch.Generator()
     draw.set_state(agent.acting.generator.get_state())
-    sample = agent.acting.fresh(pi, len(x))
+    sample = agent.acting.sample_actions(pi, len(x))
     got, entropy = soft_cost(agent.critic, x, pi, sample, agent.temperature.alpha)
     alpha = agent.temperature.log_alpha.exp().item()
     if space == "discrete":
@@ -200,7 +200,7 @@ def test_settings_reach_what_they_set() -> None:
         base = streams.make(name, "box")
         feed(base, 16)
         changes: list[dict[str, Any]] = [
-            {"gamma": 0.5}, {"fold": 3}, {"batch": 8}, {"tau": 0.5}, {"critics": 1}, {"critic_lr": 1e-2},
+            {"gamma": 0.5}, {"n_step": 3}, {"batch": 8}, {"tau": 0.5}, {"critics": 1}, {"critic_lr": 1e-2},
             {"layer_norm": True}, {"dropout": 0.2}, {"normalize_obs": True}, {"l2": 1.0}, {"clip_norm": 1e-3},
         ]  # fmt: skip
         own: list[dict[str, Any]] = [{"target_noise": 1.0}, {"policy_delay": 1}, {"noise": 0.5}]
@@ -223,10 +223,10 @@ def test_spaces_that_do_not_fit_are_refused_in_one_line() -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_costs_that_never_end_are_known_with_any_fold(name: str) -> None:
     """Reward 1 for ever: C is -1 / (1 - gamma) whatever n is."""
-    for fold in (1, 5):
-        settings = {"critic_lr": 1e-2, "tau": 0.1, "update_ratio": 1.0, "gamma": 0.8, "fold": fold}
+    for n_step in (1, 5):
+        settings = {"critic_lr": 1e-2, "tau": 0.1, "update_ratio": 1.0, "gamma": 0.8, "n_step": n_step}
         agent = streams.make(name, "box", **settings | ({"alpha": 1e-9, "alpha_lr": 0.0} if name == "sac" else {}))
         feed(agent, 250, reward=constant(1), terminated=never)
         obs = streams.observations(20)
         action = torch.from_numpy(agent.predict(obs.numpy(), deterministic=True)[0])
-        assert (agent.critic(obs, action) + 5).abs().mean() < 0.3, fold
+        assert (agent.critic(obs, action) + 5).abs().mean() < 0.3, n_step

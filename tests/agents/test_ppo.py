@@ -117,7 +117,7 @@ def papers_loss(agent: PPO, batch: Rows, clipped: bool = True) -> Tensor:
         near = batch.value.unsqueeze(-1)
         near = near + (output - near).clamp(-c.value_clip, c.value_clip)
         critic_loss = torch.maximum(critic_loss, agent.critic.head.loss(near, batch.returns))
-    entropy = pi.entropy(agent.acting.fresh(pi, len(batch.x)))
+    entropy = pi.entropy(agent.acting.sample_actions(pi, len(batch.x)))
     return (surrogate - c.entropy_coef * entropy + c.value_coef * critic_loss) @ batch.weight
 
 

@@ -46,7 +46,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cmaes": ("cmaes", {}),
     "cmaes separable": ("cmaes", {"separable_from": 2, "hidden": (), "episodes": 2}),
     "crossq": ("crossq", {"decay_steps": 1000, "noise_correlation": 0.5}),
-    "crossq regression": ("crossq", {"head": "regression", "fold": 3}),
+    "crossq regression": ("crossq", {"head": "regression", "n_step": 3}),
     "es": ("es", {"decay_steps": 1000}),
     "guidedes": ("guidedes", {"decay_steps": 1000}),
     "ppo": ("ppo", {"decay_steps": 1000}),
@@ -55,10 +55,10 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "reppo": ("reppo", {"decay_steps": 1000}),
     "reppo regression": ("reppo", {"head": "regression", "state_std": False, "noise_correlation": 0.5}),
     "sac": ("sac", {"normalize_obs": True, "decay_steps": 1000}),
-    "sac droq": ("sac", {"dropout": 0.1, "layer_norm": True, "fold": 3, "critics": 3, "normalize_obs": True}),
+    "sac droq": ("sac", {"dropout": 0.1, "layer_norm": True, "n_step": 3, "critics": 3, "normalize_obs": True}),
     "spsa": ("spsa", {}),
     "td3": ("td3", {"normalize_obs": True, "noise_correlation": 0.5}),
-    "td3 prioritised": ("td3", {"normalize_obs": True, "priority": 0.6, "fold": 2}),
+    "td3 prioritised": ("td3", {"normalize_obs": True, "priority": 0.6, "n_step": 2}),
     "ddpg": ("td3", {"critics": 1, "target_noise": 0.0, "policy_delay": 1, "normalize_obs": True}),
 }
 every_case = pytest.mark.parametrize("case", CASES)
@@ -98,7 +98,7 @@ def test_state_taken_up_by_a_fresh_agent_goes_on_bit_for_bit(space: str, case: s
     tensors, meta = agent.state()
     fresh.load_state({name: value.clone() for name, value in tensors.items()}, deepcopy(meta))
     for a in (agent, fresh):
-        a.begin()  # noise that goes on from step to step ends where a run was cut
+        a.on_reset()  # noise that goes on from step to step ends where a run was cut
     torch.manual_seed(1)
     ours = feed(agent, 2 * T, start=2 * T)
     torch.manual_seed(2)
@@ -143,7 +143,7 @@ def test_a_saved_agent_comes_back(name: str, tmp_path: Path) -> None:
     again = AGENTS[name][0].load(tmp_path / "a")
     assert again.config == agent.config and same(everything(agent), everything(again))
     for a in (agent, again):
-        a.begin()
+        a.on_reset()
         feed(a, T, start=2 * T)
     assert same(everything(agent), everything(again))
 

@@ -19,7 +19,7 @@ from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import evaluate
 from costgrad.rl.gradients.estimators import expected_and_taken, expected_cost
 from costgrad.rl.networks.actor import CategoricalActor
-from costgrad.rl.networks.critic import LISTED, Critic, CriticSpec
+from costgrad.rl.networks.critic import MAX_JOINT_ACTIONS, Critic, CriticSpec
 from costgrad.rl.networks.distributions import MultiCategorical
 from costgrad.rl.runs.train import train
 from costgrad.rl.spaces import Codec, space_from_json, space_to_json
@@ -190,7 +190,7 @@ def test_c_speaks_the_environments_units_and_comes_back_from_its_file(name: str,
     space = SPACES.get(name, spaces.MultiDiscrete([5, 7, 9], start=[2, 0, -3]))
     codec = Codec(OBS, space)
     critic = Critic(CriticSpec.of(codec, hidden=(8,)), generator())
-    assert critic.spec.action == kind and (kind == "discrete") == (np.prod(codec.choices) <= LISTED)
+    assert critic.spec.action == kind and (kind == "discrete") == (np.prod(codec.choices) <= MAX_JOINT_ACTIONS)
     with torch.no_grad():
         critic.net.weights[-1].add_(torch.randn(critic.net.weights[-1].shape, generator=generator(1)))
     space.seed(0)
@@ -251,7 +251,7 @@ FAST: dict[str, dict[str, Any]] = {
 )
 def test_every_agent_learns_vectors_of_choices(agent: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if task == "one_hot":
-        monkeypatch.setattr("costgrad.rl.networks.critic.LISTED", 4)  # three bits are then too many to list
+        monkeypatch.setattr("costgrad.rl.networks.critic.MAX_JOINT_ACTIONS", 4)  # three bits are then too many to list
     worst = task == "reward turned over"
     env = make(lambda: Match(SPACES["bits"], worst), 8, 0, backend="sync")
     cls, config = AGENTS[agent]

@@ -236,7 +236,7 @@ class Still:
     def __init__(self, env: VectorEnv) -> None:
         self.codec = Codec(env.single_observation_space, env.single_action_space)
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         pass
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:

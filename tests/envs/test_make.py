@@ -138,7 +138,7 @@ def test_attributes_of_what_comes_back() -> None:
     recipe = json.loads(json.dumps([env.env_argument, env.env_kwargs]))
     assert recipe == ["Pendulum-v1", {"g": 9.0}]
     assert env.get_attr("g") == (9.0, 9.0, 9.0)
-    again = env.remake(num_envs=2, seed=4)
+    again = env.factory(num_envs=2, seed=4)
     assert (again.num_envs, again.initial_seed, again.get_attr("g")) == (2, 4, (9.0, 9.0))
     assert make(env) is env
 
@@ -162,7 +162,7 @@ def test_a_native_id_keeps_its_clock_and_says_that_its_numbers_are_those_of_sync
     assert env.max_episode_steps == 500 and make("CartPole-v0", 4).max_episode_steps == 200
     assert make("CartPole-v0", 4, env_kwargs={"max_episode_steps": 9}).max_episode_steps == 9
     assert make("CartPole-v0", 4, env_kwargs={"max_episode_steps": -1}).max_episode_steps is None  # as in gymnasium
-    assert env.remake(2, 0).backend == "native" and env.remake(1, 0, "rgb_array").backend == "native"
+    assert env.factory(2, 0).backend == "native" and env.factory(1, 0, "rgb_array").backend == "native"
     env.reset(seed=0)
     env.set_state(env.get_state())
 
@@ -245,7 +245,7 @@ def test_what_native_declines_goes_to_sync_and_is_said() -> None:
     assert env.backend == "sync"
     assert env.backend_reason.endswith("; not the native Pendulum: it takes plain numbers only, not g=np.float32(9.0)")
     assert_same(play(env, 9), play(make("Pendulum-v1", 2, env_kwargs={"g": np.float32(9.0)}, backend="sync"), 9))
-    assert "does not render 'human'" in make("CartPole-v1", 1).remake(1, 0, "human").backend_reason
+    assert "does not render 'human'" in make("CartPole-v1", 1).factory(1, 0, "human").backend_reason
 
 
 def test_auto_weighs_the_step_against_the_processes() -> None:
@@ -331,7 +331,7 @@ def test_factories_of_single_and_of_many(folder: Path) -> None:
     assert [env.step(np.zeros((2, 1), np.float32))[3].all() for _ in range(5)] == [False] * 4 + [True]
     many = make(f"{folder}/corridor.py:make_many", 4)
     assert (many.num_envs, many.backend) == (4, "native")
-    assert many.remake(2, 0).num_envs == 2
+    assert many.factory(2, 0).num_envs == 2
     assert make(f"{folder}/corridor.py:three", 3).num_envs == 3
     with pytest.raises(EnvError, match="VectorEnv of 3 environments: it must be a VectorEnv of num_envs=5"):
         make(f"{folder}/corridor.py:three", 5)
@@ -450,7 +450,7 @@ def test_python_objects() -> None:
     assert (env.unwrapped, env.num_envs) == (ready, 2)
     assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP
     with pytest.raises(EnvError, match="cannot be made again"):
-        env.remake(1, 0)
+        env.factory(1, 0)
 
 
 # Rendering
@@ -468,7 +468,7 @@ def test_frames_without_a_display() -> None:
         "    for _ in range(20): env.step(env.action_space.sample())\n"
         "    assert env.render_mode == 'rgb_array' and first.ndim == 3 and first.shape[2] == 3, first.shape\n"
         "    assert (env.render()[0] != first).any()\n"
-        "env = make('CartPole-v1', 8).remake(1, 0, 'human')\n"
+        "env = make('CartPole-v1', 8).factory(1, 0, 'human')\n"
         "env.reset(seed=0); env.step(env.action_space.sample()); env.close()\n"
         "assert os.environ['SDL_VIDEODRIVER'] == 'dummy'\n"
     )

@@ -64,7 +64,11 @@ MUTANTS = [
     ),
     Mutant("every stream is the same", "rl/seeds.py", SEQUENCE, "[seed * 10**6] * count", "rl/seeds"),
     Mutant(
-        "playing goes on with training's stream", "rl/networks/acting.py", "spread(seed, 2)", "(seed, seed)", "rl/seeds"
+        "playing goes on with training's stream",
+        "rl/networks/acting.py",
+        "spawn_seeds(seed, 2)",
+        "(seed, seed)",
+        "rl/seeds",
     ),
     # Normalisation and optimisers
     Mutant("images pooled over channels", "rl/norm.py", "i != channel_axis", "i == channel_axis", "rl/norm"),
@@ -99,7 +103,7 @@ MUTANTS = [
     ),
     Mutant("norm: unit without its discount", "rl/norm.py", "discount[t] * past[t])", "past[t])", "rl/norm"),
     Mutant("norm: unit counts reset rows", "rl/norm.py", "past[valid > 0]", "past.ravel()", "rl/norm"),
-    Mutant("norm: unit of constant costs is 0", "rl/norm.py", "float(host(self.largest)) / 5)", "0.0)", "rl/norm"),
+    Mutant("norm: unit of constant costs is 0", "rl/norm.py", "float(to_numpy(self.largest)) / 5)", "0.0)", "rl/norm"),
     Mutant(
         "norm: unit is not kept",
         "rl/norm.py",

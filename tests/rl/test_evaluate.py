@@ -77,7 +77,7 @@ class Watching(Remade):
         self.seeds.append((self.num_envs, seed))
         return super().reset(seed=seed, options=options)
 
-    def remake(self, num_envs: int, seed: int, render_mode: str | None = None) -> VectorEnv:
+    def factory(self, num_envs: int, seed: int, render_mode: str | None = None) -> VectorEnv:
         return Watching(num_envs, seed, render_mode)
 
 

@@ -70,7 +70,7 @@ class Recorder:
         self.acted_on.append(obs.copy())
         return (obs.sum(1).astype(np.int64) * 3) % 5
 
-    def begin(self) -> None:
+    def on_reset(self) -> None:
         pass
 
     def observe(self, step: Step) -> None:
@@ -189,7 +189,7 @@ def test_an_environment_that_overwrites_its_arrays_gives_the_same_rollout() -> N
             super().__init__(env)
             self.memory = RolloutMemory(20, 0.9)
 
-        def begin(self) -> None:
+        def on_reset(self) -> None:
             pass
 
         def observe(self, step: Step) -> None:

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from costgrad.rl.networks.mlp import MLP
-from costgrad.rl.networks.numpy_forward import HostPass
+from costgrad.rl.networks.numpy_forward import NumpyForward
 from costgrad.rl.norm import CostUnit, RunningNorm
 
 
@@ -57,7 +57,7 @@ def test_an_entry_that_never_varies_is_0_to_the_tensors_and_on_the_host(value: f
     with torch.no_grad():
         net.weights[0].copy_(torch.eye(2))
         net.biases[0].zero_()
-    tensors, array = norm(torch.from_numpy(rows)).numpy(), HostPass(norm, net)(rows)
+    tensors, array = norm(torch.from_numpy(rows)).numpy(), NumpyForward(norm, net)(rows)
     assert (tensors[:, 0] == 0).all() and (array[:, 0] == 0).all()
     np.testing.assert_allclose(tensors, array, rtol=1e-6)
     rows[0, 0] = np.nextafter(rows[0, 0], np.float32(np.inf))  # negative control: the least that is another number
@@ -223,7 +223,7 @@ def test_the_unit_before_any_cost_is_1_and_fresh_episodes_start_from_nothing() -
     assert unit.value == 1.0
     unit.update(rows, rows, rows < 0, rows)
     largest = float(unit.largest)
-    unit.begin()
+    unit.on_reset()
     unit.update(rows, rows, rows < 0, rows)
     assert float(unit.largest) == largest == 4.0
     unit.update(rows, rows, rows < 0, rows)  # these go on

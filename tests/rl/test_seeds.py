@@ -11,7 +11,7 @@ from gymnasium import spaces
 
 from costgrad.agents.a2c import A2C
 from costgrad.rl.errors import UserError
-from costgrad.rl.seeds import spread
+from costgrad.rl.seeds import spawn_seeds
 
 COUNT, SEEDS = 4, range(50)
 
@@ -23,7 +23,7 @@ def streams(seeds: list[int]) -> list[tuple[int, ...]]:
 
 
 def test_streams_of_neighbouring_seeds_and_of_one_seed_do_not_coincide() -> None:
-    ours = streams([given for seed in SEEDS for given in spread(seed, COUNT)])
+    ours = streams([given for seed in SEEDS for given in spawn_seeds(seed, COUNT)])
     assert len(set(ours)) == len(ours) == COUNT * len(SEEDS)
     # Negative control: seed, seed + 1, ... of neighbouring seeds are for the most part the same.
     plain = streams([seed + i for seed in SEEDS for i in range(COUNT)])
@@ -35,7 +35,7 @@ def test_streams_are_not_correlated() -> None:
         [
             torch.randn(4_000, generator=torch.Generator().manual_seed(given))
             for seed in range(8)
-            for given in spread(seed, COUNT)
+            for given in spawn_seeds(seed, COUNT)
         ]
     )
     correlation = torch.corrcoef(drawn) - torch.eye(len(drawn))
@@ -43,19 +43,19 @@ def test_streams_are_not_correlated() -> None:
 
 
 def test_the_same_seed_gives_the_same_seeds_and_more_of_them_begin_alike() -> None:
-    assert spread(3, COUNT) == spread(3, COUNT) != spread(4, COUNT)
-    assert spread(3, COUNT + 2)[:COUNT] == spread(3, COUNT)
-    assert all(isinstance(given, int) and 0 <= given < 2**64 for given in spread(3, COUNT))
+    assert spawn_seeds(3, COUNT) == spawn_seeds(3, COUNT) != spawn_seeds(4, COUNT)
+    assert spawn_seeds(3, COUNT + 2)[:COUNT] == spawn_seeds(3, COUNT)
+    assert all(isinstance(given, int) and 0 <= given < 2**64 for given in spawn_seeds(3, COUNT))
 
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**63])
 def test_generators_take_what_is_spread(seed: int) -> None:
-    assert len(set(streams(spread(seed, COUNT)))) == COUNT
+    assert len(set(streams(spawn_seeds(seed, COUNT)))) == COUNT
 
 
 def test_global_random_state_is_left_alone() -> None:
     before = np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
-    spread(0, COUNT)
+    spawn_seeds(0, COUNT)
     assert (np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()) == before
 
 
@@ -68,7 +68,7 @@ def test_agents_of_neighbouring_seeds_share_no_stream() -> None:
     ]
     assert len(set(states)) == 10
     # Nor do the weights' draws come back as actions' or samples' noise.
-    weights = [torch.Generator().manual_seed(spread(seed, 1)[0]).get_state() for seed in range(5)]
+    weights = [torch.Generator().manual_seed(spawn_seeds(seed, 1)[0]).get_state() for seed in range(5)]
     assert len({*states, *(tuple(state.tolist()) for state in weights)}) == 15
 
 

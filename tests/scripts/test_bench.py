@@ -124,7 +124,7 @@ def test_the_floor_is_what_torch_counts_in_an_update(agent: str, updates: int) -
     settings = config(hidden=(48, 40), batch=32, critics=3, learning_starts=0, **more)
     learner = cls(Box(-1, 1, (5,)), Box(-1, 1, (2,)), settings)
     learner.observe(transition(5, 2))
-    learner.owed, learner.updates = float(updates), 0
+    learner.updates_due, learner.updates = float(updates), 0
     with FlopCounterMode(display=False) as counter:
         learner.update()
     # Torch counts products of matrices alone. C's one output is a sum over its inputs, and its slope in them a multiple

@@ -55,7 +55,7 @@ def test_row_i_is_seeded_with_seed_plus_i() -> None:
     assert_all_equal(everything(env, 40), said)
     assert (env.reset()[0] != first).any()  # without a seed the streams go on
     assert (env.reset(seed=6)[0] != first).any()
-    assert env.remake(2, 0).backend == "envpool" and env.remake(1, 0, "rgb_array").backend == "native"
+    assert env.factory(2, 0).backend == "envpool" and env.factory(1, 0, "rgb_array").backend == "native"
 
 
 def test_each_mistake_gets_one_line() -> None:

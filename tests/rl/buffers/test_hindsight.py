@@ -61,10 +61,10 @@ def goal_step(t: int, n: int = N, **parts: Any) -> Step:
     return Step(before, action, reward, after, *flags, extra={})._replace(**parts)
 
 
-def memory(capacity: int, fold: int = 1, ratio: float = 4, seed: int = 0, env: Any = None, **more: Any) -> Replay:
+def memory(capacity: int, n_step: int = 1, ratio: float = 4, seed: int = 0, env: Any = None, **more: Any) -> Replay:
     hindsight = Hindsight(CODEC, ratio)
     hindsight.ask(env or Line())
-    return Replay(capacity, GAMMA, fold, seed, **more, hindsight=hindsight)
+    return Replay(capacity, GAMMA, n_step, seed, **more, hindsight=hindsight)
 
 
 def stream(steps: int, seed: int = 0, share: float = 0.2) -> list[Step]:
@@ -88,11 +88,11 @@ def after(rows: list[Step], t: int, i: int) -> list[int]:
 
 
 @pytest.mark.parametrize("env", [Line(), Scalar()])
-@pytest.mark.parametrize("fold", [1, 3])
+@pytest.mark.parametrize("n_step", [1, 3])
 @pytest.mark.parametrize("steps", [1, 6, 10, 24])
-def test_relabelled_rows_by_brute_force(steps: int, fold: int, env: Any) -> None:
+def test_relabelled_rows_by_brute_force(steps: int, n_step: int, env: Any) -> None:
     """Ten steps fit in: after 24 the ring has gone round. Goals of later steps alone, and all of them."""
-    ring, rows = memory(10 * N, fold, env=env, seed=steps), stream(steps, seed=steps)
+    ring, rows = memory(10 * N, n_step, env=env, seed=steps), stream(steps, seed=steps)
     for row in rows:
         ring.add(row)
     met: dict[tuple[int, int], set[int]] = {}
@@ -116,7 +116,7 @@ def test_relabelled_rows_by_brute_force(steps: int, fold: int, env: Any) -> None
                 if b < 40:
                     ended = bool(Line().compute_terminated(achieved, np.array([[goal]]), {})[0])
                 k += 1
-                if ended or k == fold or t + k - 1 == rest[-1]:
+                if ended or k == n_step or t + k - 1 == rest[-1]:
                     break
             assert float(batch.cost[b]) == pytest.approx(cost, rel=1e-5)
             assert float(batch.discount[b]) == pytest.approx(0.0 if ended else GAMMA**k)
@@ -173,7 +173,7 @@ def test_other_numbers_of_environments_and_a_ring_that_they_do_not_divide() -> N
     ring = memory(23, ratio=1e9)
     for t in range(5):
         ring.add(goal_step(t))
-    ring.begin()
+    ring.on_reset()
     for t in range(5, 9):
         ring.add(goal_step(t, 4))
     for _ in range(20):
@@ -184,7 +184,7 @@ def test_other_numbers_of_environments_and_a_ring_that_they_do_not_divide() -> N
 
 
 def test_a_ring_that_two_steps_do_not_fit_in() -> None:
-    ring = memory(5, fold=3, ratio=1e9)
+    ring = memory(5, n_step=3, ratio=1e9)
     for t in range(7):
         ring.add(goal_step(t))
         for place, goal in ring.sample(30).obs[:, 1:].flip(1).tolist():
@@ -214,7 +214,7 @@ def test_a_replay_with_goals_taken_up_goes_on_to_the_bit(priority: float) -> Non
         whole.add(row)
     whole.sample(5)
     fresh.load_state_dict({name: value.clone() for name, value in whole.state_dict().items()})
-    whole.begin()  # as a run that was cut short does
+    whole.on_reset()  # as a run that was cut short does
     for row in rows[23:]:
         whole.add(row), fresh.add(row)
         for a, b in zip(whole.sample(16), fresh.sample(16), strict=True):
@@ -252,33 +252,33 @@ def test_every_backend_tells_what_a_goal_is_worth(env_id: str, backend: str) -> 
 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
-@pytest.mark.parametrize("fold", [1, 3])
-def test_a_batch_of_an_agent_holds_what_the_environment_says(mode: AutoresetMode, fold: int) -> None:
+@pytest.mark.parametrize("n_step", [1, 3])
+def test_a_batch_of_an_agent_holds_what_the_environment_says(mode: AutoresetMode, n_step: int) -> None:
     """Through loop, codec and ring, in every autoreset mode; the first rows relabelled, the last as they were."""
     task = PointGoal(size=2, radius=0.3, horizon=9)
     env = make(SyncVectorEnv([lambda: PointGoal(size=2, radius=0.3, horizon=9)] * 4, autoreset_mode=mode))
-    agent = agent_for("td3", env, hindsight=3, learning_starts=10_000, fold=fold)
+    agent = agent_for("td3", env, hindsight=3, learning_starts=10_000, n_step=n_step)
     ticks = interact(agent, env, seed=0)
     for _ in range(60):
         next(ticks)
     slices = agent.codec.obs.slices
     batch = agent.memory.sample(400)
     goal, got = batch.obs[:, slices["desired_goal"]].numpy(), batch.next_obs[:, slices["achieved_goal"]].numpy()
-    own = agent.memory.columns["obs"][batch.place][:, slices["desired_goal"]].numpy()
+    own = agent.memory.columns["obs"][batch.indices][:, slices["desired_goal"]].numpy()
     changed = (goal != own).any(1)
     assert changed[:300].all() and not changed[300:].any()
-    if fold == 1:
+    if n_step == 1:
         np.testing.assert_array_equal(batch.cost, -task.compute_reward(got, goal, {}))
     reached = batch.cost.numpy() == 0
     assert reached[:300].mean() > 1.5 * reached[300:].mean()
     # Negative control: the costs of the ring are those of other goals.
-    assert not torch.equal(batch.cost[:300], agent.memory.batch(batch.place).cost[:300])
+    assert not torch.equal(batch.cost[:300], agent.memory.batch(batch.indices).cost[:300])
 
 
 @pytest.mark.parametrize(("name", "env_id"), GOAL_AGENTS)
 def test_an_agent_with_goals_is_saved_and_goes_on_to_the_bit(name: str, env_id: str, tmp_path: Path) -> None:
     envs = [make(f"costgrad/{env_id}-v0", 4, 0, backend="native") for _ in range(2)]
-    agent = agent_for(name, envs[0], hindsight=4, fold=2, normalize_obs=True)
+    agent = agent_for(name, envs[0], hindsight=4, n_step=2, normalize_obs=True)
     ticks = interact(agent, envs[0], seed=1)
     for _ in range(50):
         next(ticks)

@@ -52,11 +52,11 @@ def brute_force(steps: list[Step], first: int, t: int, i: int, n: int, gamma: fl
             return cost, 0.0 if row.terminated[i] else gamma**k, float(row.next_obs[i, 0])
 
 
-@pytest.mark.parametrize("fold", [1, 2, 3, 7])
+@pytest.mark.parametrize("n_step", [1, 2, 3, 7])
 @pytest.mark.parametrize("steps", [1, 4, 10, 23])
-def test_every_row_by_brute_force_before_and_after_the_ring_is_full(fold: int, steps: int) -> None:
+def test_every_row_by_brute_force_before_and_after_the_ring_is_full(n_step: int, steps: int) -> None:
     """Ten steps fit in; after 23 the newest stands in the middle and the oldest 13 are gone."""
-    memory, rows = Replay(10 * N, 0.9, fold), stream(steps, seed=steps)
+    memory, rows = Replay(10 * N, 0.9, n_step), stream(steps, seed=steps)
     for row in rows:
         memory.add(row)
     assert memory.size == min(steps, 10) * N
@@ -66,7 +66,7 @@ def test_every_row_by_brute_force_before_and_after_the_ring_is_full(fold: int, s
         name = float(batch.obs[b, 0])
         t, i = int(name) // 100, int(name) % 100
         seen.add((t, i))
-        cost, discount, following = brute_force(rows, max(0, steps - 10), t, i, fold, 0.9)
+        cost, discount, following = brute_force(rows, max(0, steps - 10), t, i, n_step, 0.9)
         got = float(batch.cost[b]), float(batch.discount[b]), float(batch.next_obs[b, 0])
         assert got == pytest.approx((cost, discount, following), rel=1e-5)
         assert float(batch.action[b, 0]) == pytest.approx(name / 1e4, rel=1e-5)
@@ -110,7 +110,7 @@ def test_fresh_episodes_end_those_under_way() -> None:
     memory = Replay(30, 0.5, 4)
     memory.add(step(0))
     memory.add(step(1))
-    memory.begin()
+    memory.on_reset()
     memory.add(step(2))
     batch = memory.batch(torch.arange(9))
     torch.testing.assert_close(batch.discount, torch.tensor([0.25] * 3 + [0.5] * 6))
@@ -123,7 +123,7 @@ def test_a_replay_taken_up_goes_on_to_the_bit() -> None:
         whole.add(row)
     whole.draw(5)
     fresh.load_state_dict({name: value.clone() for name, value in whole.state_dict().items()})
-    whole.begin()  # as a run that was cut short does
+    whole.on_reset()  # as a run that was cut short does
     for row in rows[23:]:
         whole.add(row), fresh.add(row)
         for a, b in zip(whole.sample(16), fresh.sample(16), strict=True):
@@ -177,7 +177,7 @@ def test_a_ring_does_not_go_on_in_one_of_another_size(steps: int) -> None:
 
 
 def test_a_fold_that_no_episode_fills_costs_no_more_than_the_longest() -> None:
-    folded, plain = (Replay(10 * N, 0.9, fold) for fold in (10**9, 10))
+    folded, plain = (Replay(10 * N, 0.9, n_step) for n_step in (10**9, 10))
     for row in stream(10):
         folded.add(row)
         plain.add(row)
@@ -202,7 +202,7 @@ def test_a_ring_that_the_steps_do_not_divide_and_another_number_of_environments(
     memory = Replay(11, 0.5, 2)
     for t in range(5):
         memory.add(step(t))
-    memory.begin()
+    memory.on_reset()
     for t in range(5, 7):
         memory.add(step(t, 4))
     assert memory.size == 11
@@ -264,7 +264,7 @@ def test_chances_and_weights_by_the_formula(priority: float, correction: float) 
     batch = memory.batch(torch.arange(12))
     weight = (30 * chance[:12]) ** -correction
     np.testing.assert_allclose(batch.weight.numpy(), weight / weight.max() / 12, rtol=1e-5)
-    assert batch.place.tolist() == list(range(12))
+    assert batch.indices.tolist() == list(range(12))
 
 
 def test_full_correction_makes_a_mean_over_draws_that_over_all_rows() -> None:
@@ -274,7 +274,7 @@ def test_full_correction_makes_a_mean_over_draws_that_over_all_rows() -> None:
         memory, errors = prioritised(1.0, correction)
         value, counted = torch.from_numpy(errors), errors > 0
         batch = memory.sample(200_000)
-        means[correction] = ((value[batch.place] * batch.weight).sum() / batch.weight.sum()).item()
+        means[correction] = ((value[batch.indices] * batch.weight).sum() / batch.weight.sum()).item()
     assert means[1.0] == pytest.approx(errors[counted].mean(), rel=0.02) and means[0.0] > 1.2 * errors[counted].mean()
 
 
@@ -290,7 +290,7 @@ def test_priorities_go_on_to_the_bit() -> None:
     whole, _ = prioritised()
     fresh = Replay(10 * N, 0.9, priority=0.6, seed=9)
     fresh.load_state_dict({name: value.clone() for name, value in whole.state_dict().items()})
-    whole.begin()
+    whole.on_reset()
     for t in range(10, 30):
         for memory in (whole, fresh):
             memory.add(step(t))

@@ -7,15 +7,15 @@ MUTANTS = [
     Mutant(
         "probe: entropy of every step, folded or not",
         "rl/diagnostics/rewind.py",
-        "t, n = self.t, self.estimate.fold",
+        "t, n = self.t, self.estimand.n_step",
         "t, n = self.t, 1",
         "rl/diagnostics/probe",
     ),
     Mutant(
-        "sac: says nothing of its fold",
+        "sac: says nothing of its n_step",
         "agents/sac.py",
-        "c.gamma, price, dearest, c.fold)",
-        "c.gamma, price, dearest)",
+        "c.gamma, alpha, max_cost, c.n_step)",
+        "c.gamma, alpha, max_cost)",
         "rl/diagnostics/probe",
     ),
     # Whether C can be trusted
@@ -64,8 +64,8 @@ MUTANTS = [
     Mutant(
         "fidelity: termination forgotten",
         "rl/diagnostics/rewind.py",
-        "self.estimate.gamma * ~step.terminated",
-        "self.estimate.gamma * (step.terminated | True)",
+        "self.estimand.gamma * ~step.terminated",
+        "self.estimand.gamma * (step.terminated | True)",
         "rl/diagnostics/probe",
     ),
     Mutant(
@@ -99,8 +99,8 @@ MUTANTS = [
     Mutant(
         "fidelity: SAC's mean",
         "agents/sac.py",
-        "c, dearest = self.config, not self.codec.discrete",
-        "c, dearest = self.config, False",
+        "c, max_cost = self.config, not self.codec.discrete",
+        "c, max_cost = self.config, False",
         "rl/diagnostics/probe",
     ),
 ]

@@ -33,7 +33,7 @@ from costgrad.envs import make
 from costgrad.envs.native.classic import CartPole, Pendulum
 from costgrad.envs.tasks.batched import TaskVectorEnv
 from costgrad.envs.tasks.known import LQR, Chain, ConstantCost, OneStepQuadratic
-from costgrad.rl.diagnostics.estimand import Estimate, estimate_of
+from costgrad.rl.diagnostics.estimand import Estimand, estimand_of
 from costgrad.rl.diagnostics.probe import probe
 from costgrad.rl.errors import UserError
 from costgrad.rl.networks.critic import Critic, CriticSpec
@@ -63,10 +63,10 @@ def task_factory(task: Any, cls: type[TaskVectorEnv] = TaskVectorEnv, **kwargs: 
     return factory
 
 
-def holder(env: Any, estimate: Callable[[Codec], Estimate]) -> Any:
+def holder(env: Any, estimate: Callable[[Codec], Estimand]) -> Any:
     """The least that a probe needs of an agent."""
     codec = Codec(env.observation_space, env.action_space)
-    return SimpleNamespace(codec=codec, estimates=lambda: estimate(codec))
+    return SimpleNamespace(codec=codec, estimand=lambda: estimate(codec))
 
 
 def normal(size: int) -> Any:
@@ -93,7 +93,7 @@ def quadratic_cost(x: Tensor, action: Tensor) -> Tensor:
 
 
 def quadratic(said: Callable[..., Tensor], **spec: Any) -> Any:
-    return holder(QUADRATIC, lambda c: Estimate(Given(c, said, **spec), uniform_policy, normal(3), 0.99))
+    return holder(QUADRATIC, lambda c: Estimand(Given(c, said, **spec), uniform_policy, normal(3), 0.99))
 
 
 def test_a_right_c_of_one_step_is_trusted() -> None:
@@ -177,7 +177,7 @@ def lqr_cost(x: Tensor, action: Tensor) -> Tensor:
 
 @pytest.mark.parametrize("horizon", [100, 12])
 def test_a_right_c_of_the_lqr_is_trusted_past_its_clock(horizon: int) -> None:
-    agent = holder(LQR(), lambda c: Estimate(Given(c, lqr_cost), lqr_policy, normal(1), GAMMA))
+    agent = holder(LQR(), lambda c: Estimand(Given(c, lqr_cost), lqr_policy, normal(1), GAMMA))
     found = probe(agent, task_factory(LQR, horizon=horizon), visits=8, rounds=4)
     points, gradient = found.points, found.gradient
     assert points is not None and gradient is not None
@@ -216,7 +216,7 @@ def chain(right: float, said: Callable[[Tensor], Tensor]) -> Any:
 
     probs = torch.tensor([1 - right, right])
     return holder(
-        CHAIN, lambda c: Estimate(Given(c, said), policy, share, 0.9, probs=lambda x: probs.expand(len(x), 2))
+        CHAIN, lambda c: Estimand(Given(c, said), policy, share, 0.9, probs=lambda x: probs.expand(len(x), 2))
     )
 
 
@@ -253,7 +253,7 @@ def test_the_values_of_the_chain_solve_its_equation() -> None:
 # Costs that never change: calibration, soft costs, endings.
 
 
-def constant(said: float, gamma: float = 0.9, price: float = 0.0, fold: int = 1, **task: Any) -> Any:
+def constant(said: float, gamma: float = 0.9, alpha: float = 0.0, n_step: int = 1, **task: Any) -> Any:
     def policy(x: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         return noise.tanh(), torch.full((len(x),), 0.7)
 
@@ -261,41 +261,41 @@ def constant(said: float, gamma: float = 0.9, price: float = 0.0, fold: int = 1,
         return said + 0.0 * action.sum(-1)
 
     env = ConstantCost(discrete=False, **task)
-    return holder(env, lambda c: Estimate(Given(c, cost), policy, normal(1), gamma, price, fold)), partial(
+    return holder(env, lambda c: Estimand(Given(c, cost), policy, normal(1), gamma, alpha, n_step)), partial(
         task_factory, ConstantCost, discrete=False, **task
     )
 
 
-@pytest.mark.parametrize("price", [0.0, 0.5])
-def test_a_constant_cost_past_its_clock(price: float) -> None:
-    """cost 2 for ever, and each further state's entropy of 0.7 nats is worth `price` a nat."""
-    truth = 2 / (1 - 0.9) - price * 0.7 * 0.9 / (1 - 0.9)
-    agent, factory = constant(truth, price=price, reward=-2.0, horizon=7)
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_a_constant_cost_past_its_clock(alpha: float) -> None:
+    """cost 2 for ever, and each further state's entropy of 0.7 nats is worth `alpha` a nat."""
+    truth = 2 / (1 - 0.9) - alpha * 0.7 * 0.9 / (1 - 0.9)
+    agent, factory = constant(truth, alpha=alpha, reward=-2.0, horizon=7)
     found = probe(agent, factory())
     assert found.calibration.error < 2e-3 and abs(found.calibration.bias) < 2e-3 * truth
     assert np.isnan(found.calibration.explained_variance) and found.calibration.left < 1e-3
     assert found.gradient is not None and found.gradient.size < 1e-9 and np.isnan(found.gradient.cosine)
     clocked = 2 * (1 - 0.9**7) / (1 - 0.9)  # what a C says that takes the clock for an end
-    agent, factory = constant(clocked, price=price, reward=-2.0, horizon=7)
+    agent, factory = constant(clocked, alpha=alpha, reward=-2.0, horizon=7)
     assert probe(agent, factory()).calibration.error == pytest.approx(abs(truth - clocked) / truth, abs=2e-3)
 
 
-@pytest.mark.parametrize("fold", [2, 3])
-def test_of_folded_steps_only_where_they_end_does_entropy_count(fold: int) -> None:
-    truth, plain = (2 / (1 - 0.9) - 0.5 * 0.7 * 0.9**n / (1 - 0.9**n) for n in (fold, 1))
-    agent, factory = constant(truth, price=0.5, fold=fold, reward=-2.0, horizon=7)
+@pytest.mark.parametrize("n_step", [2, 3])
+def test_of_folded_steps_only_where_they_end_does_entropy_count(n_step: int) -> None:
+    truth, plain = (2 / (1 - 0.9) - 0.5 * 0.7 * 0.9**n / (1 - 0.9**n) for n in (n_step, 1))
+    agent, factory = constant(truth, alpha=0.5, n_step=n_step, reward=-2.0, horizon=7)
     assert probe(agent, factory()).calibration.error < 2e-3
-    agent, factory = constant(plain, price=0.5, fold=fold, reward=-2.0, horizon=7)  # negative control
+    agent, factory = constant(plain, alpha=0.5, n_step=n_step, reward=-2.0, horizon=7)  # negative control
     off = abs(truth - plain) / truth
     assert off > 0.05 and probe(agent, factory()).calibration.error == pytest.approx(off, abs=2e-3)
 
 
-@pytest.mark.parametrize(("price", "fold"), [(0.0, 1), (0.5, 1), (2.0, 3)])
-def test_a_constant_cost_that_terminates(price: float, fold: int) -> None:
+@pytest.mark.parametrize(("alpha", "n_step"), [(0.0, 1), (0.5, 1), (2.0, 3)])
+def test_a_constant_cost_that_terminates(alpha: float, n_step: int) -> None:
     """Nothing follows a termination, no entropy either."""
     going = 0.9 * (1 - 0.2)
-    truth = 2 / (1 - going) - price * 0.7 * going**fold / (1 - going**fold)
-    agent, factory = constant(truth, price=price, fold=fold, reward=-2.0, horizon=None, terminate=0.2)
+    truth = 2 / (1 - going) - alpha * 0.7 * going**n_step / (1 - going**n_step)
+    agent, factory = constant(truth, alpha=alpha, n_step=n_step, reward=-2.0, horizon=None, terminate=0.2)
     found = probe(agent, factory(), num_envs=64).calibration
     assert abs(found.bias) < 1.5 * found.bias_error < 0.4
     assert found.error < 0.1
@@ -328,17 +328,17 @@ def test_past_a_clock_that_goes_on_it_is_c_that_says_the_rest(cls: type[TaskVect
     )
 
 
-@pytest.mark.parametrize("price", [0.0, 0.5])
-def test_a_clock_an_ending_and_entropy_at_once(price: float) -> None:
+@pytest.mark.parametrize("alpha", [0.0, 0.5])
+def test_a_clock_an_ending_and_entropy_at_once(alpha: float) -> None:
     """C says the rest, with its entropy, only of rows that the clock cut off."""
-    truth = 20.0 - price * 0.7 * 0.9 / (1 - 0.9)
-    agent, _ = constant(truth, price=price, reward=-2.0, horizon=7)
+    truth = 20.0 - alpha * 0.7 * 0.9 / (1 - 0.9)
+    agent, _ = constant(truth, alpha=alpha, reward=-2.0, horizon=7)
     found = probe(agent, task_factory(ConstantCost, Stateless, reward=-2.0, horizon=7, discrete=False), within=70)
     assert found.calibration.error < 1e-5
     going = 0.9 * (1 - 0.2)
-    truth = 2 / (1 - going) - price * 0.7 * going / (1 - going)
+    truth = 2 / (1 - going) - alpha * 0.7 * going / (1 - going)
     task = {"reward": -2.0, "terminate": 0.2, "horizon": 7, "discrete": False}
-    agent, _ = constant(truth, price=price, reward=-2.0, horizon=7)
+    agent, _ = constant(truth, alpha=alpha, reward=-2.0, horizon=7)
     found = probe(agent, task_factory(ConstantCost, Stateless, **task), num_envs=64)
     assert abs(found.calibration.bias) < 1.5 * found.calibration.bias_error < 0.4
 
@@ -376,14 +376,16 @@ def test_a_search_is_not_probed_and_says_why(name: str) -> None:
 def test_what_entropy_is_worth_is_in_units_of_cost() -> None:
     env = make("Pendulum-v1", 2)
     spaces = env.single_observation_space, env.single_action_space
-    assert SAC(*spaces, SACConfig(alpha=0.3)).estimates().price == pytest.approx(0.3)
+    assert SAC(*spaces, SACConfig(alpha=0.3)).estimand().alpha == pytest.approx(0.3)
     assert (
-        SAC(*spaces, SACConfig(fold=3)).estimates().fold == CrossQ(*spaces, CrossQConfig(fold=3)).estimates().fold == 3
+        SAC(*spaces, SACConfig(n_step=3)).estimand().n_step
+        == CrossQ(*spaces, CrossQConfig(n_step=3)).estimand().n_step
+        == 3
     )
     reppo = REPPO(*spaces, REPPOConfig(alpha=0.01))
     reppo.unit.largest.fill_(500.0)
-    assert reppo.estimates().price == pytest.approx(0.01 * 100)  # alpha counts in the size of costs
-    assert A2C(*spaces).estimates().price == 0.0
+    assert reppo.estimand().alpha == pytest.approx(0.01 * 100)  # alpha counts in the size of costs
+    assert A2C(*spaces).estimand().alpha == 0.0
     env.close()
 
 
@@ -397,7 +399,7 @@ def test_an_ensemble_is_read_as_the_actor_reads_it() -> None:
     ):
         agent.critic.net.weights[-1].data.normal_(generator=torch.Generator().manual_seed(0))
         x, action = torch.randn(5, 3), torch.rand(5, 1)
-        torch.testing.assert_close(agent.estimates().cost(x, action), read(agent.critic.cost(x, action)))
+        torch.testing.assert_close(agent.estimand().cost(x, action), read(agent.critic.cost(x, action)))
     env.close()
 
 
@@ -405,7 +407,7 @@ def test_td3_goes_on_with_the_noise_of_its_targets() -> None:
     env = make("Pendulum-v1", 2)
     agent = TD3(env.single_observation_space, env.single_action_space, TD3Config(target_noise=0.2, noise_clip=0.3))
     x, noise = torch.randn(4, 3), torch.tensor([[0.0], [1.0], [-1.0], [9.0]])
-    action, entropy = agent.estimates().policy(x, noise)
+    action, entropy = agent.estimand().policy(x, noise)
     torch.testing.assert_close(action - agent.actor(x), torch.tensor([[0.0], [0.2], [-0.2], [0.3]]))
     assert entropy is None
     env.close()
@@ -414,7 +416,7 @@ def test_td3_goes_on_with_the_noise_of_its_targets() -> None:
 def test_a_policy_is_followed_with_its_own_probabilities() -> None:
     env = make("CartPole-v1", 2)
     agent = A2C(env.single_observation_space, env.single_action_space)
-    estimate = estimate_of(agent.critic, agent.actor, 0.9, 0.2)
+    estimate = estimand_of(agent.critic, agent.actor, 0.9, 0.2)
     x = torch.randn(1, 4).expand(4000, 4)
     action, entropy = estimate.policy(x, estimate.noise(4000, generator=torch.Generator().manual_seed(0)))
     assert estimate.probs is not None and entropy is not None
@@ -540,7 +542,7 @@ def test_wrong_arguments_are_one_line(wrong: dict[str, Any], said: str) -> None:
 
 
 def test_it_needs_environments_of_its_own() -> None:
-    with pytest.raises(UserError, match="no remake"):
+    with pytest.raises(UserError, match="no factory"):
         probe(quadratic(quadratic_cost), TaskVectorEnv(OneStepQuadratic, 2))
     with pytest.raises(UserError, match="SimpleNamespace has no C"):
         probe(SimpleNamespace(), Remade(2, cls=Countdown))

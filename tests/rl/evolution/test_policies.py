@@ -9,7 +9,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
-from costgrad.rl.data import host
+from costgrad.rl.data import to_numpy
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.spaces import Codec
 
@@ -44,7 +44,7 @@ def test_each_row_acts_as_the_network_of_its_parameters(action: str, hidden: tup
         with torch.no_grad():
             output = policies.actor.net(policies.norm(torch.from_numpy(obs)))
         theirs = output.tanh() if action == "box" else policies.actor.policy(output).mode()  # type: ignore[operator, union-attr]
-        np.testing.assert_allclose(host(theirs)[i], together[i], rtol=1e-4, atol=1e-6)
+        np.testing.assert_allclose(to_numpy(theirs)[i], together[i], rtol=1e-4, atol=1e-6)
     if action == "box":
         assert np.abs(together).max() <= 1 and len(np.unique(together)) == 10
     else:

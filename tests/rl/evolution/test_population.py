@@ -74,8 +74,8 @@ class Player:
         rows[:, -1] = 0.01 * self.number + np.linspace(-1, 1, self.size)
         self.population.start(rows)
 
-    def begin(self) -> None:
-        self.population.begin()
+    def on_reset(self) -> None:
+        self.population.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
         return self.population.act(obs)

@@ -42,15 +42,15 @@ MUTANTS = [
     Mutant(
         "expectation without a slope",
         "rl/gradients/estimators.py",
-        "return (listed_probs(critic, pi) * _action_costs",
-        "return (listed_probs(critic, pi).detach() * _action_costs",
+        "return (joint_probs(critic, pi) * _action_costs",
+        "return (joint_probs(critic, pi).detach() * _action_costs",
         "rl/gradients/estimators",
     ),
     Mutant(
         "control variate's expectation without a slope",
         "rl/gradients/estimators.py",
-        "(listed_probs(critic, pi) * cost)",
-        "(listed_probs(critic, pi).detach() * cost)",
+        "(joint_probs(critic, pi) * cost)",
+        "(joint_probs(critic, pi).detach() * cost)",
         "rl/gradients/estimators",
     ),
     Mutant(

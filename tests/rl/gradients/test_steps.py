@@ -13,7 +13,7 @@ from torch import Tensor
 
 from costgrad.rl.gradients.by_hand import ActorPass
 from costgrad.rl.gradients.entropy import soft_cost
-from costgrad.rl.gradients.steps import ThroughC, critic_step, deterministic_step, soft_step
+from costgrad.rl.gradients.steps import CriticActionGradient, critic_step, deterministic_step, soft_step
 from costgrad.rl.networks.actor import DeterministicActor, actor_for
 from costgrad.rl.networks.critic import Critic, CriticSpec
 from costgrad.rl.spaces import Codec
@@ -134,7 +134,7 @@ def test_a_deterministic_actors_step_goes_through_the_first_of_c(net: str, head:
 def test_the_slope_in_the_action_is_the_slope_of_finite_differences(net: str) -> None:
     scene = Scene("box", net, "hl_gauss")
     critic, x, action, step = scene.critic, scene.x, scene.action, 1e-6
-    through = ThroughC(critic, x, action)
+    through = CriticActionGradient(critic, x, action)
     of_cost = normal(*through.cost.shape, seed=7)
     slope = through.slope(of_cost)
     for d in range(2):

@@ -93,7 +93,7 @@ MUTANTS = [
     Mutant(
         "discrete actions take normal noise",
         "rl/networks/actor.py",
-        "host(torch.special.log_ndtr(torch.from_numpy(normal)).neg_().log_().neg_())",
+        "to_numpy(torch.special.log_ndtr(torch.from_numpy(normal)).neg_().log_().neg_())",
         "normal",
         "rl/networks/acting",
     ),
@@ -157,15 +157,15 @@ MUTANTS = [
     Mutant(
         "the host keeps old weights",
         "rl/networks/numpy_forward.py",
-        "(host(w), host(b))",
-        "(host(w).copy(), host(b))",
+        "(to_numpy(w), to_numpy(b))",
+        "(to_numpy(w).copy(), to_numpy(b))",
         "rl/networks/numpy_forward",
     ),
     Mutant(
         "the host keeps old statistics",
         "rl/networks/numpy_forward.py",
-        "(host(norm.center), ",
-        "(host(norm.center).copy(), ",
+        "(to_numpy(norm.center), ",
+        "(to_numpy(norm.center).copy(), ",
         "rl/networks/numpy_forward",
     ),
     Mutant(
@@ -206,8 +206,8 @@ MUTANTS = [
     Mutant(
         "spread free of the state on the host",
         "rl/networks/actor.py",
-        "host(self.log_std) + output[",
-        "host(self.log_std) + 0 * output[",
+        "to_numpy(self.log_std) + output[",
+        "to_numpy(self.log_std) + 0 * output[",
         "rl/networks/numpy_forward",
     ),
     # C
@@ -238,7 +238,11 @@ MUTANTS = [
         "rl/networks/heads",
     ),
     Mutant(
-        "reset rows set the scale", "rl/networks/heads.py", "host(weight) > 0", "host(weight) > -1", "rl/networks/heads"
+        "reset rows set the scale",
+        "rl/networks/heads.py",
+        "to_numpy(weight) > 0",
+        "to_numpy(weight) > -1",
+        "rl/networks/heads",
     ),
     Mutant(
         "last layer not rescaled",
@@ -331,7 +335,7 @@ MUTANTS = [
         "acting: noise of uniform choices remembers nothing",
         "rl/networks/acting.py",
         "self._draw(1, rows)[0]",
-        "host(self.actor.noise(rows, generator=self.generator))",
+        "to_numpy(self.actor.noise(rows, generator=self.generator))",
         "rl/networks/acting",
     ),
     # Off-policy

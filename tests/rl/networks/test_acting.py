@@ -79,10 +79,10 @@ def test_fresh_episodes_begin_with_fresh_noise_perhaps_of_another_number() -> No
     before = noise_of(explored(a, 1), a)[-1]
     goes_on = noise_of(explored(a, 1), a)
     assert np.corrcoef(before.ravel(), goes_on[0].ravel())[0, 1] > 0.95
-    a.begin()
+    a.on_reset()
     begun = noise_of(explored(a, 1), a)[0]
     assert abs(np.corrcoef(goes_on[-1].ravel(), begun.ravel())[0, 1]) < 0.15
-    a.begin()
+    a.on_reset()
     assert explored(a, 1, rows=3).shape == (T, 3, 2)
 
 

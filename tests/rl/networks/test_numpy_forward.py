@@ -18,7 +18,7 @@ from costgrad.agents.a2c import A2C, A2CConfig
 from costgrad.rl.data import Step
 from costgrad.rl.networks.actor import CategoricalActor, GaussianActor
 from costgrad.rl.networks.mlp import MLP
-from costgrad.rl.networks.numpy_forward import HostPass
+from costgrad.rl.networks.numpy_forward import NumpyForward
 from costgrad.rl.norm import RunningNorm
 from costgrad.rl.optim import Optimizer, descend
 
@@ -75,7 +75,7 @@ def layers(net: MLP) -> nn.Sequential:
     return nn.Sequential(*made)
 
 
-def gap(host: HostPass, forward: Forward, obs: Tensor) -> float:
+def gap(host: NumpyForward, forward: Forward, obs: Tensor) -> float:
     """The largest difference."""
     ours, theirs = host(obs.numpy()), forward(obs)
     assert isinstance(ours, np.ndarray) and ours.dtype == np.float32 and ours.shape == tuple(theirs.shape)
@@ -90,7 +90,7 @@ def gap(host: HostPass, forward: Forward, obs: Tensor) -> float:
 @pytest.mark.parametrize("activation", MODULES)
 def test_it_is_the_tensors_forward_pass(activation: Any, normalised: bool, layer_norm: bool) -> None:
     net, norm = net_of(5, activation, layer_norm), norm_of(5) if normalised else None
-    host = HostPass(norm, net)
+    host = NumpyForward(norm, net)
     for rows in ROWS:
         obs = 2 + 3 * normal(rows, 5, seed=rows)
         before = obs.clone()
@@ -122,8 +122,8 @@ def test_every_part_shows_in_the_comparison(part: str) -> None:
     """The negative control of the above: what lacks a part is told apart."""
     obs = 2 + 3 * normal(64, 5, seed=3)
     norm, net = without(part)
-    assert gap(HostPass(norm, net), by_torch(norm, net), obs) < 1e-5
-    assert gap(HostPass(norm_of(5), net_of(5)), by_torch(norm, net), obs) > 0.05
+    assert gap(NumpyForward(norm, net), by_torch(norm, net), obs) < 1e-5
+    assert gap(NumpyForward(norm_of(5), net_of(5)), by_torch(norm, net), obs) > 0.05
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
@@ -132,15 +132,15 @@ def test_images_are_normalised_by_channel_and_then_flattened(layer_norm: bool) -
     norm, net = norm_of(*shape), net_of(60, layer_norm=layer_norm)
     for rows in ROWS:
         obs = torch.tensor([0.0, 5.0, -20.0]) + 3 * normal(rows, *shape, seed=rows)
-        assert gap(HostPass(norm, net), by_torch(norm, net), obs) < 1e-5
-        assert gap(HostPass(None, net), by_torch(None, net), obs) < 1e-4  # its inputs are larger
+        assert gap(NumpyForward(norm, net), by_torch(norm, net), obs) < 1e-5
+        assert gap(NumpyForward(None, net), by_torch(None, net), obs) < 1e-4  # its inputs are larger
         flipped = by_torch(norm, net)(obs.flip(-1))  # negative control
-        assert np.abs(HostPass(norm, net)(obs.numpy()) - flipped.numpy()).max() > 0.05
+        assert np.abs(NumpyForward(norm, net)(obs.numpy()) - flipped.numpy()).max() > 0.05
 
 
 def test_a_net_without_hidden_layers_is_affine() -> None:
     net = net_of(5, hidden=())
-    assert gap(HostPass(None, net), by_torch(None, net), normal(7, 5)) < 1e-5
+    assert gap(NumpyForward(None, net), by_torch(None, net), normal(7, 5)) < 1e-5
 
 
 @pytest.mark.parametrize("activation", MODULES)
@@ -150,26 +150,26 @@ def test_huge_and_broken_numbers_pass_as_they_do_in_torch(activation: Any) -> No
         net = net_of(5, activation, layer_norm)
         for size in (1e3, 1e15, torch.inf, torch.nan):
             obs = size * (1 + normal(7, 5).abs())
-            ours, theirs = HostPass(None, net)(obs.numpy()), by_torch(None, net)(obs).numpy()
+            ours, theirs = NumpyForward(None, net)(obs.numpy()), by_torch(None, net)(obs).numpy()
             finite = np.isfinite(theirs)
             assert np.array_equal(np.isfinite(ours), finite)
             largest = np.abs(theirs[finite]).max(initial=1.0)
             np.testing.assert_allclose(ours[finite], theirs[finite], rtol=0, atol=1e-5 * largest)
-        HostPass(None, net)(np.full((2, 5), 1e30, np.float32))  # squares beyond float32
+        NumpyForward(None, net)(np.full((2, 5), 1e30, np.float32))  # squares beyond float32
 
 
 def test_on_another_device_it_is_the_tensors_own_pass() -> None:
     net, norm = net_of(60), norm_of(4, 5, 3)
     obs = 2 + 3 * normal(7, 4, 5, 3)
     for with_norm in (norm, None):
-        host = HostPass(with_norm, net)
+        host = NumpyForward(with_norm, net)
         host.on_cpu = False  # as if
         assert np.array_equal(host(obs.numpy()), by_torch(with_norm, net)(obs).numpy())
 
 
 def test_an_ensemble_is_refused() -> None:
     with pytest.raises(AssertionError, match="single"):
-        HostPass(None, MLP((3, 4, 2), 2, generator=generator()))
+        NumpyForward(None, MLP((3, 4, 2), 2, generator=generator()))
 
 
 # The same memory ------------------------------------------------------------------------------------------------------
@@ -178,7 +178,7 @@ def test_an_ensemble_is_refused() -> None:
 def test_it_follows_steps_loading_and_statistics() -> None:
     net, norm = net_of(5), norm_of(5)
     optimizer = Optimizer(net, lr=0.1)
-    host, obs = HostPass(norm, net), 2 + 3 * normal(7, 5)
+    host, obs = NumpyForward(norm, net), 2 + 3 * normal(7, 5)
     start = deepcopy(net.state_dict()), deepcopy(norm.state_dict())
     first = host(obs.numpy())
 
@@ -194,7 +194,7 @@ def test_it_follows_steps_loading_and_statistics() -> None:
 
 def test_a_copy_follows_the_copied_net() -> None:
     net, norm = net_of(5), norm_of(5)
-    ours = {"host": HostPass(norm, net), "net": net, "norm": norm}
+    ours = {"host": NumpyForward(norm, net), "net": net, "norm": norm}
     obs = normal(7, 5)
     for theirs in (deepcopy(ours), pickle.loads(pickle.dumps(ours))):
         before = ours["host"](obs.numpy())
@@ -238,9 +238,9 @@ def mode_by_torch(agent: A2C, obs: np.ndarray) -> np.ndarray:
 def mode_by_host(agent: A2C, obs: np.ndarray, monkeypatch: pytest.MonkeyPatch) -> np.ndarray:
     """The same from what the agent itself does to act: its logits, or its action."""
     outputs = []
-    call = HostPass.__call__
+    call = NumpyForward.__call__
     with monkeypatch.context() as patch:
-        patch.setattr(HostPass, "__call__", lambda self, obs: outputs.append(call(self, obs)) or outputs[-1])
+        patch.setattr(NumpyForward, "__call__", lambda self, obs: outputs.append(call(self, obs)) or outputs[-1])
         action = agent.act(obs, explore=False)
     assert len(outputs) == 1
     if agent.codec.discrete:
@@ -303,7 +303,7 @@ def test_acting_is_the_distributions_sample_and_action_or_their_mode() -> None:
                 pi = actor(obs)
                 drawn, mode = pi.sample(noise), pi.mode()
                 expected = (drawn, pi.action(drawn)), (mode, pi.action(mode))
-            output = HostPass(None, actor.net)(obs.numpy())
+            output = NumpyForward(None, actor.net)(obs.numpy())
             got = actor.act(output, noise.numpy()), actor.act(output, None)
             for ours, theirs in zip((*got[0], *got[1]), (*expected[0], *expected[1]), strict=True):
                 assert ours.dtype == theirs.numpy().dtype and ours.shape == tuple(theirs.shape)

@@ -98,7 +98,7 @@ class SeedRecorder(Remade):
         self.log.append((self.num_envs, seed))
         return super().reset(seed=seed, options=options)
 
-    def remake(self, num_envs: int, seed: int, render_mode: str | None = None) -> VectorEnv:
+    def factory(self, num_envs: int, seed: int, render_mode: str | None = None) -> VectorEnv:
         return SeedRecorder(num_envs, seed, render_mode)
 
 
@@ -138,7 +138,7 @@ def test_an_environment_that_cannot_be_made_again(capsys: Any) -> None:
     assert len(result.evaluations) == 1 and len(result.evaluation.returns) == 4  # at the end, in the same one
 
     class Refusing(Remade):
-        def remake(self, num_envs: int, seed: int, render_mode: str | None = None) -> VectorEnv:
+        def factory(self, num_envs: int, seed: int, render_mode: str | None = None) -> VectorEnv:
             raise ValueError("it is the only one")
 
     env = Refusing(2)
