@@ -9,7 +9,6 @@ The file reads in the order in which the data flows: act, observe, update of C, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -31,13 +30,13 @@ from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import Optimizer, descend
 from costgrad.rl.returns import lambda_return
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 DIAGNOSE_EVERY = 8  # updates between two that report how well C knew the returns, which costs extra
 
 
-@dataclass(frozen=True)
+@settings
 class A2CConfig:
     """Settings of A2C; every one is a flag of scripts/train.py."""
 
@@ -57,11 +56,11 @@ class A2CConfig:
     """How often C sees each rollout."""
     critic_warmup: int = 2000
     """Environment steps at the start from which C alone learns: its first gradients are worth nothing."""
-    minibatch: int = 128
+    batch_size: int = 128
     """Rows of a minibatch of C; one to two times the number of bins."""
-    entropy_coef: float = 0.01
+    ent_coef: float = 0.01
     """Weight of the entropy bonus, in units of the advantage's running size."""
-    clip_norm: float = 0.5
+    max_grad_norm: float = 0.5
     """Length that gradients are cut to; 0 leaves them."""
     decay_steps: int = 0
     """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
@@ -77,7 +76,7 @@ class A2CConfig:
     """C as one number, or as a distribution over cost bins trained with cross-entropy."""
     bins: int = 101
     """Cost bins of hl_gauss."""
-    ensemble: int = 1
+    n_critics: int = 1
     """Critics in C; the actor follows their mean."""
     hidden: tuple[int, ...] = (64, 64)
     """Widths of the hidden layers of actor and C."""
@@ -95,10 +94,6 @@ class A2CConfig:
     """How much of a step's noise the next step keeps; long swings find what jitter does not."""
     action_samples: int = 4
     """Fresh actions a state that an expectation over continuous actions is taken from."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
 
 
 class Rows(NamedTuple):
@@ -163,7 +158,7 @@ class A2C:
         self.critic = Critic(spec, start).to(device)
         actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
         self.actor = actor.to(device)
-        penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
+        penalties = (c.max_grad_norm, c.l2, c.l1, c.decay_steps)
         self.critic_optimizer = Optimizer(self.critic, c.optimizer, c.critic_lr, *penalties)
         self.actor_optimizer = Optimizer(self.actor, c.optimizer, c.actor_lr, *penalties)
         norm = self.critic.obs_norm if c.normalize_obs else None
@@ -231,7 +226,7 @@ class A2C:
         """Trains C on the returns, in shuffled minibatches, several times over."""
         metrics = self.critic.adapt(row.returns, row.weight)
         for _ in range(self.config.critic_passes):
-            for batch in minibatches(row, self.config.minibatch, self.acting.generator):
+            for batch in minibatches(row, self.config.batch_size, self.acting.generator):
                 action = None if self.critic.spec.action == "none" else batch.action
                 masks = self.critic.net.dropout_masks(len(batch.x), self.acting.generator)
                 loss = self.critic.loss(batch.x, action, batch.returns, batch.weight, masks)
@@ -245,8 +240,8 @@ class A2C:
         # In units of the advantage's size the entropy bonus means the same whatever the environment counts in.
         unit = row.weight / (self.advantage_square**0.5 + 1e-8)
         loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row) @ unit
-        if self.config.entropy_coef:
-            loss = loss - self.config.entropy_coef * (pi.entropy(fresh) @ row.weight)
+        if self.config.ent_coef:
+            loss = loss - self.config.ent_coef * (pi.entropy(fresh) @ row.weight)
         metrics = self._diagnose(row, pi, fresh) if self.updates % DIAGNOSE_EVERY == 0 else {}
         norm = descend(self.actor_optimizer, loss)
         return metrics | {"actor_loss": loss.detach(), "actor_grad_norm": norm}

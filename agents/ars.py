@@ -8,7 +8,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,13 +25,13 @@ from costgrad.rl.evolution.search import cheapest_pairs, directions, mirrored, p
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import annealed
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 TINY = 1e-8  # where all costs are alike, there is no direction to go
 
 
-@dataclass(frozen=True)
+@settings
 class ARSConfig:
     """Settings of ARS; every one is a flag of scripts/train.py."""
 
@@ -42,7 +41,7 @@ class ARSConfig:
     """Pairs of these that count: those with the cheapest candidates."""
     sigma: float = 0.05
     """How far a candidate stands from the centre, in each parameter."""
-    lr: float = 0.02
+    learning_rate: float = 0.02
     """Step along the mean direction, in units of the costs' deviation."""
     decay_steps: int = 0
     """Environment steps over which the learning rate falls linearly to 0; 0 keeps it."""
@@ -55,9 +54,8 @@ class ARSConfig:
     activation: Activation = "tanh"
     """Between the layers."""
 
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
+    def check(self) -> None:
+        """Raises UserError where settings do not fit one another."""
         if self.top > self.directions:
             raise UserError(f"top must be at most directions, {self.directions}, got {self.top}")
 
@@ -120,7 +118,7 @@ class ARS:
         top = cheapest_pairs(plus, minus, c.top)
         plus, minus, noise = plus[top], minus[top], directions(self.population.candidates, c.sigma)[top]
         deviation = np.concatenate((plus, minus)).std() + TINY
-        step = np.float32(annealed(c.lr, self.steps, c.decay_steps) / deviation) * slope(plus, minus, noise)
+        step = np.float32(annealed(c.learning_rate, self.steps, c.decay_steps) / deviation) * slope(plus, minus, noise)
         self.policies.move(self.policies.center - step)
         self.updates += 1
         metrics = {**self.population.metrics, "step_norm": torch.tensor(float(np.linalg.norm(step)))}

@@ -8,7 +8,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,11 @@ from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
-@dataclass(frozen=True)
+@settings
 class CMAESConfig:
     """Settings of CMA-ES; every one is a flag of scripts/train.py."""
 
@@ -47,9 +46,8 @@ class CMAESConfig:
     activation: Activation = "tanh"
     """Between the layers."""
 
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
+    def check(self) -> None:
+        """Raises UserError where settings do not fit one another."""
         if 0 < self.candidates < 4:
             raise UserError(f"candidates must be 0 or at least 4, got {self.candidates}")
 

@@ -11,7 +11,6 @@ The file reads in the order in which the data flows: act, observe, update of C, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -39,13 +38,13 @@ from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import Optimizer
 from costgrad.rl.returns import td_target
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 ADAPT = 20  # updates of C between two looks at the scale of its targets
 
 
-@dataclass(frozen=True)
+@settings
 class CrossQConfig:
     """Settings of CrossQ; every one is a flag of scripts/train.py."""
 
@@ -53,11 +52,11 @@ class CrossQConfig:
     """Discount of the cost of each further step."""
     n_step: int = 1
     """Steps that a transition spans (n of n-step returns); entropy is counted where it ends."""
-    capacity: int = 1_000_000
+    buffer_size: int = 1_000_000
     """Transitions that are kept."""
     hindsight: int = 0
     """Rows that get a goal reached later on for each that keeps its own (4 is usual); 0 relabels none."""
-    batch: int = 128
+    batch_size: int = 128
     """Rows of a batch."""
     learning_starts: int = 5_000
     """Environment steps of uniform actions before learning."""
@@ -75,7 +74,7 @@ class CrossQConfig:
     """C as a distribution over cost bins trained with cross-entropy, or as one number."""
     bins: int = 101
     """Cost bins of hl_gauss."""
-    critics: int = 2
+    n_critics: int = 2
     """In C; a target takes the dearest."""
     alpha: float = 1.0
     """Initial temperature: what a nat of entropy is worth, in units of cost."""
@@ -97,10 +96,6 @@ class CrossQConfig:
     """Widths of the hidden layers of actor and C."""
     activation: Activation = "relu"
     """Between the layers of actor and C."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
 
 
 class CrossQ:
@@ -129,7 +124,7 @@ class CrossQ:
         self.codec = Codec(observation_space, action_space, device)
         weights, acting, draw = spawn_seeds(seed, 3)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
-        spec = CriticSpec.of(self.codec, c, ensemble=c.critics, batch_norm=True)
+        spec = CriticSpec.of(self.codec, c, ensemble=c.n_critics, batch_norm=True)
         if spec.action == "one_hot":
             raise UserError(
                 f"CrossQ takes up to {MAX_JOINT_ACTIONS} combinations of choices, {action_space} has more: "
@@ -147,7 +142,7 @@ class CrossQ:
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
-        self.memory = Replay(c.capacity, c.gamma, c.n_step, draw, hindsight=self.hindsight)
+        self.memory = Replay(c.buffer_size, c.gamma, c.n_step, draw, hindsight=self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"temperature": self.temperature, "temperature_optimizer": self.temperature_optimizer}
         self.parts["extremes"] = self.extremes
@@ -186,7 +181,7 @@ class CrossQ:
         self.actor_optimizer.anneal(self.steps)
         while self.updates_due >= 1:
             self.updates_due -= 1
-            batch = self.critic.prepared(self.memory.sample(self.config.batch))
+            batch = self.critic.prepared(self.memory.sample(self.config.batch_size))
             metrics |= self._update_critic(batch)
             self.updates += 1
             if self.updates % self.config.policy_delay == 0:

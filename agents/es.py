@@ -8,7 +8,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +24,11 @@ from costgrad.rl.evolution.search import centered_ranks, directions, mirrored, p
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import Optimizer
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
-@dataclass(frozen=True)
+@settings
 class ESConfig:
     """Settings of ES; every one is a flag of scripts/train.py."""
 
@@ -37,7 +36,7 @@ class ESConfig:
     """Mirrored pairs of a generation."""
     sigma: float = 0.1
     """How far a candidate stands from the centre, in each parameter."""
-    lr: float = 0.05
+    learning_rate: float = 0.05
     """Learning rate of Adam."""
     decay_steps: int = 0
     """Environment steps over which the learning rate falls linearly to 0; 0 keeps it."""
@@ -53,10 +52,6 @@ class ESConfig:
     """Widths of the hidden layers; none is a linear policy."""
     activation: Activation = "tanh"
     """Between the layers."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
 
 
 class ES:
@@ -89,7 +84,9 @@ class ES:
         self.population = Population(self.policies, c.episodes, noise)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.policies, "population": self.population}
         self.steps = self.updates = 0
-        self.optimizer = Optimizer(self.policies.actor, "adam", c.lr, l2=c.l2, decay_steps=c.decay_steps, beta1=c.beta1)
+        self.optimizer = Optimizer(
+            self.policies.actor, "adam", c.learning_rate, l2=c.l2, decay_steps=c.decay_steps, beta1=c.beta1
+        )
         self.parts["optimizer"] = self.optimizer
         self._ask()
 

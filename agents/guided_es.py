@@ -9,7 +9,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,11 +31,11 @@ from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import Optimizer, Target, annealed, descend
 from costgrad.rl.returns import td_target
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
-@dataclass(frozen=True)
+@settings
 class GuidedESConfig:
     """Settings of guided ES; every one is a flag of scripts/train.py."""
 
@@ -48,17 +47,17 @@ class GuidedESConfig:
     """Share of the noise that goes everywhere, alpha; the rest goes along C's gradients. 1 is without C."""
     subspace: int = 4
     """C's gradients that span the rest: those of so many generations."""
-    lr: float = 0.1
+    learning_rate: float = 0.1
     """Step along the slope of the costs' ranks."""
     decay_steps: int = 0
     """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
     gamma: float = 0.99
     """Discount of C's cost of each further step; candidates are compared without."""
-    capacity: int = 1_000_000
+    buffer_size: int = 1_000_000
     """Transitions that C learns from."""
-    batch: int = 128
+    batch_size: int = 128
     """Rows of a batch of C."""
-    guide_batch: int = 1_024
+    guide_batch_size: int = 1_024
     """States that the guiding gradient is the mean over."""
     learning_starts: int = 1_000
     """Environment steps before C learns and guides."""
@@ -66,7 +65,7 @@ class GuidedESConfig:
     """Updates of C an environment step."""
     critic_lr: float = 1e-3
     """Learning rate of C."""
-    critics: int = 2
+    n_critics: int = 2
     """In C; a target takes the dearest."""
     critic_hidden: tuple[int, ...] = (64, 64)
     """Widths of C's hidden layers."""
@@ -80,10 +79,6 @@ class GuidedESConfig:
     """Widths of the policy's hidden layers; none is a linear policy."""
     activation: Activation = "tanh"
     """Between the layers of policy and C."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
 
 
 class GuidedES:
@@ -114,7 +109,7 @@ class GuidedES:
         self.policies = Policies(self.codec, c.hidden, c.activation, c.normalize_obs, weights)
         self.actor = self.policies.actor  # the centre's network
         self.population = Population(self.policies, c.episodes, noise)
-        spec = CriticSpec.of(self.codec, c, hidden=c.critic_hidden, ensemble=c.critics, head="regression")
+        spec = CriticSpec.of(self.codec, c, hidden=c.critic_hidden, ensemble=c.n_critics, head="regression")
         if spec.action == "one_hot":
             raise UserError(
                 f"GuidedES takes up to {MAX_JOINT_ACTIONS} combinations of choices, {action_space} has more: ES does"
@@ -122,7 +117,7 @@ class GuidedES:
         self.critic = Critic(spec, torch.Generator().manual_seed(start))
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, decay_steps=c.decay_steps)
         self.target_critic = Target(self.critic, self.critic_optimizer, c.tau)
-        self.memory = Replay(c.capacity, c.gamma, seed=draw)
+        self.memory = Replay(c.buffer_size, c.gamma, seed=draw)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.policies, "population": self.population}
         self.parts |= {"critic": self.critic, "target_critic": self.target_critic, "memory": self.memory}
         self.parts["critic_optimizer"] = self.critic_optimizer
@@ -166,12 +161,12 @@ class GuidedES:
         self.critic_optimizer.anneal(self.steps)
         while self.updates_due >= 1:
             self.updates_due -= 1
-            metrics |= self._update_critic(self.memory.sample(self.config.batch))
+            metrics |= self._update_critic(self.memory.sample(self.config.batch_size))
         if not self.population.done:
             return metrics
         c, (plus, minus) = self.config, pairs(centered_ranks(self.population.cost))
         gradient = slope(plus, minus, directions(self.population.candidates, c.sigma))
-        step = np.float32(annealed(c.lr, self.steps, c.decay_steps)) * gradient
+        step = np.float32(annealed(c.learning_rate, self.steps, c.decay_steps)) * gradient
         self.policies.move(self.policies.center - step)
         self.updates += 1
         metrics |= {**self.population.metrics, "step_norm": torch.tensor(float(np.linalg.norm(step)))}
@@ -203,7 +198,7 @@ class GuidedES:
 
     def _guide(self, estimate: Tensor) -> dict[str, Tensor]:
         """Puts the centre's gradient through C into the ring; its cosine with the slope of the costs."""
-        actor, batch = self.policies.actor, self.memory.sample(self.config.guide_batch)
+        actor, batch = self.policies.actor, self.memory.sample(self.config.guide_batch_size)
         x, output = self.critic.features(batch.obs), self.actor_output(batch.obs)
         if isinstance(actor, CategoricalActor):  # the likeliest choice has no gradient: softmax of the same output has
             cost = expected_cost(self.critic, x, actor.policy(output), None)

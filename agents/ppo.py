@@ -8,7 +8,6 @@ The file reads in the order in which the data flows: act, observe, and one updat
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -30,11 +29,11 @@ from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import Optimizer
 from costgrad.rl.returns import lambda_return
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
-@dataclass(frozen=True)
+@settings
 class PPOConfig:
     """Settings of PPO; every one is a flag of scripts/train.py."""
 
@@ -42,25 +41,25 @@ class PPOConfig:
     """Steps of each environment between two updates."""
     epochs: int = 4
     """Passes over each rollout."""
-    minibatch: int = 256
+    batch_size: int = 256
     """Rows of a minibatch."""
     gamma: float = 0.99
     """Discount of the cost of each further step."""
     gae_lambda: float = 0.95
     """Of the advantage (1506.02438): 0 trusts C after one step, 1 trusts only the costs seen."""
-    lr: float = 1e-3
+    learning_rate: float = 1e-3
     """Learning rate of actor and C."""
-    clip: float = 0.2
+    clip_range: float = 0.2
     """How far a probability ratio may move from 1 before its gradient ends."""
-    value_clip: float = 0.0
+    clip_range_vf: float = 0.0
     """How far C may move in a rollout, in units of its scale; 0 lets it. Only for the regression head."""
-    value_coef: float = 0.5
+    vf_coef: float = 0.5
     """Weight of C's loss."""
-    entropy_coef: float = 0.01
+    ent_coef: float = 0.01
     """Weight of the entropy bonus; advantages have size 1."""
     target_kl: float = 0.0
     """Ends an update after the pass in which KL(pi_old||pi) exceeds 1.5 times this, in nats; 0 never does."""
-    clip_norm: float = 0.5
+    max_grad_norm: float = 0.5
     """Length that gradients are cut to; 0 leaves them."""
     decay_steps: int = 0
     """Environment steps over which the learning rate falls linearly to 0; 0 keeps it."""
@@ -86,10 +85,6 @@ class PPOConfig:
     """Let the spread depend on the state."""
     noise_correlation: float = 0.0
     """How much of a step's noise the next step keeps; long swings find what jitter does not."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
 
 
 class Rows(NamedTuple):
@@ -145,7 +140,7 @@ class PPO:
         actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
         self.actor = actor.to(device)
         both = nn.ModuleDict({"actor": self.actor, "critic": self.critic})
-        self.optimizer = Optimizer(both, "adam", c.lr, c.clip_norm, c.l2, c.l1, c.decay_steps)
+        self.optimizer = Optimizer(both, "adam", c.learning_rate, c.max_grad_norm, c.l2, c.l1, c.decay_steps)
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
@@ -180,7 +175,7 @@ class PPO:
         returns, value = map(self.critic.cost_scale.scaled, (rows.returns, rows.value))
         rows = rows._replace(returns=returns, value=value)
         for _ in range(self.config.epochs):
-            batches = list(minibatches(rows, self.config.minibatch, self.acting.generator))
+            batches = list(minibatches(rows, self.config.batch_size, self.acting.generator))
             log_ratio, actor_loss, critic_loss, norm = zip(*map(self._learn, batches), strict=True)
             ratio, share = torch.cat(log_ratio), torch.cat([batch.share for batch in batches])
             # The mean of r - 1 - log r over what pi_old did is KL(pi_old||pi), and never negative.
@@ -214,12 +209,12 @@ class PPO:
         c, weight = self.config, batch.weight
         actor, critic = ActorPass(self.actor, batch.x), Pass(self.critic.net, batch.x)
         log_ratio = actor.pi.log_prob(batch.sample) - batch.log_prob
-        actor_loss, slope = clipped_score(log_ratio, batch.advantage, c.clip)
-        bonus = -c.entropy_coef * weight if c.entropy_coef else None
+        actor_loss, slope = clipped_score(log_ratio, batch.advantage, c.clip_range)
+        bonus = -c.ent_coef * weight if c.ent_coef else None
         fresh = None if bonus is None else self.acting.sample_actions(actor.pi, len(weight))
         of_actor = actor.gradient(batch.sample, slope * weight, bonus, fresh)
-        critic_loss, slope = self.critic.head.loss_and_slope(critic.output, batch.returns, batch.value, c.value_clip)
-        of_critic = critic.gradient(slope * (c.value_coef * weight).unsqueeze(-1))
+        critic_loss, slope = self.critic.head.loss_and_slope(critic.output, batch.returns, batch.value, c.clip_range_vf)
+        of_critic = critic.gradient(slope * (c.vf_coef * weight).unsqueeze(-1))
         return Learnt(log_ratio, actor_loss, critic_loss, self.optimizer.apply((*of_actor, *of_critic)))
 
     def estimand(self) -> Estimand:

@@ -8,7 +8,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +22,11 @@ from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
-@dataclass(frozen=True)
+@settings
 class RandomSearchConfig:
     """Settings of random search; every one is a flag of scripts/train.py."""
 
@@ -45,10 +44,6 @@ class RandomSearchConfig:
     """Widths of the hidden layers; none is a linear policy."""
     activation: Activation = "tanh"
     """Between the layers."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
 
 
 class RandomSearch:

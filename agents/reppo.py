@@ -10,7 +10,6 @@ The file reads in the order in which the data flows: act, observe, update of C, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -33,11 +32,11 @@ from costgrad.rl.norm import CostUnit
 from costgrad.rl.optim import Optimizer, descend
 from costgrad.rl.returns import lambda_return
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
-@dataclass(frozen=True)
+@settings
 class REPPOConfig:
     """Settings of REPPO; every one is a flag of scripts/train.py."""
 
@@ -45,7 +44,7 @@ class REPPOConfig:
     """Steps of each environment between two updates."""
     epochs: int = 8
     """Passes over each rollout."""
-    minibatch: int = 128
+    batch_size: int = 128
     """Rows of a minibatch."""
     gamma: float = 0.99
     """Discount of the cost of each further step."""
@@ -67,7 +66,7 @@ class REPPOConfig:
     """Initial temperature: what a nat of entropy is worth, in units of the size of discounted costs."""
     beta: float = 0.01
     """Initial weight of the pull back."""
-    clip_norm: float = 0.5
+    max_grad_norm: float = 0.5
     """Length that gradients are cut to; 0 leaves them."""
     decay_steps: int = 0
     """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
@@ -95,10 +94,6 @@ class REPPOConfig:
     """Let the spread depend on the state."""
     noise_correlation: float = 0.0
     """How much of a step's noise the next step keeps; long swings find what jitter does not."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
 
 
 class Rows(NamedTuple):
@@ -187,7 +182,7 @@ class REPPO:
         self.actor = actor.to(device)
         self.multipliers = Multipliers(c.alpha, c.beta, c.multiplier_lr).to(device)
         self.unit = CostUnit()  # of alpha and of the actor's loss; on the host, where costs come from
-        penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
+        penalties = (c.max_grad_norm, c.l2, c.l1, c.decay_steps)
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
         most = sum(math.log(n) for n in self.codec.choices) if self.codec.discrete else -self.codec.action_size
@@ -228,7 +223,7 @@ class REPPO:
         rows = self._targets(rollout)
         metrics = self.critic.adapt(rows.returns, rows.weight)
         for _ in range(self.config.epochs):
-            for batch in minibatches(rows, self.config.minibatch, self.acting.generator):
+            for batch in minibatches(rows, self.config.batch_size, self.acting.generator):
                 metrics |= self._update_critic(batch)
                 if warm:
                     metrics |= self._update_actor(batch)

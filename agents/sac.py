@@ -10,7 +10,6 @@ The file reads in the order in which the data flows: act, observe, update of C, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +34,11 @@ from costgrad.rl.networks.mlp import Activation, Init
 from costgrad.rl.optim import Optimizer, Target
 from costgrad.rl.returns import td_target
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
-@dataclass(frozen=True)
+@settings
 class SACConfig:
     """Settings of SAC; every one is a flag of scripts/train.py."""
 
@@ -47,15 +46,15 @@ class SACConfig:
     """Discount of the cost of each further step."""
     n_step: int = 1
     """Steps that a transition spans (n of n-step returns); entropy is counted where it ends."""
-    capacity: int = 1_000_000
+    buffer_size: int = 1_000_000
     """Transitions that are kept."""
-    priority: float = 0.0
+    per_alpha: float = 0.0
     """Rows are drawn in proportion to C's error on them to this power (0.6 is usual); 0 draws all alike."""
-    priority_correction: float = 0.4
+    per_beta: float = 0.4
     """How much of the bias of unequal chances is taken back, from 0 to 1."""
     hindsight: int = 0
     """Rows that get a goal reached later on for each that keeps its own (4 is usual); 0 relabels none."""
-    batch: int = 256
+    batch_size: int = 256
     """Rows of a batch."""
     learning_starts: int = 10_000
     """Environment steps of uniform actions before learning."""
@@ -67,7 +66,7 @@ class SACConfig:
     """Learning rate of C."""
     tau: float = 0.005
     """Share of the way that a target goes in a step."""
-    critics: int = 2
+    n_critics: int = 2
     """In C; a target takes the dearest."""
     alpha: float = 1.0
     """Initial temperature: what a nat of entropy is worth, in units of cost."""
@@ -77,7 +76,7 @@ class SACConfig:
     """What the temperature holds: minus this a dimension of a box, half of this share of log n for n actions."""
     noise_correlation: float = 0.0
     """How much of a step's noise the next step keeps; long swings find what jitter does not."""
-    clip_norm: float = 0.0
+    max_grad_norm: float = 0.0
     """Length that gradients are cut to; 0 leaves them."""
     decay_steps: int = 0
     """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
@@ -97,10 +96,6 @@ class SACConfig:
     """Initial weights of actor and C: within 1 / sqrt(inputs) of 0, or orthogonal and 2.4 times as large."""
     layer_norm: bool = False
     """Layer normalisation in actor and C."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
 
 
 class SAC:
@@ -129,7 +124,7 @@ class SAC:
         self.codec = Codec(observation_space, action_space, device)
         weights, acting, draw = spawn_seeds(seed, 3)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
-        spec = CriticSpec.of(self.codec, c, ensemble=c.critics, head="regression")
+        spec = CriticSpec.of(self.codec, c, ensemble=c.n_critics, head="regression")
         self.critic = Critic(spec, start).to(device)
         if spec.action == "one_hot":
             raise UserError(
@@ -140,7 +135,7 @@ class SAC:
         self.actor = actor.to(device)
         most = sum(math.log(n) for n in self.codec.choices) / 2 if self.codec.discrete else -self.codec.action_size
         self.temperature = Temperature(c.alpha, c.entropy_target * most).to(device)
-        penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
+        penalties = (c.max_grad_norm, c.l2, c.l1, c.decay_steps)
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
         self.target_critic = Target(self.critic, self.critic_optimizer, c.tau)
@@ -148,7 +143,7 @@ class SAC:
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
-        self.memory = Replay(c.capacity, c.gamma, c.n_step, draw, c.priority, c.priority_correction, self.hindsight)
+        self.memory = Replay(c.buffer_size, c.gamma, c.n_step, draw, c.per_alpha, c.per_beta, self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"target_critic": self.target_critic, "temperature": self.temperature}
         self.parts["temperature_optimizer"] = self.temperature_optimizer
@@ -188,7 +183,7 @@ class SAC:
         while self.updates_due >= 1:
             self.updates_due -= 1
             self.updates += 1
-            batch = self.critic.prepared(self.memory.sample(self.config.batch))
+            batch = self.critic.prepared(self.memory.sample(self.config.batch_size))
             metrics |= self._update_critic(batch)
             metrics |= self._update_actor(batch)
             self.target_critic.soft_update()
@@ -208,7 +203,7 @@ class SAC:
         into = self.critic_optimizer.slots
         losses, gradient = critic_step(self.critic, batch.obs, batch.action, target, batch.weight, masks, into)
         norm = self.critic_optimizer.apply(gradient)
-        self.memory.prioritise(batch.indices, losses / self.config.critics)
+        self.memory.prioritise(batch.indices, losses / self.config.n_critics)
         return {"critic_loss": losses @ batch.weight, "critic_grad_norm": norm}
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:

@@ -8,7 +8,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +23,11 @@ from costgrad.rl.evolution.population import Population
 from costgrad.rl.evolution.search import directions, mirrored, pairs, slope
 from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
-@dataclass(frozen=True)
+@settings
 class SPSAConfig:
     """Settings of SPSA; every one is a flag of scripts/train.py."""
 
@@ -48,10 +47,6 @@ class SPSAConfig:
     """Widths of the hidden layers; none is a linear policy."""
     activation: Activation = "tanh"
     """Between the layers."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
 
 
 class SPSA:

@@ -10,7 +10,6 @@ The file reads in the order in which the data flows: act, observe, update of C, 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,11 +32,11 @@ from costgrad.rl.networks.mlp import Activation, Init
 from costgrad.rl.optim import Optimizer, Target
 from costgrad.rl.returns import td_target
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
-@dataclass(frozen=True)
+@settings
 class TD3Config:
     """Settings of TD3; every one is a flag of scripts/train.py."""
 
@@ -45,15 +44,15 @@ class TD3Config:
     """Discount of the cost of each further step."""
     n_step: int = 1
     """Steps that a transition spans (n of n-step returns)."""
-    capacity: int = 1_000_000
+    buffer_size: int = 1_000_000
     """Transitions that are kept."""
-    priority: float = 0.0
+    per_alpha: float = 0.0
     """Rows are drawn in proportion to C's error on them to this power (0.6 is usual); 0 draws all alike."""
-    priority_correction: float = 0.4
+    per_beta: float = 0.4
     """How much of the bias of unequal chances is taken back, from 0 to 1."""
     hindsight: int = 0
     """Rows that get a goal reached later on for each that keeps its own (4 is usual); 0 relabels none."""
-    batch: int = 256
+    batch_size: int = 256
     """Rows of a batch."""
     learning_starts: int = 10_000
     """Environment steps of uniform actions before learning."""
@@ -67,17 +66,17 @@ class TD3Config:
     """Learning rate of C."""
     tau: float = 0.005
     """Share of the way that a target goes in a step."""
-    critics: int = 2
+    n_critics: int = 2
     """In C; a target takes the dearest."""
-    noise: float = 0.1
+    exploration_noise: float = 0.1
     """Deviation of the exploration; an action reaches from -1 to 1."""
-    target_noise: float = 0.2
+    target_policy_noise: float = 0.2
     """Deviation of the noise on the target's action."""
-    noise_clip: float = 0.5
+    target_noise_clip: float = 0.5
     """Largest noise on the target's action."""
     noise_correlation: float = 0.0
     """How much of a step's noise the next step keeps; long swings find what jitter does not."""
-    clip_norm: float = 0.0
+    max_grad_norm: float = 0.0
     """Length that gradients are cut to; 0 leaves them."""
     decay_steps: int = 0
     """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
@@ -97,10 +96,6 @@ class TD3Config:
     """Initial weights of actor and C: within 1 / sqrt(inputs) of 0, or orthogonal and 2.4 times as large."""
     layer_norm: bool = False
     """Layer normalisation in actor and C."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
 
 
 class TD3:
@@ -131,11 +126,11 @@ class TD3:
             raise UserError(f"TD3 acts in a bounded Box, not in {action_space}: SAC, PPO, REPPO and A2C take that")
         weights, acting, draw = spawn_seeds(seed, 3)
         start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
-        spec = CriticSpec.of(self.codec, c, ensemble=c.critics, head="regression")
+        spec = CriticSpec.of(self.codec, c, ensemble=c.n_critics, head="regression")
         self.critic = Critic(spec, start).to(device)
         shape = (math.prod(self.codec.obs_shape), self.codec.action_size, c.hidden, c.activation, c.layer_norm)
-        self.actor = DeterministicActor(*shape, c.noise, start, c.init).to(device)
-        penalties = (c.clip_norm, c.l2, c.l1, c.decay_steps)
+        self.actor = DeterministicActor(*shape, c.exploration_noise, start, c.init).to(device)
+        penalties = (c.max_grad_norm, c.l2, c.l1, c.decay_steps)
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, *penalties)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
         self.target_critic = Target(self.critic, self.critic_optimizer, c.tau)
@@ -143,7 +138,7 @@ class TD3:
         norm = self.critic.obs_norm if c.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
-        self.memory = Replay(c.capacity, c.gamma, c.n_step, draw, c.priority, c.priority_correction, self.hindsight)
+        self.memory = Replay(c.buffer_size, c.gamma, c.n_step, draw, c.per_alpha, c.per_beta, self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"target_actor": self.target_actor, "target_critic": self.target_critic}
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
@@ -182,7 +177,7 @@ class TD3:
         while self.updates_due >= 1:
             self.updates_due -= 1
             self.updates += 1
-            batch = self.critic.prepared(self.memory.sample(self.config.batch))
+            batch = self.critic.prepared(self.memory.sample(self.config.batch_size))
             metrics |= self._update_critic(batch)
             if self.updates % self.config.policy_delay == 0:
                 metrics |= self._update_actor(batch)
@@ -199,7 +194,7 @@ class TD3:
         into = self.critic_optimizer.slots
         losses, gradient = critic_step(self.critic, batch.obs, batch.action, target, batch.weight, masks, into)
         norm = self.critic_optimizer.apply(gradient)
-        self.memory.prioritise(batch.indices, losses / self.config.critics)
+        self.memory.prioritise(batch.indices, losses / self.config.n_critics)
         return {"critic_loss": losses @ batch.weight, "critic_grad_norm": norm}
 
     def target_cost(self, x: Tensor, noise: Tensor) -> Tensor:
@@ -211,7 +206,7 @@ class TD3:
     def smoothed(self, actor: DeterministicActor, x: Tensor, noise: Tensor) -> Tensor:
         """An actor's action with clipped noise on it: [B, F], [B, A] -> [B, A]."""
         c = self.config
-        near = (c.target_noise * noise).clamp(-c.noise_clip, c.noise_clip)
+        near = (c.target_policy_noise * noise).clamp(-c.target_noise_clip, c.target_noise_clip)
         return (actor(x) + near).clamp(-1, 1)
 
     def _update_actor(self, batch: Batch) -> dict[str, Tensor]:

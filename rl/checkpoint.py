@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -21,6 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from costgrad.rl.errors import UserError
+from costgrad.rl.settings import current_names
 from costgrad.rl.spaces import space_from_json, space_to_json
 
 FORMAT, VERSION = "costgrad checkpoint", 2
@@ -177,13 +179,15 @@ def load_agent(
     _check_name(path, meta, cls.__name__.lower())
     known = {field.name for field in fields(config_cls)}
     try:
-        saved: dict[str, Any] = dict(meta["config"])
+        saved, lines = current_names(config_cls, dict(meta["config"]))
         spaces = [space_from_json(meta[key]) for key in ("observation_space", "action_space")]
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"checkpoint {path} is damaged: {META} lacks what an agent needs ({_line(error)})") from error
     if unknown := sorted(saved.keys() - known):
         raise UserError(f"checkpoint {path} has settings this {cls.__name__} does not know: {', '.join(unknown)}")
-    config = config_cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()})
+    if lines:
+        warnings.warn(f"checkpoint {path} is of an older version: {', '.join(lines)}", FutureWarning, stacklevel=3)
+    config = config_cls(**saved)
     agent = cls(*spaces, config, device=device)  # type: ignore[call-arg]
     restore(path, agent, tensors, meta)
     return agent

@@ -50,7 +50,7 @@ A2C: dict[str, Any] = {
     "critic_lr": 3e-3,
     "critic_passes": 16,
     "critic_warmup": 500,
-    "entropy_coef": 0.02,
+    "ent_coef": 0.02,
     "activation": "silu",
     "layer_norm": False,
 }
@@ -58,7 +58,7 @@ A2C: dict[str, Any] = {
 STAIRS: dict[str, tuple[str, dict[str, Any]]] = {
     "random search": ("randomsearch", {"num_envs": 64, "episodes": 64}),
     "SPSA": ("spsa", {"num_envs": 64, "episodes": 16, "directions": 8, "first_step": 0.03}),
-    "ES": ("es", {"num_envs": 64, "episodes": 16, "hidden": (), "lr": 0.03, "l2": 0.0}),
+    "ES": ("es", {"num_envs": 64, "episodes": 16, "hidden": (), "learning_rate": 0.03, "l2": 0.0}),
     "ARS": ("ars", {"num_envs": 64, "episodes": 4}),
     "CMA-ES": ("cmaes", {"num_envs": 64, "episodes": 16, "candidates": 40, "sigma": 0.2}),
     "guided ES": ("guidedes", {"num_envs": 64, "episodes": 4, "hidden": ()}),

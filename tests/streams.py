@@ -20,20 +20,27 @@ SPACES: dict[str, Any] = {
 }
 MORE: dict[str, Any] = {"choices": spaces.MultiDiscrete([2, 3])}
 SMALL: dict[str, dict[str, Any]] = {
-    "a2c": {"num_steps": T, "hidden": (16,), "minibatch": 16, "critic_passes": 2, "critic_warmup": 0, "bins": 21}
-    | {"head": "hl_gauss", "layer_norm": False, "entropy_coef": 0.01},
-    "crossq": {"hidden": (16,), "batch": 16, "learning_starts": 8, "capacity": 2000, "update_ratio": 0.5, "bins": 21},
+    "a2c": {"num_steps": T, "hidden": (16,), "batch_size": 16, "critic_passes": 2, "critic_warmup": 0, "bins": 21}
+    | {"head": "hl_gauss", "layer_norm": False, "ent_coef": 0.01},
+    "crossq": {
+        "hidden": (16,),
+        "batch_size": 16,
+        "learning_starts": 8,
+        "buffer_size": 2000,
+        "update_ratio": 0.5,
+        "bins": 21,
+    },
     "ars": {"directions": 2, "top": 1},
     "cmaes": {"candidates": 4, "hidden": (8,)},
     "es": {"directions": 2, "hidden": (8,)},
-    "guidedes": {"directions": 2, "hidden": (8,), "critic_hidden": (16,), "batch": 16, "guide_batch": 32}
-    | {"learning_starts": 8, "capacity": 2000},
+    "guidedes": {"directions": 2, "hidden": (8,), "critic_hidden": (16,), "batch_size": 16, "guide_batch_size": 32}
+    | {"learning_starts": 8, "buffer_size": 2000},
     "randomsearch": {"population": 2, "normalize_obs": True, "hidden": (8,)},
     "spsa": {"directions": 1, "hidden": (8,)},
-    "ppo": {"num_steps": T, "hidden": (16,), "minibatch": 16, "epochs": 2, "bins": 21},
-    "reppo": {"num_steps": T, "hidden": (16,), "minibatch": 16, "epochs": 2, "bins": 21, "critic_warmup": 0},
-    "sac": {"hidden": (16,), "batch": 16, "learning_starts": 8, "capacity": 2000, "update_ratio": 0.5},
-    "td3": {"hidden": (16,), "batch": 16, "learning_starts": 8, "capacity": 2000, "update_ratio": 0.5},
+    "ppo": {"num_steps": T, "hidden": (16,), "batch_size": 16, "epochs": 2, "bins": 21},
+    "reppo": {"num_steps": T, "hidden": (16,), "batch_size": 16, "epochs": 2, "bins": 21, "critic_warmup": 0},
+    "sac": {"hidden": (16,), "batch_size": 16, "learning_starts": 8, "buffer_size": 2000, "update_ratio": 0.5},
+    "td3": {"hidden": (16,), "batch_size": 16, "learning_starts": 8, "buffer_size": 2000, "update_ratio": 0.5},
 }
 ON_POLICY = ("a2c", "ppo", "reppo")
 BOX_ONLY = ("td3",)

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal
 
@@ -35,41 +35,37 @@ from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.norm import RunningNorm
 from costgrad.rl.optim import Optimizer
 from costgrad.rl.seeds import spawn_seeds
-from costgrad.rl.settings import check_settings
+from costgrad.rl.settings import settings
 
 
-@dataclass(frozen=True)
+@settings
 class CostConfig:
     """How C is built and trained."""
 
     hidden: tuple[int, ...] = (128, 128)
-    """Widths of its hidden layers."""
+    """Widths of the hidden layers of C."""
     activation: Activation = "silu"
-    """Between its layers."""
+    """Activation between the layers."""
     layer_norm: bool = True
-    """Layer normalisation between its layers."""
-    ensemble: int = 1
-    """Critics in C, where rows have a cost each; their mean counts."""
+    """Layer normalisation after each hidden layer."""
+    n_critics: int = 1
+    """Critics in the ensemble, where rows have a cost each; their mean counts."""
     head: Literal["regression", "hl_gauss"] = "regression"
-    """One number, or a distribution over cost bins."""
+    """C as one number, or as a distribution over cost bins trained with cross-entropy (HL-Gauss)."""
     bins: int = 101
     """Cost bins of hl_gauss."""
-    lr: float = 1e-3
-    """Learning rate."""
+    learning_rate: float = 1e-3
+    """Learning rate of C."""
     l2: float = 0.0
-    """Factor of the penalty l2/2 |w|^2 on its weights."""
-    memory: int = 8192
-    """What it learns from: the newest rows, or sets where only sets have a cost."""
-    steps: int = 8
-    """Steps of its optimiser a call."""
-    minibatch: int = 128
-    """Rows in each, whole sets of them where only sets have a cost."""
+    """Weight decay: factor of the penalty l2/2 |w|^2 on the weights of C."""
+    buffer_size: int = 8192
+    """Evaluations that C is trained on: the newest rows, or sets of rows where only sets have a cost."""
+    gradient_steps: int = 8
+    """Optimiser steps of C per call."""
+    batch_size: int = 128
+    """Rows of a minibatch; whole sets of rows where only sets have a cost."""
     samples: int = 4
-    """Fresh perturbations that the estimate is the mean over, where outputs are continuous."""
-
-    def __post_init__(self) -> None:
-        """Raises UserError where a setting is out of its range."""
-        check_settings(self)
+    """Perturbations per row that the gradient is averaged over, for continuous outputs."""
 
 
 def _full(value: Tensor) -> Tensor:
@@ -271,14 +267,14 @@ class BlackBoxLoss(nn.Module):
         self.context_norm = RunningNorm((features if self.encoder is None else 0,)).to(device)
         kind = SampleCritic if self.per == "sample" else SetCritic
         self.critic = kind(features + numbers, len(self.outputs.combinations), self.config, start).to(device)
-        self.known = (Rows if self.per == "sample" else Sets)(self.config.memory)
+        self.known = (Rows if self.per == "sample" else Sets)(self.config.buffer_size)
         self.to(device)
         self.optimizer = self._optimizer()
 
     def _optimizer(self) -> Optimizer:
         assert self.critic is not None
         trained = nn.ModuleDict({"critic": self.critic} | ({"encoder": self.encoder} if self.encoder else {}))
-        return Optimizer(trained, "adam", self.config.lr, l2=self.config.l2)
+        return Optimizer(trained, "adam", self.config.learning_rate, l2=self.config.l2)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BlackBoxLoss:
         """Follows a model to its device, but stays of float32, whatever the model is of."""
@@ -354,8 +350,8 @@ class BlackBoxLoss(nn.Module):
             memory = self.optimizer.state_dict()
             self.optimizer = self._optimizer()
             self.optimizer.load_state_dict(memory)
-        for _ in range(self.config.steps):
-            batch = self.known.draw(self.config.minibatch, self.outputs.generator)
+        for _ in range(self.config.gradient_steps):
+            batch = self.known.draw(self.config.batch_size, self.outputs.generator)
             x = self._features(batch.context, batch.continuous)
             loss = self.critic.losses(x, batch.choice, batch.cost).mean()
             # An encoder may have parts that this C has no use for.

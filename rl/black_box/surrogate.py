@@ -31,8 +31,8 @@ class SampleCritic(nn.Module):
     def __init__(self, features: int, choices: int, config: Any, generator: torch.Generator) -> None:
         super().__init__()
         kind: dict[str, Any] = {"action": "discrete", "action_size": choices} if choices > 1 else {"action": "none"}
-        ours = ("hidden", "ensemble", "head", "bins", "activation", "layer_norm")
-        settings = {name: getattr(config, name) for name in ours}
+        ours = ("hidden", "head", "bins", "activation", "layer_norm")
+        settings = {name: getattr(config, name) for name in ours} | {"ensemble": config.n_critics}
         self.c = Critic(CriticSpec((features,), **kind, **settings, normalize_obs=False), generator)
 
     def expected(self, x: Tensor, probs: Tensor, choice: Tensor, share: Tensor | None = None) -> Tensor:

@@ -77,7 +77,10 @@ class CriticSpec:
             settings: further ones, by name.
         """
         ours = [field.name for field in fields(CriticSpec)]
-        settings = {name: getattr(config, name) for name in ours if hasattr(config, name)} | settings
+        named = {name: getattr(config, name) for name in ours if hasattr(config, name)}
+        if hasattr(config, "n_critics"):
+            named["ensemble"] = config.n_critics
+        settings = named | settings
         if state_only:
             return CriticSpec(codec.obs_shape, "none", **settings)
         if codec.multi:

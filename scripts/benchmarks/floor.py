@@ -26,9 +26,9 @@ def update_flop(agent: str, config: dict[str, Any], obs: int, actions: int) -> f
         obs: width of an observation.
         actions: A of a box.
     """
-    critics = config["critics"]
-    actor = _Passes((obs, *config["hidden"], actions * (2 if agent == "sac" else 1)), config["batch"])
-    critic = _Passes((obs + actions, *config["hidden"], 1), config["batch"])
+    critics = config["n_critics"]
+    actor = _Passes((obs, *config["hidden"], actions * (2 if agent == "sac" else 1)), config["batch_size"])
+    critic = _Passes((obs + actions, *config["hidden"], 1), config["batch_size"])
     target = actor.forward + critics * critic.forward
     learning = critics * (critic.forward + critic.weights + critic.inner)
     asked = critics if agent == "sac" else 1  # by the actor's step, in which C's weights need no gradient

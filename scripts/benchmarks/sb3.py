@@ -99,16 +99,16 @@ def _ppo(job: dict[str, Any], env: Any, folder: str) -> Any:
     return PPO(
         "MlpPolicy",
         env,
-        learning_rate=ours["lr"],
+        learning_rate=ours["learning_rate"],
         n_steps=ours["num_steps"],
-        batch_size=ours["minibatch"],
+        batch_size=ours["batch_size"],
         n_epochs=ours["epochs"],
         gamma=ours["gamma"],
         gae_lambda=ours["gae_lambda"],
-        clip_range=ours["clip"],
-        ent_coef=ours["entropy_coef"],
-        vf_coef=ours["value_coef"],
-        max_grad_norm=ours["clip_norm"],
+        clip_range=ours["clip_range"],
+        ent_coef=ours["ent_coef"],
+        vf_coef=ours["vf_coef"],
+        max_grad_norm=ours["max_grad_norm"],
         policy_kwargs={"net_arch": {"pi": [64, 64], "vf": [64, 64]}, "activation_fn": _tanh()},
         tensorboard_log=folder,
         seed=job["seed"],
@@ -125,9 +125,9 @@ def _off_policy(job: dict[str, Any], env: Any, folder: str) -> Any:
     own: dict[str, Any] = {}
     if agent == "TD3":
         size = env.action_space.shape
-        own["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, ours["noise"]))
+        own["action_noise"] = NormalActionNoise(np.zeros(size), np.full(size, ours["exploration_noise"]))
         own["policy_delay"] = ours["policy_delay"]
-        own |= {"target_policy_noise": ours["target_noise"], "target_noise_clip": ours["noise_clip"]}
+        own |= {"target_policy_noise": ours["target_policy_noise"], "target_noise_clip": ours["target_noise_clip"]}
     else:
         own["ent_coef"] = f"auto_{ours['alpha']}"
     if job["peer"] == "sb3":
@@ -136,9 +136,9 @@ def _off_policy(job: dict[str, Any], env: Any, folder: str) -> Any:
         "MlpPolicy",
         env,
         learning_rate=ours["actor_lr"],
-        buffer_size=ours["capacity"],
+        buffer_size=ours["buffer_size"],
         learning_starts=ours["learning_starts"],
-        batch_size=ours["batch"],
+        batch_size=ours["batch_size"],
         tau=ours["tau"],
         gamma=ours["gamma"],
         train_freq=1,

@@ -35,7 +35,7 @@ class Work:
         if self.off_policy:
             return {**self.settings, "normalize_obs": job["normalize_obs"]}
         rows = job["num_envs"] * job["num_steps"]
-        own = {"num_steps": job["num_steps"], "minibatch": max(1, rows // self.minibatches)}
+        own = {"num_steps": job["num_steps"], "batch_size": max(1, rows // self.minibatches)}
         if self.gradients:
             own |= {"actor_gradient": name}
         if len(self.optimizers) > 1:
@@ -67,18 +67,18 @@ COUNTED = (
 REPLAYED = {
     "gamma": 0.99,
     "n_step": 1,
-    "capacity": 1_000_000,
+    "buffer_size": 1_000_000,
     "hindsight": 0,
-    "priority": 0.0,
-    "priority_correction": 0.4,
-    "batch": 256,
+    "per_alpha": 0.0,
+    "per_beta": 0.4,
+    "batch_size": 256,
     "learning_starts": 1_000,
     "update_ratio": 1.0,
     "actor_lr": 3e-4,
     "critic_lr": 3e-4,
     "tau": 0.005,
-    "critics": 2,
-    "clip_norm": 0.0,
+    "n_critics": 2,
+    "max_grad_norm": 0.0,
     "decay_steps": 0,
     "l2": 0.0,
     "l1": 0.0,
@@ -97,13 +97,13 @@ WORK = {
         settings={
             **NETWORKS,
             "dropout": 0.0,
-            "ensemble": 1,
+            "n_critics": 1,
             "actor_lr": 7e-4,
             "critic_lr": 7e-4,
             "gamma": 0.99,
             "gae_lambda": 1.0,
-            "entropy_coef": 0.0,
-            "clip_norm": 0.5,
+            "ent_coef": 0.0,
+            "max_grad_norm": 0.5,
             "decay_steps": 0,
             "l2": 0.0,
             "l1": 0.0,
@@ -115,7 +115,7 @@ WORK = {
         # An actor that follows C alone must not start before C knows anything, or it stays at a return of 9: C learns
         # alone for the first 2,000 steps, which are not measured, and a bonus keeps the policy from growing certain too
         # early.
-        needed={"pathwise": {"critic_warmup": 2000, "entropy_coef": 0.01}},
+        needed={"pathwise": {"critic_warmup": 2000, "ent_coef": 0.01}},
         differences="Ours differs in: actor and C have an optimiser and a clipped gradient each, not one of both; "
         f"advantages are divided by their running size; {COUNTED}; pathwise has an entropy bonus of 0.01, and its C "
         "learns alone for 2,000 steps, not measured.",
@@ -131,13 +131,13 @@ WORK = {
             "epochs": 4,
             "gamma": 0.99,
             "gae_lambda": 0.95,
-            "lr": 3e-4,
-            "clip": 0.2,
-            "value_clip": 0.0,
-            "value_coef": 0.5,
-            "entropy_coef": 0.0,
+            "learning_rate": 3e-4,
+            "clip_range": 0.2,
+            "clip_range_vf": 0.0,
+            "vf_coef": 0.5,
+            "ent_coef": 0.0,
             "target_kl": 0.0,
-            "clip_norm": 0.5,
+            "max_grad_norm": 0.5,
             "decay_steps": 0,
             "l2": 0.0,
             "l1": 0.0,
@@ -160,7 +160,13 @@ WORK = {
         num_envs=1,
         num_steps=1,
         optimizers=("adam",),
-        settings={**REPLAYED, "policy_delay": 2, "noise": 0.1, "target_noise": 0.2, "noise_clip": 0.5},
+        settings={
+            **REPLAYED,
+            "policy_delay": 2,
+            "exploration_noise": 0.1,
+            "target_policy_noise": 0.2,
+            "target_noise_clip": 0.5,
+        },
         differences=f"Ours differs in: lengths of gradients are logged; {COUNTED}.",
         env="HalfCheetah-v5",
         peers=("sb3", "sbx"),

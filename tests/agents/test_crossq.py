@@ -151,7 +151,7 @@ def test_settings_reach_what_they_set() -> None:
     base = streams.make("crossq", "box")
     feed(base, 16)
     changes: list[dict[str, Any]] = [
-        {"gamma": 0.5}, {"n_step": 3}, {"batch": 8}, {"critics": 1}, {"critic_lr": 1e-2}, {"beta1": 0.9},
+        {"gamma": 0.5}, {"n_step": 3}, {"batch_size": 8}, {"n_critics": 1}, {"critic_lr": 1e-2}, {"beta1": 0.9},
         {"normalize_obs": False}, {"l2": 1.0}, {"head": "regression"}, {"policy_delay": 1}, {"alpha": 0.1},
         {"activation": "tanh"}, {"activation": "silu"},
     ]  # fmt: skip

@@ -59,13 +59,20 @@ class Bowl(gymnasium.Env):
 
 LINEAR: dict[str, Any] = {"hidden": (), "normalize_obs": False}
 BOWL: dict[str, tuple[int, dict[str, Any]]] = {  # steps and settings
-    "ars": (3_000, {"directions": 4, "top": 2, "sigma": 0.05, "lr": 0.05, "decay_steps": 3_000}),
+    "ars": (3_000, {"directions": 4, "top": 2, "sigma": 0.05, "learning_rate": 0.05, "decay_steps": 3_000}),
     "cmaes": (1_500, {}),
-    "es": (3_000, {"directions": 4, "sigma": 0.1, "lr": 0.05, "l2": 0.0, "decay_steps": 3_000}),
+    "es": (3_000, {"directions": 4, "sigma": 0.1, "learning_rate": 0.05, "l2": 0.0, "decay_steps": 3_000}),
     "guidedes": (
         3_000,
-        {"directions": 4, "lr": 0.05, "learning_starts": 200, "update_ratio": 0.2, "batch": 32, "guide_batch": 64}
-        | {"decay_steps": 3_000, "critic_hidden": (32,), "capacity": 3_000},
+        {
+            "directions": 4,
+            "learning_rate": 0.05,
+            "learning_starts": 200,
+            "update_ratio": 0.2,
+            "batch_size": 32,
+            "guide_batch_size": 64,
+        }
+        | {"decay_steps": 3_000, "critic_hidden": (32,), "buffer_size": 3_000},
     ),
     "randomsearch": (2_000, {}),
     "spsa": (3_000, {"directions": 2}),
@@ -108,9 +115,9 @@ def test_a_reward_taken_for_a_cost_leads_away(name: str, monkeypatch: pytest.Mon
 def test_a_contextual_quadratic_is_learnt(name: str, normalize: bool) -> None:
     """The best return is -1; a policy that does not look at the context has -1.83 at best."""
     settings: dict[str, Any] = {
-        "ars": {"directions": 8, "sigma": 0.1, "lr": 0.1, "top": 8, "decay_steps": 40_000, "episodes": 8},
+        "ars": {"directions": 8, "sigma": 0.1, "learning_rate": 0.1, "top": 8, "decay_steps": 40_000, "episodes": 8},
         "cmaes": {"episodes": 32},
-        "es": {"directions": 8, "lr": 0.05, "l2": 0.0, "decay_steps": 40_000, "episodes": 8},
+        "es": {"directions": 8, "learning_rate": 0.05, "l2": 0.0, "decay_steps": 40_000, "episodes": 8},
         "randomsearch": {"population": 4, "episodes": 32},
     }[name]
     settings |= {"normalize_obs": normalize}
@@ -139,7 +146,7 @@ def played(agent: Any, cost: Any) -> tuple[np.ndarray, np.ndarray, dict[str, Any
 
 
 def test_ars_steps_along_the_top_pairs_over_their_deviation() -> None:
-    agent = ARS(OBS, BOX, ARSConfig(directions=3, top=2, sigma=0.5, lr=0.3), seed=1)
+    agent = ARS(OBS, BOX, ARSConfig(directions=3, top=2, sigma=0.5, learning_rate=0.3), seed=1)
     noise = (agent.population.candidates[:3] - agent.policies.center) / 0.5
     cost = np.array([4.0, 1.0, 9.0, 2.0, 6.0, 8.0])  # pairs (4, 2), (1, 6), (9, 8): the third is left out
     before, after, _ = played(agent, cost)
@@ -230,7 +237,13 @@ def test_guided_es_looks_where_c_points() -> None:
 
 
 def test_guided_es_takes_a_policy_of_fewer_parameters_than_guides() -> None:
-    settings: dict[str, Any] = {"directions": 2, "learning_starts": 8, "update_ratio": 0.5, "batch": 8, "subspace": 8}
+    settings: dict[str, Any] = {
+        "directions": 2,
+        "learning_starts": 8,
+        "update_ratio": 0.5,
+        "batch_size": 8,
+        "subspace": 8,
+    }
     agent = GuidedES(streams.OBS, spaces.Box(-1, 1, (1,)), GuidedESConfig(**settings, **LINEAR))
     feed(agent, 160)
     assert agent.guided > agent.policies.size == 4

@@ -200,10 +200,10 @@ def test_settings_reach_what_they_set() -> None:
         base = streams.make(name, "box")
         feed(base, 16)
         changes: list[dict[str, Any]] = [
-            {"gamma": 0.5}, {"n_step": 3}, {"batch": 8}, {"tau": 0.5}, {"critics": 1}, {"critic_lr": 1e-2},
-            {"layer_norm": True}, {"dropout": 0.2}, {"normalize_obs": True}, {"l2": 1.0}, {"clip_norm": 1e-3},
+            {"gamma": 0.5}, {"n_step": 3}, {"batch_size": 8}, {"tau": 0.5}, {"n_critics": 1}, {"critic_lr": 1e-2},
+            {"layer_norm": True}, {"dropout": 0.2}, {"normalize_obs": True}, {"l2": 1.0}, {"max_grad_norm": 1e-3},
         ]  # fmt: skip
-        own: list[dict[str, Any]] = [{"target_noise": 1.0}, {"policy_delay": 1}, {"noise": 0.5}]
+        own: list[dict[str, Any]] = [{"target_policy_noise": 1.0}, {"policy_delay": 1}, {"exploration_noise": 0.5}]
         changes += own if name == "td3" else [{"alpha": 0.1}, {"entropy_target": 0.0, "alpha_lr": 0.1}]
         for change in changes:
             other = streams.make(name, "box", **change)

@@ -17,7 +17,7 @@ from tests import streams
 from tests.streams import SPACES, N, T, changed, constant, count_steps, everything, feed, finite, observations, same
 
 ALL = 10_000  # a minibatch that holds any rollout
-PLAIN = {"epochs": 1, "minibatch": ALL, "clip_norm": 0.0, "entropy_coef": 0.0, "value_coef": 0.0}
+PLAIN = {"epochs": 1, "batch_size": ALL, "max_grad_norm": 0.0, "ent_coef": 0.0, "vf_coef": 0.0}
 
 
 def make(space: str = "discrete", seed: int = 0, **settings: Any) -> PPO:
@@ -127,7 +127,7 @@ def papers_loss(agent: PPO, batch: Rows, clipped: bool = True) -> Tensor:
 @pytest.mark.parametrize("space", [*SPACES, *streams.MORE])
 def test_a_step_is_down_the_papers_loss(space: str, head: Any, layer_norm: bool, value_clip: float) -> None:
     """Autograd through the whole of it, from the features to one number, gives the same gradient."""
-    settings = {"lr": 1e-2, "clip_norm": 0.0, "entropy_coef": 0.1, "value_coef": 0.3, "minibatch": 20}
+    settings = {"learning_rate": 1e-2, "max_grad_norm": 0.0, "ent_coef": 0.1, "vf_coef": 0.3, "batch_size": 20}
     agent = make(space, head=head, layer_norm=layer_norm, value_clip=value_clip, state_std=True, **settings)
     learn, differences = agent._learn, []
 
@@ -151,7 +151,7 @@ def test_a_step_is_down_the_papers_loss(space: str, head: Any, layer_norm: bool,
 def test_the_entropy_bonus_is_its_coefficient_times_the_entropys_gradient_once() -> None:
     norms = {}
     for coefficient in (0.0, 0.25, 0.5):
-        agent = make(**PLAIN | {"entropy_coef": coefficient})
+        agent = make(**PLAIN | {"ent_coef": coefficient})
         streams.spread_out(agent.optimizer)
         with torch.no_grad():  # C as it starts: no cost, no advantage
             agent.critic.net.weights[-1].zero_(), agent.critic.net.biases[-1].zero_()
@@ -274,11 +274,11 @@ def test_settings_reach_what_they_set() -> None:
     for change in (
         {"gamma": 0.5},
         {"gae_lambda": 0.0},
-        {"clip": 0.01},
-        {"value_coef": 0.1},
-        {"lr": 1e-2},
+        {"clip_range": 0.01},
+        {"vf_coef": 0.1},
+        {"learning_rate": 1e-2},
         {"normalize_obs": False},
-        {"clip_norm": 0.01},
+        {"max_grad_norm": 0.01},
         {"activation": "relu"},
     ):
         other = make(**change)

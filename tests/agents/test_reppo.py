@@ -393,7 +393,7 @@ def test_settings_reach_what_they_set() -> None:
         other = make(**change)  # type: ignore[arg-type]
         feed(other, 2 * T)
         assert not torch.equal(critic, other.critic_optimizer.flat), change
-    for change in ({"actor_lr": 1e-2}, {"clip_norm": 1e-3}, {"multiplier_lr": 1.0}, {"l2": 1.0}):
+    for change in ({"actor_lr": 1e-2}, {"max_grad_norm": 1e-3}, {"multiplier_lr": 1.0}, {"l2": 1.0}):
         other = make(**change)
         feed(other, 2 * T)
         assert not torch.equal(actor, other.actor_optimizer.flat), change

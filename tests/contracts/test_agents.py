@@ -50,16 +50,16 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "es": ("es", {"decay_steps": 1000}),
     "guidedes": ("guidedes", {"decay_steps": 1000}),
     "ppo": ("ppo", {"decay_steps": 1000}),
-    "ppo clipped": ("ppo", {"value_clip": 0.1, "target_kl": 0.01, "noise_correlation": 0.5}),
+    "ppo clipped": ("ppo", {"clip_range_vf": 0.1, "target_kl": 0.01, "noise_correlation": 0.5}),
     "randomsearch": ("randomsearch", {}),
     "reppo": ("reppo", {"decay_steps": 1000}),
     "reppo regression": ("reppo", {"head": "regression", "state_std": False, "noise_correlation": 0.5}),
     "sac": ("sac", {"normalize_obs": True, "decay_steps": 1000}),
-    "sac droq": ("sac", {"dropout": 0.1, "layer_norm": True, "n_step": 3, "critics": 3, "normalize_obs": True}),
+    "sac droq": ("sac", {"dropout": 0.1, "layer_norm": True, "n_step": 3, "n_critics": 3, "normalize_obs": True}),
     "spsa": ("spsa", {}),
     "td3": ("td3", {"normalize_obs": True, "noise_correlation": 0.5}),
-    "td3 prioritised": ("td3", {"normalize_obs": True, "priority": 0.6, "n_step": 2}),
-    "ddpg": ("td3", {"critics": 1, "target_noise": 0.0, "policy_delay": 1, "normalize_obs": True}),
+    "td3 prioritised": ("td3", {"normalize_obs": True, "per_alpha": 0.6, "n_step": 2}),
+    "ddpg": ("td3", {"n_critics": 1, "target_policy_noise": 0.0, "policy_delay": 1, "normalize_obs": True}),
 }
 every_case = pytest.mark.parametrize("case", CASES)
 every_case_and_space = pytest.mark.parametrize(
@@ -152,12 +152,12 @@ def test_a_saved_agent_comes_back(name: str, tmp_path: Path) -> None:
 
 HEADS = (*ON_POLICY, "crossq")  # agents whose C is a distribution or a number
 HARD: dict[str, dict[str, Any]] = {  # C is trained hard, and entropy has no worth
-    "crossq": {"critic_lr": 1e-2, "critics": 1, "alpha": 1e-9, "alpha_lr": 0.0, "update_ratio": 1.0},
+    "crossq": {"critic_lr": 1e-2, "n_critics": 1, "alpha": 1e-9, "alpha_lr": 0.0, "update_ratio": 1.0},
     "a2c": {"critic_passes": 8, "critic_lr": 1e-2},
-    "ppo": {"epochs": 8, "lr": 1e-2, "value_coef": 1.0},
+    "ppo": {"epochs": 8, "learning_rate": 1e-2, "vf_coef": 1.0},
     "reppo": {"epochs": 8, "critic_lr": 1e-2, "alpha": 1e-9, "multiplier_lr": 0.0},
-    "sac": {"critic_lr": 1e-2, "tau": 0.1, "critics": 1, "alpha": 1e-9, "alpha_lr": 0.0, "update_ratio": 1.0},
-    "td3": {"critic_lr": 1e-2, "tau": 0.1, "critics": 1, "update_ratio": 1.0},
+    "sac": {"critic_lr": 1e-2, "tau": 0.1, "n_critics": 1, "alpha": 1e-9, "alpha_lr": 0.0, "update_ratio": 1.0},
+    "td3": {"critic_lr": 1e-2, "tau": 0.1, "n_critics": 1, "update_ratio": 1.0},
 }
 
 
@@ -174,7 +174,7 @@ def test_c_predicts_r_over_one_minus_gamma_under_a_clock_and_less_under_an_end(n
     """Reward 1 for ever, an ending every 4 steps. A clock leaves the cost at -1 / (1 - gamma) = -5."""
     settings = HARD[name] | {"gamma": 0.8}
     if name in ON_POLICY:
-        settings |= {"gae_lambda": 0.9, "minibatch": 64}
+        settings |= {"gae_lambda": 0.9, "batch_size": 64}
     if name in HEADS:
         settings |= {"head": head}
     clock, end, both = (make(name, **settings) for _ in range(3))
@@ -300,7 +300,7 @@ def test_a_copied_agent_says_that_its_optimizer_is_not_its_own(name: str) -> Non
 def test_divergence_is_said_and_not_saved(name: str, env_id: str, tmp_path: Path) -> None:
     env = gym_make(env_id, 2, backend="sync")
     cls, config = AGENTS[name]
-    fast = {"lr": 1e30} if name == "ppo" else {"actor_lr": 1e30, "critic_lr": 1e30, "critic_warmup": 0}
+    fast = {"learning_rate": 1e30} if name == "ppo" else {"actor_lr": 1e30, "critic_lr": 1e30, "critic_warmup": 0}
     settings = config(**fast, clip_norm=0.0, num_steps=16, hidden=(64, 64))
     agent = cls(env.single_observation_space, env.single_action_space, settings)
     with pytest.raises(UserError, match="diverged"):

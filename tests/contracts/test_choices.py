@@ -231,8 +231,8 @@ class Match(gymnasium.Env):
 
 FAST: dict[str, dict[str, Any]] = {
     "a2c": {"critic_warmup": 500},
-    "ppo": {"num_steps": 32, "minibatch": 64},
-    "reppo": {"hidden": (64, 64), "minibatch": 128, "epochs": 4, "critic_lr": 3e-3, "actor_lr": 3e-3},
+    "ppo": {"num_steps": 32, "batch_size": 64},
+    "reppo": {"hidden": (64, 64), "batch_size": 128, "epochs": 4, "critic_lr": 3e-3, "actor_lr": 3e-3},
     "sac": {"hidden": (64, 64), "learning_starts": 500, "update_ratio": 0.125, "critic_lr": 3e-3, "actor_lr": 3e-3}
     | {"alpha": 0.1, "alpha_lr": 3e-3, "entropy_target": 0.2, "gamma": 0.0},
     "crossq": {"hidden": (64, 64), "learning_starts": 500, "update_ratio": 0.125, "critic_lr": 3e-3, "actor_lr": 3e-3}

@@ -102,7 +102,7 @@ def test_the_memory_that_a_replay_of_images_needs_is_that_of_bytes(monkeypatch: 
     monkeypatch.setattr(costgrad.rl.buffers.replay, "GIB", 1_000)
     for dtype, needed in ((np.uint8, "1420.0"), (np.float32, "5020.0")):
         env = films(dtype)
-        config = AGENTS["td3"][1](**SMALL["td3"] | {"capacity": 10_000})
+        config = AGENTS["td3"][1](**SMALL["td3"] | {"buffer_size": 10_000})
         agent = AGENTS["td3"][0](env.single_observation_space, env.single_action_space, config)
         with pytest.raises(UserError, match=rf"a replay of 10,000 transitions takes {needed} GiB"):
             next(interact(agent, env, seed=0))

@@ -25,53 +25,53 @@ ONE_STEP = {
     "actor_lr": 1e-2,
     "critic_lr": 3e-3,
     "critic_warmup": 1_000,
-    "entropy_coef": 0.0,
+    "ent_coef": 0.0,
     "log_std": -1.0,
 }
-CHAIN = {"num_envs": 8, "num_steps": 8, "actor_lr": 3e-3, "critic_warmup": 500, "entropy_coef": 0.02}
+CHAIN = {"num_envs": 8, "num_steps": 8, "actor_lr": 3e-3, "critic_warmup": 500, "ent_coef": 0.02}
 
 
 SHORT: dict[tuple[str, str], tuple[int, dict[str, Any]]] = {  # steps and settings that do for each task
-    ("ppo", "Chain"): (8_000, {"num_steps": 16, "hidden": (32,), "minibatch": 64, "lr": 3e-3}),
+    ("ppo", "Chain"): (8_000, {"num_steps": 16, "hidden": (32,), "batch_size": 64, "learning_rate": 3e-3}),
     ("reppo", "Chain"): (
         6_000,
-        {"num_steps": 16, "hidden": (32,), "minibatch": 64, "epochs": 4, "bins": 51, "critic_warmup": 500}
+        {"num_steps": 16, "hidden": (32,), "batch_size": 64, "epochs": 4, "bins": 51, "critic_warmup": 500}
         | {"actor_lr": 1e-3, "critic_lr": 2e-3},
     ),
     ("ppo", "OneStepQuadratic"): (
         40_000,
-        {"num_envs": 64, "num_steps": 8, "hidden": (32,), "minibatch": 128, "epochs": 8, "lr": 3e-3}
-        | {"entropy_coef": 0.0, "log_std": -1.0, "decay_steps": 40_000},
+        {"num_envs": 64, "num_steps": 8, "hidden": (32,), "batch_size": 128, "epochs": 8, "learning_rate": 3e-3}
+        | {"ent_coef": 0.0, "log_std": -1.0, "decay_steps": 40_000},
     ),
     ("reppo", "OneStepQuadratic"): (
         25_000,
-        {"num_envs": 64, "num_steps": 4, "hidden": (64,), "minibatch": 128, "epochs": 4, "bins": 51}
+        {"num_envs": 64, "num_steps": 4, "hidden": (64,), "batch_size": 128, "epochs": 4, "bins": 51}
         | {"critic_warmup": 1_000, "actor_lr": 3e-3, "critic_lr": 3e-3, "log_std": -1.0, "entropy_target": 1.5}
         | {"decay_steps": 25_000},
     ),
     ("td3", "OneStepQuadratic"): (
         8_000,
-        {"learning_starts": 500, "hidden": (64, 64), "batch": 128, "update_ratio": 0.25, "capacity": 10_000}
-        | {"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.02, "noise": 0.2, "decay_steps": 8_000},
+        {"learning_starts": 500, "hidden": (64, 64), "batch_size": 128, "update_ratio": 0.25, "buffer_size": 10_000}
+        | {"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.02, "exploration_noise": 0.2, "decay_steps": 8_000},
     ),
     ("sac", "OneStepQuadratic"): (
         8_000,
-        {"learning_starts": 500, "hidden": (64, 64), "batch": 128, "update_ratio": 0.25, "capacity": 10_000}
+        {"learning_starts": 500, "hidden": (64, 64), "batch_size": 128, "update_ratio": 0.25, "buffer_size": 10_000}
         | {"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.02, "alpha": 0.1, "alpha_lr": 3e-3, "decay_steps": 8_000},
     ),
     ("crossq", "OneStepQuadratic"): (
         8_000,
-        {"learning_starts": 500, "hidden": (64, 64), "batch": 128, "capacity": 10_000, "decay_steps": 8_000}
+        {"learning_starts": 500, "hidden": (64, 64), "batch_size": 128, "buffer_size": 10_000, "decay_steps": 8_000}
         | {"actor_lr": 3e-3, "critic_lr": 3e-3, "alpha": 0.1, "alpha_lr": 3e-3},
     ),
     ("crossq", "Chain"): (
         4_000,
-        {"learning_starts": 500, "hidden": (32,), "batch": 64, "capacity": 10_000, "bins": 51}
+        {"learning_starts": 500, "hidden": (32,), "batch_size": 64, "buffer_size": 10_000, "bins": 51}
         | {"actor_lr": 3e-3, "critic_lr": 3e-3, "alpha": 0.1, "alpha_lr": 3e-3, "entropy_target": 0.4},
     ),
     ("sac", "Chain"): (
         4_000,
-        {"learning_starts": 500, "hidden": (32,), "batch": 64, "update_ratio": 0.5, "capacity": 10_000}
+        {"learning_starts": 500, "hidden": (32,), "batch_size": 64, "update_ratio": 0.5, "buffer_size": 10_000}
         | {"actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.02, "alpha": 0.1, "alpha_lr": 3e-3, "entropy_target": 0.4},
     ),
 }

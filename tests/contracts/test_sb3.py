@@ -36,7 +36,7 @@ class Aim(gymnasium.Env):
 @pytest.mark.filterwarnings("ignore:Evaluation environment is not wrapped:UserWarning")
 def test_evaluate_policy_on_a_box_of_other_units() -> None:
     env = make(Aim, num_envs=16, backend="sync")
-    config = A2CConfig(num_steps=4, actor_lr=1e-2, critic_lr=3e-3, critic_warmup=500, entropy_coef=0.0)
+    config = A2CConfig(num_steps=4, actor_lr=1e-2, critic_lr=3e-3, critic_warmup=500, ent_coef=0.0)
     agent = A2C(env.single_observation_space, env.single_action_space, config)
     train(agent, env, 8_000, progress=False)
     mean, _ = evaluate_policy(agent, Aim(), n_eval_episodes=3, deterministic=True)  # type: ignore[arg-type]

@@ -74,6 +74,6 @@ def test_every_number_of_an_agent_has_a_range(name: str) -> None:
 
 
 def test_the_edges_are_allowed() -> None:
-    A2CConfig(gamma=1.0, gae_lambda=0.0, hidden=(), entropy_coef=0.0, dropout=0.0)
-    PPOConfig(clip=1.0, value_coef=0.0, lr=0.0, epochs=1)
+    A2CConfig(gamma=1.0, gae_lambda=0.0, hidden=(), ent_coef=0.0, dropout=0.0)
+    PPOConfig(clip_range=1.0, vf_coef=0.0, learning_rate=0.0, epochs=1)
     REPPOConfig(entropy_target=-3.0, multiplier_lr=0.0, critic_warmup=0)

@@ -91,7 +91,7 @@ def test_ppo_is_the_same_work_on_both_sides(tmp_path: Path) -> None:
     assert (theirs["minibatch"], theirs["epochs"], theirs["hidden"]) == (64, 4, [64, 64])
 
 
-QUICK = {"sac": {"hidden": (16,), "batch": 8}, "td3": {"hidden": (16,), "batch": 8}}
+QUICK = {"sac": {"hidden": (16,), "batch_size": 8}, "td3": {"hidden": (16,), "batch_size": 8}}
 
 
 @pytest.mark.parametrize("agent", QUICK)

@@ -121,7 +121,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
 def test_an_environment_that_writes_its_arrays_again_is_copied(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     env = make("mine.py:Reach", 4, 0, backend="sync")
-    config = TD3Config(hindsight=4, capacity=1_000)
+    config = TD3Config(hindsight=4, buffer_size=1_000)
     agent = TD3(env.single_observation_space, env.single_action_space, config)
     ticks = interact(agent, env, seed=0)
     for _ in range(40):

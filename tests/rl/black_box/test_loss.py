@@ -16,8 +16,8 @@ from costgrad.rl.black_box.evaluations import Sets
 from costgrad.rl.black_box.loss import BlackBoxLoss, CostConfig
 from costgrad.rl.errors import UserError
 
-SMALL = CostConfig(hidden=(16,), steps=4, minibatch=32, memory=512)
-KEPT = CostConfig(hidden=(16,), steps=0, samples=2)  # C does not learn: its bias stays what it is
+SMALL = CostConfig(hidden=(16,), gradient_steps=4, batch_size=32, buffer_size=512)
+KEPT = CostConfig(hidden=(16,), gradient_steps=0, samples=2)  # C does not learn: its bias stays what it is
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -149,11 +149,11 @@ def test_a_c_that_fits_takes_the_variance_away() -> None:
     output, context = torch.randn(8, 2, generator=generator()), torch.randn(8, 2, generator=generator(1))
     spread = {}
     for name, correction, calls in (("score", True, 0), ("corrected", True, 100), ("through C", False, 100)):
-        config = CostConfig(hidden=(64,), steps=8, lr=3e-3, samples=16)
+        config = CostConfig(hidden=(64,), gradient_steps=8, learning_rate=3e-3, samples=16)
         criterion = BlackBoxLoss(square, sigma=SIGMA, correction=correction, config=config)
         for i in range(calls):
             criterion(output.repeat(4, 1) + 0.3 * torch.randn(32, 2, generator=generator(i)), context.repeat(4, 1))
-        criterion.config = CostConfig(hidden=(64,), steps=0, samples=16)
+        criterion.config = CostConfig(hidden=(64,), gradient_steps=0, samples=16)
         spread[name] = gradients(criterion, output, context, 300, 50).var(0).mean()
     assert spread["through C"] < 0.5 * spread["corrected"] and spread["corrected"] < 0.3 * spread["score"]
 
@@ -178,7 +178,7 @@ def test_a_residual_after_learning_would_be_biased() -> None:
         return torch.cat([gradients(criterion, output, None, 1) for criterion in fresh])
 
     assert_mean(drawn(BlackBoxLoss, KEPT), torch.ones(1, 1))
-    learning = CostConfig(hidden=(16,), minibatch=8, steps=60, lr=0.1, samples=2)
+    learning = CostConfig(hidden=(16,), batch_size=8, gradient_steps=60, learning_rate=0.1, samples=2)
     assert_mean(drawn(BlackBoxLoss, learning), torch.ones(1, 1))
     assert_mean(drawn(Late, learning), torch.ones(1, 1), equal=False)
 
@@ -334,7 +334,9 @@ def test_an_encoder_that_does_not_take_the_context_is_named() -> None:
 def test_choices_alone_are_learnt_without_a_context() -> None:
     """C has no input then, and says what each choice costs."""
     probs = torch.full((8, 4), 0.25)
-    criterion = BlackBoxLoss(lambda o, c, p: TABLE.numpy()[0, o], choices=4, config=CostConfig(hidden=(16,), lr=1e-2))
+    criterion = BlackBoxLoss(
+        lambda o, c, p: TABLE.numpy()[0, o], choices=4, config=CostConfig(hidden=(16,), learning_rate=1e-2)
+    )
     for _ in range(150):
         slope = gradients(criterion, probs, None, 1)[0]
     torch.testing.assert_close(8 * slope.mean(0), TABLE[0], rtol=0.1, atol=0.1)
@@ -613,7 +615,9 @@ def test_a_staircase_is_walked_down(correction: bool) -> None:
 
     torch.manual_seed(0)
     model = nn.Linear(3, 2)
-    criterion = BlackBoxLoss(staircase, sigma=0.3, evaluations=2, correction=correction, config=CostConfig(lr=3e-3))
+    criterion = BlackBoxLoss(
+        staircase, sigma=0.3, evaluations=2, correction=correction, config=CostConfig(learning_rate=3e-3)
+    )
     x = train(criterion, model, 300)
     assert criterion.measure(model(x), x) < 0.1  # it is 3.4 at first
 
@@ -631,7 +635,7 @@ def test_a_classifier_learns_from_errors_alone_and_not_from_their_opposite(per: 
 
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 32), nn.Tanh(), nn.Linear(32, 3), nn.Softmax(1))
-        config = CostConfig(lr=3e-3, minibatch=256)
+        config = CostConfig(learning_rate=3e-3, batch_size=256)
         criterion = BlackBoxLoss(errors, choices=3, per=per, config=config, evaluations=1 if per == "sample" else 4)
         x = train(criterion, model, 250 if sign == 1 else 100, label)
         error = (model(x).argmax(1) != label(x)).float().mean()

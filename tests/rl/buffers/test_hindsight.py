@@ -316,12 +316,12 @@ def test_every_agent_takes_a_goal_environment_without_hindsight(name: str, tmp_p
 
 # Learning -------------------------------------------------------------------------------------------------------------
 
-FAST = {"learning_starts": 500, "capacity": 20_000, "update_ratio": 0.25, "gamma": 0.97}
-BITS: dict[str, Any] = {"hidden": (128,), "batch": 64, "actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.02}
-POINT: dict[str, Any] = {"hidden": (64, 64), "batch": 128, "actor_lr": 1e-3, "critic_lr": 1e-3, "tau": 0.01}
+FAST = {"learning_starts": 500, "buffer_size": 20_000, "update_ratio": 0.25, "gamma": 0.97}
+BITS: dict[str, Any] = {"hidden": (128,), "batch_size": 64, "actor_lr": 3e-3, "critic_lr": 3e-3, "tau": 0.02}
+POINT: dict[str, Any] = {"hidden": (64, 64), "batch_size": 128, "actor_lr": 1e-3, "critic_lr": 1e-3, "tau": 0.01}
 TASKS: dict[str, tuple[str, dict[str, Any], int, dict[str, Any]]] = {
     "sac": ("BitFlip", {"n": 8}, 5_000, BITS | {"alpha": 0.5, "alpha_lr": 1e-3, "entropy_target": 0.5}),
-    "td3": ("PointGoal", {"size": 2}, 9_000, POINT | {"noise": 0.2}),
+    "td3": ("PointGoal", {"size": 2}, 9_000, POINT | {"exploration_noise": 0.2}),
 }
 
 

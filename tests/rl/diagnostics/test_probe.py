@@ -393,7 +393,7 @@ def test_an_ensemble_is_read_as_the_actor_reads_it() -> None:
     env = make("Pendulum-v1", 2)
     spaces = env.single_observation_space, env.single_action_space
     for agent, read in (
-        (A2C(*spaces, A2CConfig(ensemble=3)), lambda cost: cost.mean(0)),
+        (A2C(*spaces, A2CConfig(n_critics=3)), lambda cost: cost.mean(0)),
         (SAC(*spaces), lambda cost: cost.amax(0)),
         (TD3(*spaces), lambda cost: cost[0]),
     ):
@@ -405,7 +405,9 @@ def test_an_ensemble_is_read_as_the_actor_reads_it() -> None:
 
 def test_td3_goes_on_with_the_noise_of_its_targets() -> None:
     env = make("Pendulum-v1", 2)
-    agent = TD3(env.single_observation_space, env.single_action_space, TD3Config(target_noise=0.2, noise_clip=0.3))
+    agent = TD3(
+        env.single_observation_space, env.single_action_space, TD3Config(target_policy_noise=0.2, target_noise_clip=0.3)
+    )
     x, noise = torch.randn(4, 3), torch.tensor([[0.0], [1.0], [-1.0], [9.0]])
     action, entropy = agent.estimand().policy(x, noise)
     torch.testing.assert_close(action - agent.actor(x), torch.tensor([[0.0], [0.2], [-0.2], [0.3]]))
@@ -473,7 +475,7 @@ def same_run(cls: Any, config: Any, env_id: str, probe_every: int | None) -> tup
     [
         (A2C, A2CConfig(gamma=0.5, critic_warmup=0)),
         (REPPO, REPPOConfig(gamma=0.5, critic_warmup=0, epochs=1)),
-        (SAC, SACConfig(gamma=0.5, learning_starts=400, update_ratio=0.05, capacity=2000)),
+        (SAC, SACConfig(gamma=0.5, learning_starts=400, update_ratio=0.05, buffer_size=2000)),
     ],
 )
 def test_training_with_a_probe_is_training_without_to_the_bit(cls: Any, config: Any) -> None:

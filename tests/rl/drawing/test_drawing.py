@@ -91,8 +91,8 @@ def test_the_texts_follow_the_settings() -> None:
     for text, config in {
         "cross-": {"head": "hl_gauss", "bins": 33},
         "33 cost bins": {"head": "hl_gauss", "bins": 33},
-        "copies=5": {"ensemble": 5},
-        "mean of 5": {"ensemble": 5},
+        "copies=5": {"n_critics": 5},
+        "mean of 5": {"n_critics": 5},
         "dropout 0.2": {"dropout": 0.2},
         "'relu'": {"activation": "relu", "layer_norm": False},
         "23 steps of each": {"num_steps": 23},
@@ -220,8 +220,8 @@ def test_any_agent_can_be_drawn_and_no_text_lies_on_another(name: str, obs: str,
 @pytest.mark.parametrize(
     "config",
     [
-        *({"actor_gradient": kind, "ensemble": 3, "head": "hl_gauss"} for kind in ("pathwise", "score")),
-        {"ensemble": 12, "head": "hl_gauss", "state_std": True},
+        *({"actor_gradient": kind, "n_critics": 3, "head": "hl_gauss"} for kind in ("pathwise", "score")),
+        {"n_critics": 12, "head": "hl_gauss", "state_std": True},
         {"hidden": (2048, 8, 8, 8, 8, 2048), "dropout": 0.25},
         {"hidden": (1024, 8, 1024, 8), "normalize_obs": False},
     ],
