@@ -4,12 +4,12 @@ Mnih et al. 2016 (1602.01783) with one change at its heart: C estimates the cost
 that reaches the actor comes through C (`pathwise`), by the score function (`score`, the textbook), or through C with
 the score function correcting what C missed (`control_variate`). See rl/gradients/estimators.py.
 
-The file reads in the order in which the data flows: act, observe, update of C, update of the actor.
+The file reads in the order in which the data flows: the actor's loss, then act, observe, update of C, update of the
+actor. C's loss, `critic_loss`, is in rl/gradients/losses.py.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -17,17 +17,21 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
+from costgrad.agents.common import AgentMixin, build_networks
+from costgrad.agents.configs import OnPolicyConfig
 from costgrad.rl import checkpoint
 from costgrad.rl.buffers.rollout import RolloutMemory, minibatches
 from costgrad.rl.data import Rollout, Step, flat, to_numpy
 from costgrad.rl.diagnostics.estimand import Estimand, estimand_of
+from costgrad.rl.gradients.descent import Descent
 from costgrad.rl.gradients.estimators import control_variate, expected_and_taken, expected_cost, pathwise, score
+from costgrad.rl.gradients.losses import critic_loss
 from costgrad.rl.networks.acting import Acting
-from costgrad.rl.networks.actor import actor_for
+from costgrad.rl.networks.actor import StochasticActor
 from costgrad.rl.networks.critic import Critic, CriticSpec
 from costgrad.rl.networks.distributions import Policy
-from costgrad.rl.networks.mlp import Activation
-from costgrad.rl.optim import Optimizer, descend
+from costgrad.rl.networks.encoder import EncoderLike
+from costgrad.rl.optim import Optimizer, critic_optimizers
 from costgrad.rl.returns import lambda_return
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import settings
@@ -37,69 +41,38 @@ DIAGNOSE_EVERY = 8  # updates between two that report how well C knew the return
 
 
 @settings
-class A2CConfig:
-    """Settings of A2C; every one is a flag of scripts/train.py."""
+class A2CConfig(OnPolicyConfig):
+    """Settings of A2C; every one is a flag of the command train."""
 
     actor_gradient: Literal["pathwise", "score", "control_variate"] = "control_variate"
     """How the gradient reaches the actor: through C, by the score function, or both."""
     num_steps: int = 16
-    """Steps of each environment between two updates."""
-    gamma: float = 0.99
-    """Discount of the cost of each further step."""
-    gae_lambda: float = 0.95
-    """Of the lambda-return: 0 trusts C after one step, 1 trusts only the costs seen."""
     actor_lr: float = 1e-3
     """Learning rate of the actor."""
     critic_lr: float = 2e-3
     """Learning rate of C."""
     critic_passes: int = 4
-    """How often C sees each rollout."""
+    """Passes of C over each rollout."""
     critic_warmup: int = 2000
-    """Environment steps at the start from which C alone learns: its first gradients are worth nothing."""
-    batch_size: int = 128
-    """Rows of a minibatch of C; one to two times the number of bins."""
+    """Environment steps at the start during which C alone learns."""
     ent_coef: float = 0.01
-    """Weight of the entropy bonus, in units of the advantage's running size."""
-    max_grad_norm: float = 0.5
-    """Length that gradients are cut to; 0 leaves them."""
-    decay_steps: int = 0
-    """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
-    l2: float = 0.0
-    """Factor of the penalty l2/2 |w|^2 on weights of actor and C."""
-    l1: float = 0.0
-    """Factor of the penalty l1 |w| on weights of actor and C."""
+    """Coefficient of the entropy bonus, in units of the advantage's running root mean square."""
     dropout: float = 0.0
-    """Share of C's hidden units dropped in training."""
-    normalize_obs: bool = True
-    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
-    head: Literal["regression", "hl_gauss"] = "regression"
-    """C as one number, or as a distribution over cost bins trained with cross-entropy."""
-    bins: int = 101
-    """Cost bins of hl_gauss."""
+    """Dropout rate of C's hidden units in training."""
     n_critics: int = 1
-    """Critics in C; the actor follows their mean."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of actor and C."""
-    activation: Activation = "tanh"
-    """Between the layers of actor and C."""
+    """Critics in the ensemble; the actor follows their mean."""
     layer_norm: bool = True
-    """Layer normalisation in actor and C."""
     optimizer: Literal["adam", "rmsprop"] = "adam"
-    """Of actor and C."""
+    """Optimizer of actor and C."""
     log_std: float = -1.0
-    """Initial log of the spread of continuous actions, before tanh."""
-    state_std: bool = False
-    """Let the spread of continuous actions depend on the state."""
-    noise_correlation: float = 0.0
-    """How much of a step's noise the next step keeps; long swings find what jitter does not."""
     action_samples: int = 4
-    """Fresh actions a state that an expectation over continuous actions is taken from."""
+    """Actions per state that an expectation over continuous actions is taken from."""
 
 
 class Rows(NamedTuple):
     """A rollout, flat: B = T * N rows."""
 
-    x: Tensor  # [B, F] features as the policy saw them
+    x: Tensor  # [B, ...] prepared observations, as the policy saw them
     action: Tensor  # [B, A] or [B]
     sample: Tensor  # [B, A] before tanh, or [B]
     returns: Tensor  # [B] G, lambda-returns of cost
@@ -107,40 +80,40 @@ class Rows(NamedTuple):
     weight: Tensor  # [B] equal where the row counts, 0 where it is a reset; sum 1
 
 
-def actor_loss(kind: str, critic: Critic, pi: Policy, fresh: Tensor | None, row: Rows) -> Tensor:
-    """A loss a row whose gradient is the chosen estimate of d E[cost-to-go] / d theta; see rl/gradients/estimators.py.
+def actor_loss(
+    actor: StochasticActor, critic: Critic, row: Rows, noise: Tensor | None, unit: Tensor, config: A2CConfig
+) -> tuple[Tensor]:
+    """The actor's loss: the chosen estimate of the cost-to-go's gradient, less the entropy bonus.
 
     Args:
-        kind: "pathwise", "score" or "control_variate".
-        critic: C; it gets no gradient from `descend` on the actor.
-        pi: the actor's distributions for the B rows, with their graph.
-        fresh: reparameterised samples [M, B, A] of a continuous pi, else None.
+        actor: pi.
+        critic: C; it gets no gradient from a step of the actor.
         row: the rollout.
-
-    Returns:
-        [B], in units of cost.
+        noise: what samples of a continuous pi are made of [M, B, A], else None.
+        unit: [B] the rows' weight over the advantage's size: the bonus means the same whatever costs are counted in.
+        config: `actor_gradient` and `ent_coef` count.
     """
-    if kind == "score":
-        return score(pi.log_prob(row.sample), row.advantage)
-    if kind == "pathwise":
-        return pathwise(expected_cost(critic, row.x, pi, fresh))
-    expected, taken = expected_and_taken(critic, row.x, pi, fresh, row.action)
-    return control_variate(expected, pi.log_prob(row.sample), row.returns, taken)
+    pi: Policy = actor(row.x)
+    samples = None if noise is None else pi.sample(noise)
+    if config.actor_gradient == "score":
+        loss = score(pi.log_prob(row.sample), row.advantage)
+    elif config.actor_gradient == "pathwise":
+        loss = pathwise(expected_cost(critic, critic.encode(row.x).detach(), pi, samples))
+    else:
+        features = critic.encode(row.x).detach()
+        expected, taken = expected_and_taken(critic, features, pi, samples, row.action)
+        loss = control_variate(expected, pi.log_prob(row.sample), row.returns, taken)
+    total = loss @ unit
+    if config.ent_coef:
+        total = total - config.ent_coef * (pi.entropy(samples) @ row.weight)
+    return (total,)
 
 
-class A2C:
-    """The agent; see `Agent` in rl/loop.py.
+class A2C(AgentMixin):
+    """A2C; `AgentMixin` documents the arguments."""
 
-    Args:
-        observation_space: of one environment.
-        action_space: of one environment.
-        config: its settings.
-        seed: decides initial weights, actions and minibatches.
-        device: where it lives.
-
-    Raises:
-        UserError: a space it cannot be trained on.
-    """
+    config_class = A2CConfig
+    counters = ("steps", "updates", "advantage_square")
 
     def __init__(
         self,
@@ -149,29 +122,36 @@ class A2C:
         config: A2CConfig | None = None,
         seed: int = 0,
         device: str = "cpu",
+        encoder: EncoderLike | None = None,
+        critic: Critic | None = None,
     ) -> None:
         self.config = c = config or A2CConfig()
         self.codec = Codec(observation_space, action_space, device)
         weights, acting = spawn_seeds(seed, 2)
-        start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
         spec = CriticSpec.of(self.codec, c, state_only=c.actor_gradient == "score")
-        self.critic = Critic(spec, start).to(device)
-        actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
-        self.actor = actor.to(device)
-        penalties = (c.max_grad_norm, c.l2, c.l1, c.decay_steps)
-        self.critic_optimizer = Optimizer(self.critic, c.optimizer, c.critic_lr, *penalties)
-        self.actor_optimizer = Optimizer(self.actor, c.optimizer, c.actor_lr, *penalties)
-        norm = self.critic.obs_norm if c.normalize_obs else None
+        networks = (self.codec, c, spec, weights, device, encoder, critic, c.log_std, c.state_std)
+        self.actor, self.critic = build_networks(*networks)
+        learning = (c.max_grad_norm, c.l2, c.l1, c.decay_steps)
+        self.critic_optimizer, shared = critic_optimizers(
+            self.critic, c.share_encoder, c.optimizer, c.critic_lr, *learning
+        )
+        others = tuple(shared.values())
+        self.actor_optimizer = Optimizer(self.actor, c.optimizer, c.actor_lr, *learning)
+        self.descend_critic = Descent(critic_loss, None, self.critic_optimizer, self.critic, others=others)
+        self.descend_actor = Descent(actor_loss, None, self.actor_optimizer, self.actor, self.critic, others=others)
+        norm = self.critic.obs_norm if self.critic.spec.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
         self.advantage_square = 0.0  # running mean
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic}  # of a checkpoint
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
+        self.parts |= shared
         self.steps = self.updates = 0
         self._sample = np.empty(0)  # of the last action, until `observe`
+        self.check_parameters()
 
     def on_reset(self) -> None:
-        """Fresh episodes start: a rollout under way is dropped, for its next row would belong to another episode."""
+        """Called after every reset: an unfinished rollout is dropped, for its next row is of another episode."""
         self.memory.clear()
         self.acting.on_reset()
 
@@ -181,7 +161,7 @@ class A2C:
         return action
 
     def observe(self, step: Step) -> None:
-        """Puts one vector step into the rollout."""
+        """Adds one vector step to the rollout."""
         self.memory.add(step, {"sample": self._sample})
 
     def update(self) -> dict[str, Tensor]:
@@ -191,9 +171,8 @@ class A2C:
         rollout = self.memory.take()
         warm = self.steps >= self.config.critic_warmup
         self.steps += int(rollout.valid.sum())
-        self.critic_optimizer.anneal(self.steps)
-        self.actor_optimizer.anneal(self.steps)
-
+        for optimizer in (self.critic_optimizer, self.actor_optimizer, *self.descend_actor.others):
+            optimizer.anneal(self.steps)
         row = self._targets(rollout)
         if not warm:
             metrics = self._update_critic(row)
@@ -201,7 +180,7 @@ class A2C:
             metrics = self._update_critic(row) | self._update_actor(row)
         else:  # the residual must come from a C that has not seen these returns
             metrics = self._update_actor(row) | self._update_critic(row)
-        if self.config.normalize_obs:  # last, so that this update saw what the policy saw
+        if self.critic.spec.normalize_obs:  # last, so that this update saw what the policy saw
             self.critic.obs_norm.update(flat(rollout.obs), flat(rollout.valid))
         self.updates += 1
         return metrics
@@ -212,8 +191,9 @@ class A2C:
         both = np.concatenate((flat(rollout.obs), flat(rollout.next_obs)))
         x = self.critic.features(self.codec.tensor(both))
         pi = None if self.config.actor_gradient == "score" else self.actor(x)
-        fresh = None if pi is None else self.acting.sample_actions(pi, len(x), self.config.action_samples)
-        value, next_value = to_numpy(expected_cost(self.critic, x, pi, fresh)).reshape(2, *rollout.cost.shape)
+        samples = None if pi is None else self.acting.sample_actions(pi, len(x), self.config.action_samples)
+        expected = expected_cost(self.critic, self.critic.encode(x), pi, samples)
+        value, next_value = to_numpy(expected).reshape(2, *rollout.cost.shape)
         returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
         weight = rollout.valid / max(rollout.valid.sum(), 1)
         advantage = returns - value
@@ -229,57 +209,26 @@ class A2C:
             for batch in minibatches(row, self.config.batch_size, self.acting.generator):
                 action = None if self.critic.spec.action == "none" else batch.action
                 masks = self.critic.net.dropout_masks(len(batch.x), self.acting.generator)
-                loss = self.critic.loss(batch.x, action, batch.returns, batch.weight, masks)
-                norm = descend(self.critic_optimizer, loss)
-        return metrics | {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+                loss, norm = self.descend_critic(batch.x, action, batch.returns, batch.weight, masks)
+        return metrics | {"critic_loss": loss.total, "critic_grad_norm": norm}
 
     def _update_actor(self, row: Rows) -> dict[str, Tensor]:
         """One step of the actor along the chosen gradient."""
-        pi = self.actor(row.x)
-        fresh = self.acting.sample_actions(pi, len(row.x), self.config.action_samples)
-        # In units of the advantage's size the entropy bonus means the same whatever the environment counts in.
+        noise = self.acting.action_noise(len(row.x), self.config.action_samples)
+        metrics = self._diagnose(row, noise) if self.updates % DIAGNOSE_EVERY == 0 else {}
         unit = row.weight / (self.advantage_square**0.5 + 1e-8)
-        loss = actor_loss(self.config.actor_gradient, self.critic, pi, fresh, row) @ unit
-        if self.config.ent_coef:
-            loss = loss - self.config.ent_coef * (pi.entropy(fresh) @ row.weight)
-        metrics = self._diagnose(row, pi, fresh) if self.updates % DIAGNOSE_EVERY == 0 else {}
-        norm = descend(self.actor_optimizer, loss)
-        return metrics | {"actor_loss": loss.detach(), "actor_grad_norm": norm}
+        loss, norm = self.descend_actor(row, noise, unit, self.config)
+        return metrics | {"actor_loss": loss[0], "actor_grad_norm": norm}
 
     @torch.no_grad()
-    def _diagnose(self, row: Rows, pi: Policy, fresh: Tensor | None) -> dict[str, Tensor]:
-        """How random the policy is, and how much of the returns C knew before it saw them."""
+    def _diagnose(self, row: Rows, noise: Tensor | None) -> dict[str, Tensor]:
+        """The policy's entropy, and the share of the returns' variance that C explained before it saw them."""
+        pi = self.actor(row.x)
+        entropy = pi.entropy(None if noise is None else pi.sample(noise)) @ row.weight
         error, deviation = row.advantage, row.returns - row.returns @ row.weight
         unexplained = ((error * error) @ row.weight) / ((deviation * deviation) @ row.weight)
-        return {"entropy": pi.entropy(fresh) @ row.weight, "explained_variance": 1 - unexplained}
+        return {"entropy": entropy, "explained_variance": 1 - unexplained}
 
     def estimand(self) -> Estimand:
         """What C estimates: the cost-to-go of this policy, without the entropy bonus."""
         return estimand_of(self.critic, self.actor, self.config.gamma)
-
-    def predict(
-        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """As `Agent` says; `state` is handed back, this agent has no memory between steps."""
-        return self.acting.predict(obs, deterministic), state
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides the future, but for the rollout under way; the tensors are the live ones."""
-        meta = {"steps": self.steps, "updates": self.updates, "advantage_square": self.advantage_square}
-        return checkpoint.gather(self.parts) | self.acting.state(), meta
-
-    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Takes up what `state` gave; a rollout under way is dropped."""
-        checkpoint.hand_out(tensors, self.parts)
-        self.acting.load_state(tensors, meta["steps"])
-        self.steps, self.updates, self.advantage_square = meta["steps"], meta["updates"], meta["advantage_square"]
-        self.memory.clear()
-
-    def save(self, path: str | Path) -> None:
-        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
-        checkpoint.save_agent(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> A2C:
-        """Reads what `save` wrote. Raises UserError where it cannot."""
-        return checkpoint.load_agent(path, cls, A2CConfig, device)

@@ -8,7 +8,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,14 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
+from costgrad.agents.common import AgentMixin
+from costgrad.agents.configs import SearchConfig
 from costgrad.rl import checkpoint
 from costgrad.rl.data import Step
 from costgrad.rl.errors import UserError
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
 from costgrad.rl.evolution.search import cheapest_pairs, directions, mirrored, pairs, slope
-from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.optim import annealed
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import settings
@@ -32,27 +32,19 @@ TINY = 1e-8  # where all costs are alike, there is no direction to go
 
 
 @settings
-class ARSConfig:
-    """Settings of ARS; every one is a flag of scripts/train.py."""
+class ARSConfig(SearchConfig):
+    """Settings of ARS; every one is a flag of the command train."""
 
     directions: int = 8
-    """Mirrored pairs of a generation."""
+    """Mirrored pairs of candidates per generation."""
     top: int = 8
-    """Pairs of these that count: those with the cheapest candidates."""
+    """Best pairs that the step is taken from: those with the cheapest candidates."""
     sigma: float = 0.05
-    """How far a candidate stands from the centre, in each parameter."""
+    """Standard deviation of the candidates around the centre, per parameter."""
     learning_rate: float = 0.02
-    """Step along the mean direction, in units of the costs' deviation."""
+    """Step size, in units of the costs' standard deviation."""
     decay_steps: int = 0
     """Environment steps over which the learning rate falls linearly to 0; 0 keeps it."""
-    episodes: int = 1
-    """That each candidate plays."""
-    normalize_obs: bool = True
-    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
-    hidden: tuple[int, ...] = ()
-    """Widths of the hidden layers; none is a linear policy."""
-    activation: Activation = "tanh"
-    """Between the layers."""
 
     def check(self) -> None:
         """Raises UserError where settings do not fit one another."""
@@ -60,19 +52,10 @@ class ARSConfig:
             raise UserError(f"top must be at most directions, {self.directions}, got {self.top}")
 
 
-class ARS:
-    """The agent; see `Agent` in rl/loop.py.
+class ARS(AgentMixin):
+    """ARS; `AgentMixin` documents the arguments."""
 
-    Args:
-        observation_space: of one environment.
-        action_space: of one environment.
-        config: its settings.
-        seed: decides initial weights and noise.
-        device: as for other agents; the search itself stays on the host.
-
-    Raises:
-        UserError: a space it cannot be trained on.
-    """
+    config_class = ARSConfig
 
     def __init__(
         self,
@@ -93,7 +76,7 @@ class ARS:
         self._ask()
 
     def on_reset(self) -> None:
-        """Fresh episodes start, perhaps in another number."""
+        """Called after every reset: candidates whose episode is unfinished play it again."""
         self.population.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
@@ -124,28 +107,3 @@ class ARS:
         metrics = {**self.population.metrics, "step_norm": torch.tensor(float(np.linalg.norm(step)))}
         self._ask()
         return metrics
-
-    def predict(
-        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """As `Agent` says, by the centre, which never draws; `state` is handed back."""
-        return self.policies.predict(obs), state
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides the future; the tensors are the live ones. Episodes under way are not in it."""
-        meta = {"steps": self.steps, "updates": self.updates}
-        return checkpoint.gather(self.parts), meta
-
-    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
-        checkpoint.hand_out(tensors, self.parts)
-        self.steps, self.updates = meta["steps"], meta["updates"]
-
-    def save(self, path: str | Path) -> None:
-        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
-        checkpoint.save_agent(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> ARS:
-        """Reads what `save` wrote. Raises UserError where it cannot."""
-        return checkpoint.load_agent(path, cls, ARSConfig, device)

@@ -8,7 +8,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,35 +15,28 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
+from costgrad.agents.common import AgentMixin
+from costgrad.agents.configs import SearchConfig
 from costgrad.rl import checkpoint
 from costgrad.rl.data import Step, to_numpy
 from costgrad.rl.errors import UserError
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
-from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
 @settings
-class CMAESConfig:
-    """Settings of CMA-ES; every one is a flag of scripts/train.py."""
+class CMAESConfig(SearchConfig):
+    """Settings of CMA-ES; every one is a flag of the command train."""
 
     candidates: int = 0
-    """Of a generation, 4 or more; 0 takes 4 + 3 ln P for P parameters."""
+    """Candidates per generation, 4 or more; 0 takes 4 + 3 ln P for P parameters."""
     sigma: float = 0.5
-    """Initial deviation of each parameter."""
+    """Initial standard deviation of each parameter."""
     separable_from: int = 500
-    """Parameters from which on the covariance is diagonal."""
-    episodes: int = 1
-    """That each candidate plays."""
-    normalize_obs: bool = True
-    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
-    hidden: tuple[int, ...] = ()
-    """Widths of the hidden layers; none is a linear policy."""
-    activation: Activation = "tanh"
-    """Between the layers."""
+    """Number of parameters from which on the covariance is diagonal (separable CMA-ES)."""
 
     def check(self) -> None:
         """Raises UserError where settings do not fit one another."""
@@ -52,20 +44,10 @@ class CMAESConfig:
             raise UserError(f"candidates must be 0 or at least 4, got {self.candidates}")
 
 
-class CMAES:
-    """The agent; see `Agent` in rl/loop.py.
+class CMAES(AgentMixin):
+    """CMAES; `AgentMixin` documents the arguments."""
 
-    Args:
-        observation_space: of one environment.
-        action_space: of one environment.
-        config: its settings.
-        seed: decides initial weights and noise.
-        device: as for other agents; the search itself stays on the host.
-
-    Raises:
-        UserError: a space it cannot be trained on, or the package `cmaes` is missing.
-    """
-
+    config_class = CMAESConfig
     finds = "of mean and spread,"  # what it estimates, for drawings
 
     def __init__(
@@ -96,7 +78,7 @@ class CMAES:
         self._ask()
 
     def on_reset(self) -> None:
-        """Fresh episodes start, perhaps in another number."""
+        """Called after every reset: candidates whose episode is unfinished play it again."""
         self.population.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
@@ -133,31 +115,15 @@ class CMAES:
         kept = {k: v for k, v in vars(self.search).items() if k != "_funhist_values"}
         return {k: v for k, v in kept.items() if isinstance(v, np.ndarray | float | int)}
 
-    def predict(
-        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """As `Agent` says, by the mean, which never draws; `state` is handed back."""
-        return self.policies.predict(obs), state
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides the future; the tensors are the live ones. Episodes under way are not in it."""
+        """As of `AgentMixin`, and the numbers of the search."""
+        tensors, meta = super().state()
         search = {f"search{name}": torch.as_tensor(np.array(v)) for name, v in self._numbers().items()}
-        meta = {"steps": self.steps, "updates": self.updates}
-        return checkpoint.gather(self.parts) | search, meta
+        return tensors | search, meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
-        checkpoint.hand_out(tensors, self.parts)
+        """Restores what `state` gave."""
+        super().load_state(tensors, meta)
         for name, now in self._numbers().items():
             value = to_numpy(tensors[f"search{name}"])
             setattr(self.search, name, value.copy() if isinstance(now, np.ndarray) else type(now)(value))
-        self.steps, self.updates = meta["steps"], meta["updates"]
-
-    def save(self, path: str | Path) -> None:
-        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
-        checkpoint.save_agent(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> CMAES:
-        """Reads what `save` wrote. Raises UserError where it cannot."""
-        return checkpoint.load_agent(path, cls, CMAESConfig, device)

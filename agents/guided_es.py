@@ -9,7 +9,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,8 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
+from costgrad.agents.common import AgentMixin
+from costgrad.agents.configs import SearchConfig
 from costgrad.rl import checkpoint
 from costgrad.rl.buffers.replay import Replay
 from costgrad.rl.data import Batch, Step, to_numpy
@@ -24,11 +25,13 @@ from costgrad.rl.errors import UserError
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
 from costgrad.rl.evolution.search import centered_ranks, directions, guided, mirrored, orthonormal, pairs, slope
+from costgrad.rl.gradients.descent import Descent
 from costgrad.rl.gradients.estimators import expected_cost
+from costgrad.rl.gradients.losses import critic_loss
 from costgrad.rl.networks.actor import CategoricalActor
-from costgrad.rl.networks.critic import MAX_JOINT_ACTIONS, Critic, CriticSpec
-from costgrad.rl.networks.mlp import Activation
-from costgrad.rl.optim import Optimizer, Target, annealed, descend
+from costgrad.rl.networks.critic import MAX_JOINT_ACTIONS, Critic, CriticSpec, build_critic
+from costgrad.rl.networks.encoder import EncoderLike, build_encoders
+from costgrad.rl.optim import Optimizer, Target, annealed
 from costgrad.rl.returns import td_target
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import settings
@@ -36,64 +39,49 @@ from costgrad.rl.spaces import Codec
 
 
 @settings
-class GuidedESConfig:
-    """Settings of guided ES; every one is a flag of scripts/train.py."""
+class GuidedESConfig(SearchConfig):
+    """Settings of guided ES; every one is a flag of the command train."""
 
     directions: int = 8
-    """Mirrored pairs of a generation."""
+    """Mirrored pairs of candidates per generation."""
     sigma: float = 0.1
-    """How far a candidate stands from the centre, in each parameter on average."""
+    """Standard deviation of the candidates around the centre, per parameter."""
     isotropic: float = 0.5
-    """Share of the noise that goes everywhere, alpha; the rest goes along C's gradients. 1 is without C."""
+    """Share of the noise that is isotropic, alpha; the rest is along C's gradients. 1 is without C."""
     subspace: int = 4
-    """C's gradients that span the rest: those of so many generations."""
+    """Gradients of C that span the subspace: those of so many generations."""
     learning_rate: float = 0.1
-    """Step along the slope of the costs' ranks."""
+    """Step size along the gradient that the candidates' ranks estimate."""
     decay_steps: int = 0
     """Environment steps over which learning rates fall linearly to 0; 0 keeps them."""
     gamma: float = 0.99
-    """Discount of C's cost of each further step; candidates are compared without."""
+    """Discount factor of C; candidates are compared by undiscounted costs."""
     buffer_size: int = 1_000_000
-    """Transitions that C learns from."""
+    """Transitions in C's replay buffer."""
     batch_size: int = 128
-    """Rows of a batch of C."""
+    """Rows of a minibatch of C."""
     guide_batch_size: int = 1_024
-    """States that the guiding gradient is the mean over."""
+    """States that C's gradient is the mean over."""
     learning_starts: int = 1_000
     """Environment steps before C learns and guides."""
     update_ratio: float = 0.25
-    """Updates of C an environment step."""
+    """Updates of C per environment step."""
     critic_lr: float = 1e-3
     """Learning rate of C."""
     n_critics: int = 2
-    """In C; a target takes the dearest."""
+    """Critics in the ensemble; the target takes their maximum cost (clipped double Q)."""
     critic_hidden: tuple[int, ...] = (64, 64)
     """Widths of C's hidden layers."""
     tau: float = 0.005
-    """Share of the way that C's target goes in a step."""
-    episodes: int = 1
-    """That each candidate plays."""
-    normalize_obs: bool = True
-    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
+    """Polyak rate of C's target network."""
     hidden: tuple[int, ...] = (32, 32)
-    """Widths of the policy's hidden layers; none is a linear policy."""
-    activation: Activation = "tanh"
-    """Between the layers of policy and C."""
 
 
-class GuidedES:
-    """The agent; see `Agent` in rl/loop.py.
+class GuidedES(AgentMixin):
+    """GuidedES; `AgentMixin` documents the arguments."""
 
-    Args:
-        observation_space: of one environment.
-        action_space: of one environment.
-        config: its settings.
-        seed: decides initial weights, noise and batches.
-        device: as for other agents; search and C stay on the host.
-
-    Raises:
-        UserError: a space it cannot be trained on.
-    """
+    config_class = GuidedESConfig
+    counters = ("steps", "updates", "guided", "updates_due")
 
     def __init__(
         self,
@@ -102,6 +90,8 @@ class GuidedES:
         config: GuidedESConfig | None = None,
         seed: int = 0,
         device: str = "cpu",
+        encoder: EncoderLike | None = None,
+        critic: Critic | None = None,
     ) -> None:
         self.config = c = config or GuidedESConfig()
         self.codec = Codec(observation_space, action_space, device)
@@ -114,9 +104,12 @@ class GuidedES:
             raise UserError(
                 f"GuidedES takes up to {MAX_JOINT_ACTIONS} combinations of choices, {action_space} has more: ES does"
             )
-        self.critic = Critic(spec, torch.Generator().manual_seed(start))
+        given = critic.encoder if critic is not None else None
+        of_critic, _ = build_encoders(encoder, "critic", self.codec.obs, start, given)  # the policies have none
+        self.critic = build_critic(critic, spec, torch.Generator().manual_seed(start), of_critic, "cpu")
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, decay_steps=c.decay_steps)
         self.target_critic = Target(self.critic, self.critic_optimizer, c.tau)
+        self.descend_critic = Descent(critic_loss, None, self.critic_optimizer, self.critic)
         self.memory = Replay(c.buffer_size, c.gamma, seed=draw)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.policies, "population": self.population}
         self.parts |= {"critic": self.critic, "target_critic": self.target_critic, "memory": self.memory}
@@ -124,10 +117,11 @@ class GuidedES:
         self.guides = torch.zeros(c.subspace, self.policies.size)  # C's gradients, of length 1; a ring
         self.steps = self.updates = self.guided = 0
         self.updates_due = 0.0  # updates of C
+        self.check_parameters()
         self._ask()
 
     def on_reset(self) -> None:
-        """Fresh episodes start, perhaps in another number."""
+        """Called after every reset: candidates whose episode is unfinished play it again."""
         self.population.on_reset()
         self.memory.on_reset()
 
@@ -176,64 +170,55 @@ class GuidedES:
         return metrics
 
     def _update_critic(self, batch: Batch) -> dict[str, Tensor]:
-        """One step of C towards what the transition cost and what the centre will cost from there."""
-        x, following = self.critic.features(batch.obs), self.critic.features(batch.next_obs)
+        """One step of C towards the temporal-difference target under the centre's policy."""
+        x, next_x = self.critic.features(batch.obs), self.critic.features(batch.next_obs)
         with torch.no_grad():
             critic, output = self.target_critic.copy, self.actor_output(batch.next_obs)
+            features = critic.encode(next_x)
             if isinstance(self.policies.actor, CategoricalActor):
                 mode = self.policies.actor.policy(output).mode()
-                cost = critic.cost_of(critic.taken(critic.output(following), mode))
+                cost = critic.cost_of(critic.taken(critic.output(features), mode))
             else:
-                cost = critic.cost(following, output.tanh())
+                cost = critic.cost(features, output.tanh())
             target = td_target(batch.cost, batch.discount, cost.amax(0))
-        loss = self.critic.loss(x, batch.action, target, batch.weight)
-        norm = descend(self.critic_optimizer, loss)
+        loss, norm = self.descend_critic(x, batch.action, target, batch.weight)
         self.target_critic.soft_update()
-        return {"critic_loss": loss.detach(), "critic_grad_norm": norm}
+        return {"critic_loss": loss.total, "critic_grad_norm": norm}
 
     def actor_output(self, obs: Tensor) -> Tensor:
         """What the centre's network gives, with its graph: [B, *obs_shape] -> [B, outputs]."""
         x, norm = obs.float(), self.policies.norm
         return self.policies.actor.net((x if norm is None else norm(x)).flatten(1))
 
-    def _guide(self, estimate: Tensor) -> dict[str, Tensor]:
-        """Puts the centre's gradient through C into the ring; its cosine with the slope of the costs."""
-        actor, batch = self.policies.actor, self.memory.sample(self.config.guide_batch_size)
-        x, output = self.critic.features(batch.obs), self.actor_output(batch.obs)
+    def guiding_cost(self, obs: Tensor) -> Tensor:
+        """The mean cost that C gives the centre's actions, with its graph: what the guide is the gradient of.
+
+        Args:
+            obs: [B, *obs_shape].
+        """
+        features, output = self.critic.encode(self.critic.features(obs)).detach(), self.actor_output(obs)
+        actor = self.policies.actor
         if isinstance(actor, CategoricalActor):  # the likeliest choice has no gradient: softmax of the same output has
-            cost = expected_cost(self.critic, x, actor.policy(output), None)
-        else:
-            cost = self.critic.cost(x, output.tanh(), first=True)[0]
-        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(cost.mean(), list(actor.net.parameters()))])
+            return expected_cost(self.critic, features, actor.policy(output), None).mean()
+        return self.critic.cost(features, output.tanh(), first=True)[0].mean()
+
+    def _guide(self, estimate: Tensor) -> dict[str, Tensor]:
+        """Puts the centre's gradient through C into the ring; its cosine with the gradient that ranks estimate."""
+        cost = self.guiding_cost(self.memory.sample(self.config.guide_batch_size).obs)
+        parameters = list(self.policies.actor.net.parameters())
+        gradient = torch.cat([g.flatten() for g in torch.autograd.grad(cost, parameters)])
         length = torch.linalg.vector_norm(gradient)
         if torch.isfinite(length) and length > 0:
             self.guides[self.guided % self.config.subspace] = gradient / length
             self.guided += 1
         return {"guide_cosine": torch.cosine_similarity(gradient, estimate, 0), "guide_norm": length}
 
-    def predict(
-        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """As `Agent` says, by the centre, which never draws; `state` is handed back."""
-        return self.policies.predict(obs), state
-
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides the future; the tensors are the live ones. Episodes under way are not in it."""
-        meta = {"steps": self.steps, "updates": self.updates, "guided": self.guided, "updates_due": self.updates_due}
-        return checkpoint.gather(self.parts) | {"guides": self.guides}, meta
+        """As of `AgentMixin`, and C's gradients."""
+        tensors, meta = super().state()
+        return tensors | {"guides": self.guides}, meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
-        checkpoint.hand_out(tensors, self.parts)
+        """Restores what `state` gave."""
+        super().load_state(tensors, meta)
         self.guides.copy_(tensors["guides"])
-        self.steps, self.updates = meta["steps"], meta["updates"]
-        self.guided, self.updates_due = meta["guided"], meta["updates_due"]
-
-    def save(self, path: str | Path) -> None:
-        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
-        checkpoint.save_agent(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> GuidedES:
-        """Reads what `save` wrote. Raises UserError where it cannot."""
-        return checkpoint.load_agent(path, cls, GuidedESConfig, device)

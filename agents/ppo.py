@@ -1,31 +1,36 @@
 """PPO: proximal policy optimisation, the on-policy agent that people compare with (Schulman et al. 2017, 1707.06347).
 
-Several passes over each rollout; a clip on the probability ratio keeps the policy near the one that acted. C is a
+Several epochs over each rollout; a clip on the probability ratio keeps the policy near the one that acted. C is a
 baseline here, C(s): the gradient reaches the actor by the score function alone.
 
-The file reads in the order in which the data flows: act, observe, and one update of C and the actor together.
+The file reads in the order in which the data flows: the loss, then act, observe, and the update of C and the actor.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from gymnasium import Space
 from torch import Tensor, nn
 
+from costgrad.agents.common import AgentMixin, build_networks
+from costgrad.agents.configs import OnPolicyConfig
 from costgrad.rl import checkpoint
 from costgrad.rl.buffers.rollout import RolloutMemory, minibatches
 from costgrad.rl.data import Rollout, Step, flat, to_numpy
 from costgrad.rl.diagnostics.estimand import Estimand, estimand_of
-from costgrad.rl.gradients.by_hand import ActorPass, Pass
+from costgrad.rl.errors import UserError
+from costgrad.rl.gradients.descent import Descent
 from costgrad.rl.gradients.estimators import clipped_score
+from costgrad.rl.gradients.fast import ppo_step
+from costgrad.rl.gradients.losses import PPOLoss
 from costgrad.rl.networks.acting import Acting
-from costgrad.rl.networks.actor import actor_for
+from costgrad.rl.networks.actor import StochasticActor
 from costgrad.rl.networks.critic import Critic, CriticSpec
-from costgrad.rl.networks.mlp import Activation
+from costgrad.rl.networks.distributions import Policy
+from costgrad.rl.networks.encoder import EncoderLike
 from costgrad.rl.optim import Optimizer
 from costgrad.rl.returns import lambda_return
 from costgrad.rl.seeds import spawn_seeds
@@ -34,94 +39,66 @@ from costgrad.rl.spaces import Codec
 
 
 @settings
-class PPOConfig:
-    """Settings of PPO; every one is a flag of scripts/train.py."""
+class PPOConfig(OnPolicyConfig):
+    """Settings of PPO; every one is a flag of the command train."""
 
     num_steps: int = 128
-    """Steps of each environment between two updates."""
+    batch_size: int = 256
     epochs: int = 4
     """Passes over each rollout."""
-    batch_size: int = 256
-    """Rows of a minibatch."""
-    gamma: float = 0.99
-    """Discount of the cost of each further step."""
-    gae_lambda: float = 0.95
-    """Of the advantage (1506.02438): 0 trusts C after one step, 1 trusts only the costs seen."""
     learning_rate: float = 1e-3
     """Learning rate of actor and C."""
     clip_range: float = 0.2
-    """How far a probability ratio may move from 1 before its gradient ends."""
+    """Clip of the probability ratio: its gradient ends where the ratio has moved so far from 1."""
     clip_range_vf: float = 0.0
-    """How far C may move in a rollout, in units of its scale; 0 lets it. Only for the regression head."""
+    """Clip of C's change per rollout, in units of its scale; 0 disables it. Only for the regression head."""
     vf_coef: float = 0.5
-    """Weight of C's loss."""
+    """Coefficient of C's loss."""
     ent_coef: float = 0.01
-    """Weight of the entropy bonus; advantages have size 1."""
+    """Coefficient of the entropy bonus; advantages have variance 1."""
     target_kl: float = 0.0
-    """Ends an update after the pass in which KL(pi_old||pi) exceeds 1.5 times this, in nats; 0 never does."""
-    max_grad_norm: float = 0.5
-    """Length that gradients are cut to; 0 leaves them."""
-    decay_steps: int = 0
-    """Environment steps over which the learning rate falls linearly to 0; 0 keeps it."""
-    l2: float = 0.0
-    """Factor of the penalty l2/2 |w|^2 on weights of actor and C."""
-    l1: float = 0.0
-    """Factor of the penalty l1 |w| on weights of actor and C."""
-    normalize_obs: bool = True
-    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
-    head: Literal["regression", "hl_gauss"] = "regression"
-    """C as one number, or as a distribution over cost bins trained with cross-entropy."""
-    bins: int = 101
-    """Cost bins of hl_gauss."""
-    hidden: tuple[int, ...] = (64, 64)
-    """Widths of the hidden layers of actor and C."""
-    activation: Activation = "tanh"
-    """Between the layers of actor and C."""
-    layer_norm: bool = False
-    """Layer normalisation in actor and C."""
-    log_std: float = 0.0
-    """Initial log of the spread of continuous actions, before tanh."""
-    state_std: bool = False
-    """Let the spread depend on the state."""
-    noise_correlation: float = 0.0
-    """How much of a step's noise the next step keeps; long swings find what jitter does not."""
+    """Ends an update after the epoch in which KL(pi_old||pi) exceeds 1.5 times this, in nats; 0 never does."""
 
 
 class Rows(NamedTuple):
     """A rollout, flat: B = T * N rows."""
 
-    x: Tensor  # [B, F] features as the policy saw them
+    x: Tensor  # [B, ...] prepared observations, as the policy saw them
     sample: Tensor  # [B, A] before tanh, or [B]
     log_prob: Tensor  # [B] of the sample, when it was acted on
     advantage: Tensor  # [B] of mean 0 and variance 1; positive where the action cost more than expected
-    returns: Tensor  # [B] lambda-returns of cost; in units of C's scale where C learns them
+    returns: Tensor  # [B] lambda-returns of cost, in units of C's scale
     value: Tensor  # [B] C(s) before this rollout, likewise
     weight: Tensor  # [B] equal where the row counts, 0 where it is a reset; sum 1
     share: Tensor  # [B] the weight in the whole rollout, of whatever part
 
 
-class Learnt(NamedTuple):
-    """What a step of learning can tell."""
-
-    log_ratio: Tensor  # [B] log pi - log pi_old of each sample, before the step
-    actor_loss: Tensor  # [B]
-    critic_loss: Tensor  # [B]
-    grad_norm: Tensor
-
-
-class PPO:
-    """The agent; see `Agent` in rl/loop.py.
+def ppo_loss(actor: StochasticActor, critic: Critic, batch: Rows, noise: Tensor | None, config: PPOConfig) -> PPOLoss:
+    """The clipped surrogate, C's loss and the entropy bonus (1707.06347, eq. 7 and 9).
 
     Args:
-        observation_space: of one environment.
-        action_space: of one environment.
-        config: its settings.
-        seed: decides initial weights, actions and minibatches.
-        device: where it lives.
-
-    Raises:
-        UserError: a space it cannot be trained on.
+        actor: pi.
+        critic: C of states.
+        batch: a minibatch.
+        noise: what the entropy's samples of a continuous pi are made of [1, B, A]; None where none are needed.
+        config: `clip_range`, `clip_range_vf`, `vf_coef` and `ent_coef` count.
     """
+    pi: Policy = actor(batch.x)
+    log_ratio = pi.log_prob(batch.sample) - batch.log_prob
+    actor_loss, _ = clipped_score(log_ratio, batch.advantage, config.clip_range)
+    output = critic.output(critic.encode(batch.x))[0]
+    critic_loss, _ = critic.head.loss_and_gradient(output, batch.returns, batch.value, config.clip_range_vf)
+    total = (actor_loss + config.vf_coef * critic_loss) @ batch.weight
+    if config.ent_coef:
+        entropy = pi.entropy(None if noise is None else pi.sample(noise))
+        total = total - config.ent_coef * (entropy @ batch.weight)
+    return PPOLoss(total, log_ratio, actor_loss, critic_loss)
+
+
+class PPO(AgentMixin):
+    """PPO; `AgentMixin` documents the arguments. `critic` is a C of states."""
+
+    config_class = PPOConfig
 
     def __init__(
         self,
@@ -130,27 +107,31 @@ class PPO:
         config: PPOConfig | None = None,
         seed: int = 0,
         device: str = "cpu",
+        encoder: EncoderLike | None = None,
+        critic: Critic | None = None,
     ) -> None:
         self.config = c = config or PPOConfig()
         self.codec = Codec(observation_space, action_space, device)
         weights, acting = spawn_seeds(seed, 2)
-        start = torch.Generator().manual_seed(weights)  # on the CPU: the same initial weights on every device
-        spec = CriticSpec.of(self.codec, c, state_only=True)
-        self.critic = Critic(spec, start).to(device)
-        actor = actor_for(self.codec, c.hidden, c.activation, c.layer_norm, c.log_std, start, c.state_std)
-        self.actor = actor.to(device)
+        spec = CriticSpec.of(self.codec, c, state_only=True, ensemble=1)
+        networks = (self.codec, c, spec, weights, device, encoder, critic, c.log_std, c.state_std)
+        self.actor, self.critic = build_networks(*networks)
+        if self.critic.spec.ensemble != 1:
+            raise UserError(f"critic= has {self.critic.spec.ensemble} members: PPO takes a single one")
         both = nn.ModuleDict({"actor": self.actor, "critic": self.critic})
         self.optimizer = Optimizer(both, "adam", c.learning_rate, c.max_grad_norm, c.l2, c.l1, c.decay_steps)
-        norm = self.critic.obs_norm if c.normalize_obs else None
+        self.descend = Descent(ppo_loss, ppo_step, self.optimizer, self.actor, self.critic)
+        norm = self.critic.obs_norm if self.critic.spec.normalize_obs else None
         self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic}  # of a checkpoint
         self.parts["optimizer"] = self.optimizer
         self.steps = self.updates = 0
         self._sample = np.empty(0)  # of the last action, until `observe`
+        self.check_parameters()
 
     def on_reset(self) -> None:
-        """Fresh episodes start: a rollout under way is dropped, for its next row would belong to another episode."""
+        """Called after every reset: an unfinished rollout is dropped, for its next row is of another episode."""
         self.memory.clear()
         self.acting.on_reset()
 
@@ -160,11 +141,11 @@ class PPO:
         return action
 
     def observe(self, step: Step) -> None:
-        """Puts one vector step into the rollout."""
+        """Adds one vector step to the rollout."""
         self.memory.add(step, {"sample": self._sample})
 
     def update(self) -> dict[str, Tensor]:
-        """Once a rollout is full: advantages, then several passes over it, and last the normaliser."""
+        """Once a rollout is full: advantages, then several epochs over it, and last the normaliser."""
         if not self.memory.full:
             return {}
         rollout = self.memory.take()
@@ -176,23 +157,25 @@ class PPO:
         rows = rows._replace(returns=returns, value=value)
         for _ in range(self.config.epochs):
             batches = list(minibatches(rows, self.config.batch_size, self.acting.generator))
-            log_ratio, actor_loss, critic_loss, norm = zip(*map(self._learn, batches), strict=True)
-            ratio, share = torch.cat(log_ratio), torch.cat([batch.share for batch in batches])
-            # The mean of r - 1 - log r over what pi_old did is KL(pi_old||pi), and never negative.
-            moved = (ratio.expm1() - ratio) @ share
-            if self.config.target_kl and float(moved) > 1.5 * self.config.target_kl:
+            losses, norms = zip(*map(self._descend, batches), strict=True)
+            log_ratio, actor_loss, critic_loss = map(torch.cat, [*zip(*losses, strict=True)][1:])
+            share = torch.cat([batch.share for batch in batches])
+            # The mean of r - 1 - log r over pi_old's actions is KL(pi_old||pi), and never negative.
+            kl = (log_ratio.expm1() - log_ratio) @ share
+            if self.config.target_kl and float(kl) > 1.5 * self.config.target_kl:
                 break
-        if self.config.normalize_obs:  # last, so that this update saw what the policy saw
+        if self.critic.spec.normalize_obs:  # last, so that this update saw what the policy saw
             self.critic.obs_norm.update(flat(rollout.obs), flat(rollout.valid))
         self.updates += 1
-        metrics |= {"actor_loss": torch.cat(actor_loss) @ share, "critic_loss": torch.cat(critic_loss) @ share}
-        return metrics | {"grad_norm": torch.stack(norm).mean(), "approx_kl": moved}
+        metrics |= {"actor_loss": actor_loss @ share, "critic_loss": critic_loss @ share}
+        return metrics | {"grad_norm": torch.stack(norms).mean(), "approx_kl": kl}
 
     @torch.no_grad()
     def _targets(self, rollout: Rollout) -> Rows:
-        """Lambda-returns and advantages of cost, with C and the policy as they stand."""
-        x = self.critic.features(self.codec.tensor(np.concatenate((flat(rollout.obs), flat(rollout.next_obs)))))
-        value, next_value = to_numpy(self.critic.cost(x).mean(0)).reshape(2, *rollout.cost.shape)
+        """Lambda-returns and advantages (GAE) of cost, with C as it stands."""
+        both = np.concatenate((flat(rollout.obs), flat(rollout.next_obs)))
+        x = self.critic.features(self.codec.tensor(both))
+        value, next_value = to_numpy(self.critic.cost(self.critic.encode(x)).mean(0)).reshape(2, *rollout.cost.shape)
         returns = lambda_return(rollout.cost, rollout.discount, next_value, rollout.done, self.config.gae_lambda)
         weight = rollout.valid / max(rollout.valid.sum(), 1)
         advantage = returns - value
@@ -203,47 +186,11 @@ class PPO:
         x = x[: len(sample)]
         return Rows(x, sample, self.actor(x).log_prob(sample), *rest)
 
-    @torch.no_grad()
-    def _learn(self, batch: Rows) -> Learnt:
-        """One step of the actor and C, down the sum of their losses: by their slopes, which are known."""
-        c, weight = self.config, batch.weight
-        actor, critic = ActorPass(self.actor, batch.x), Pass(self.critic.net, batch.x)
-        log_ratio = actor.pi.log_prob(batch.sample) - batch.log_prob
-        actor_loss, slope = clipped_score(log_ratio, batch.advantage, c.clip_range)
-        bonus = -c.ent_coef * weight if c.ent_coef else None
-        fresh = None if bonus is None else self.acting.sample_actions(actor.pi, len(weight))
-        of_actor = actor.gradient(batch.sample, slope * weight, bonus, fresh)
-        critic_loss, slope = self.critic.head.loss_and_slope(critic.output, batch.returns, batch.value, c.clip_range_vf)
-        of_critic = critic.gradient(slope * (c.vf_coef * weight).unsqueeze(-1))
-        return Learnt(log_ratio, actor_loss, critic_loss, self.optimizer.apply((*of_actor, *of_critic)))
+    def _descend(self, batch: Rows) -> tuple[PPOLoss, Tensor]:
+        """One step of the actor and C on a minibatch; what the loss came to, and the gradient norm."""
+        noise = self.acting.action_noise(len(batch.weight)) if self.config.ent_coef else None
+        return self.descend(batch, noise, self.config)
 
     def estimand(self) -> Estimand:
         """What C estimates: the cost-to-go of this policy from a state on, without the entropy bonus."""
         return estimand_of(self.critic, self.actor, self.config.gamma)
-
-    def predict(
-        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """As `Agent` says; `state` is handed back, this agent has no memory between steps."""
-        return self.acting.predict(obs, deterministic), state
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides the future, but for the rollout under way; the tensors are the live ones."""
-        meta = {"steps": self.steps, "updates": self.updates}
-        return checkpoint.gather(self.parts) | self.acting.state(), meta
-
-    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Takes up what `state` gave; a rollout under way is dropped."""
-        checkpoint.hand_out(tensors, self.parts)
-        self.acting.load_state(tensors, meta["steps"])
-        self.steps, self.updates = meta["steps"], meta["updates"]
-        self.memory.clear()
-
-    def save(self, path: str | Path) -> None:
-        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
-        checkpoint.save_agent(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> PPO:
-        """Reads what `save` wrote. Raises UserError where it cannot."""
-        return checkpoint.load_agent(path, cls, PPOConfig, device)

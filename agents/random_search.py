@@ -8,7 +8,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,50 +15,36 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
+from costgrad.agents.common import AgentMixin
+from costgrad.agents.configs import SearchConfig
 from costgrad.rl import checkpoint
 from costgrad.rl.data import Step
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
-from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
 @settings
-class RandomSearchConfig:
-    """Settings of random search; every one is a flag of scripts/train.py."""
+class RandomSearchConfig(SearchConfig):
+    """Settings of random search; every one is a flag of the command train."""
 
     population: int = 8
-    """Candidates of a generation, beside the best so far."""
+    """Candidates per generation, beside the best so far."""
     sigma: float = 0.3
-    """How far a candidate stands from the best at first, in each parameter."""
+    """Initial standard deviation of the candidates around the best, per parameter."""
     shrink: float = 0.95
-    """What a generation without success multiplies that by, and one with success divides it by."""
-    episodes: int = 1
-    """That each candidate plays."""
+    """Factor on sigma after a generation without success; one with success divides by it."""
     normalize_obs: bool = False
-    """Shift and scale observations to mean 0 and variance 1; the same parameters then do not stay the same policy."""
-    hidden: tuple[int, ...] = ()
-    """Widths of the hidden layers; none is a linear policy."""
-    activation: Activation = "tanh"
-    """Between the layers."""
+    """Normalise observations to mean 0 and variance 1; the same parameters then do not stay the same policy."""
 
 
-class RandomSearch:
-    """The agent; see `Agent` in rl/loop.py.
+class RandomSearch(AgentMixin):
+    """RandomSearch; `AgentMixin` documents the arguments."""
 
-    Args:
-        observation_space: of one environment.
-        action_space: of one environment.
-        config: its settings.
-        seed: decides initial weights and noise.
-        device: as for other agents; the search itself stays on the host.
-
-    Raises:
-        UserError: a space it cannot be trained on.
-    """
-
+    config_class = RandomSearchConfig
+    counters = ("steps", "updates", "sigma", "best_cost", "trials")
     finds = "of the best so far,"  # what it estimates, for drawings
 
     def __init__(
@@ -83,7 +68,7 @@ class RandomSearch:
         self._ask()
 
     def on_reset(self) -> None:
-        """Fresh episodes start, perhaps in another number."""
+        """Called after every reset: candidates whose episode is unfinished play it again."""
         self.population.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
@@ -118,32 +103,3 @@ class RandomSearch:
         metrics |= {"sigma": torch.tensor(self.sigma)}
         self._ask()
         return metrics
-
-    def predict(
-        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """As `Agent` says, by the best so far, which never draws; `state` is handed back."""
-        return self.policies.predict(obs), state
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides the future; the tensors are the live ones. Episodes under way are not in it."""
-        meta = {
-            **{"steps": self.steps, "updates": self.updates, "sigma": self.sigma},
-            **{"best_cost": self.best_cost, "trials": self.trials},
-        }
-        return checkpoint.gather(self.parts), meta
-
-    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
-        checkpoint.hand_out(tensors, self.parts)
-        self.steps, self.updates, self.sigma = meta["steps"], meta["updates"], meta["sigma"]
-        self.best_cost, self.trials = meta["best_cost"], meta["trials"]
-
-    def save(self, path: str | Path) -> None:
-        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
-        checkpoint.save_agent(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> RandomSearch:
-        """Reads what `save` wrote. Raises UserError where it cannot."""
-        return checkpoint.load_agent(path, cls, RandomSearchConfig, device)

@@ -8,7 +8,6 @@ The file reads in the order of a generation: ask, play (rl/evolution/population.
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,52 +15,37 @@ import torch
 from gymnasium import Space
 from torch import Tensor
 
+from costgrad.agents.common import AgentMixin
+from costgrad.agents.configs import SearchConfig
 from costgrad.rl import checkpoint
 from costgrad.rl.data import Step
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.evolution.population import Population
 from costgrad.rl.evolution.search import directions, mirrored, pairs, slope
-from costgrad.rl.networks.mlp import Activation
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
 
 
 @settings
-class SPSAConfig:
-    """Settings of SPSA; every one is a flag of scripts/train.py."""
+class SPSAConfig(SearchConfig):
+    """Settings of SPSA; every one is a flag of the command train."""
 
     directions: int = 4
-    """Mirrored pairs of a generation."""
+    """Mirrored pairs of candidates per generation."""
     sigma: float = 0.1
-    """How far a candidate stands from the centre at first, in each parameter: c."""
+    """Initial perturbation of each parameter: c."""
     first_step: float = 0.1
-    """How far a parameter goes at first, on average: a follows from the first slopes that are not 0."""
+    """Initial step of a parameter, on average: a follows from the first gradient estimates that are not 0."""
     stability: float = 10.0
-    """Updates by which the fall of the steps is put off: A."""
-    episodes: int = 1
-    """That each candidate plays."""
-    normalize_obs: bool = True
-    """Shift and scale observations to mean 0 and variance 1 (images per channel)."""
-    hidden: tuple[int, ...] = ()
-    """Widths of the hidden layers; none is a linear policy."""
-    activation: Activation = "tanh"
-    """Between the layers."""
+    """Updates by which the decay of the steps is delayed: A."""
 
 
-class SPSA:
-    """The agent; see `Agent` in rl/loop.py.
+class SPSA(AgentMixin):
+    """SPSA; `AgentMixin` documents the arguments."""
 
-    Args:
-        observation_space: of one environment.
-        action_space: of one environment.
-        config: its settings.
-        seed: decides initial weights and noise.
-        device: as for other agents; the search itself stays on the host.
-
-    Raises:
-        UserError: a space it cannot be trained on.
-    """
+    config_class = SPSAConfig
+    counters = ("steps", "updates", "gain")
 
     def __init__(
         self,
@@ -83,7 +67,7 @@ class SPSA:
         self._ask()
 
     def on_reset(self) -> None:
-        """Fresh episodes start, perhaps in another number."""
+        """Called after every reset: candidates whose episode is unfinished play it again."""
         self.population.on_reset()
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
@@ -122,28 +106,3 @@ class SPSA:
         metrics = {**self.population.metrics, "step_norm": torch.tensor(float(np.linalg.norm(step)))}
         self._ask()
         return metrics
-
-    def predict(
-        self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
-    ) -> tuple[np.ndarray, Any]:
-        """As `Agent` says, by the centre, which never draws; `state` is handed back."""
-        return self.policies.predict(obs), state
-
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Everything that decides the future; the tensors are the live ones. Episodes under way are not in it."""
-        meta = {"steps": self.steps, "updates": self.updates, "gain": self.gain}
-        return checkpoint.gather(self.parts), meta
-
-    def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
-        checkpoint.hand_out(tensors, self.parts)
-        self.steps, self.updates, self.gain = meta["steps"], meta["updates"], meta["gain"]
-
-    def save(self, path: str | Path) -> None:
-        """Writes the agent as a checkpoint folder; see rl/checkpoint.py."""
-        checkpoint.save_agent(path, self)
-
-    @classmethod
-    def load(cls, path: str | Path, device: str = "cpu") -> SPSA:
-        """Reads what `save` wrote. Raises UserError where it cannot."""
-        return checkpoint.load_agent(path, cls, SPSAConfig, device)

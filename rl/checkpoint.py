@@ -26,6 +26,7 @@ from costgrad.rl.settings import current_names
 from costgrad.rl.spaces import space_from_json, space_to_json
 
 FORMAT, VERSION = "costgrad checkpoint", 2
+OLD_COUNTERS = {"updates_due": "owed"}  # what counters of agents were called before
 TENSORS, META = "tensors.safetensors", "meta.json"
 AgentT = TypeVar("AgentT")
 
@@ -157,23 +158,39 @@ def save_agent(path: str | Path, agent: Any, **more: Any) -> None:
         UserError: the file system refuses.
     """
     tensors, state = agent.state()
-    meta = {
+    meta: dict[str, Any] = {
         "agent": agent_name(agent),
         "config": asdict(agent.config),
         "observation_space": space_to_json(agent.codec.observation_space),
         "action_space": space_to_json(agent.codec.action_space),
         "state": state,
     }
+    if (critic := getattr(agent, "critic", None)) is not None:
+        meta["critic"] = asdict(critic.spec)
+        if critic.encoder is not None:
+            meta["encoder"] = {"name": critic.encoder.name}
     write(path, tensors, meta | more)
 
 
 def load_agent(
-    path: str | Path, cls: type[AgentT], config_cls: type[Any], device: str | torch.device = "cpu"
+    path: str | Path,
+    cls: type[AgentT],
+    config_cls: type[Any],
+    device: str | torch.device = "cpu",
+    encoder: Any = None,
 ) -> AgentT:
     """Builds the agent that `save_agent` wrote; it continues where the saved one stood.
 
+    Args:
+        path: the folder.
+        cls: the agent's class.
+        config_cls: of its config.
+        device: where it lives.
+        encoder: what it was built with, where it has an encoder: a file holds weights, never code.
+
     Raises:
-        UserError: as `read`, or the checkpoint is another agent's, or has settings this version does not know.
+        UserError: as `read`, or the checkpoint is another agent's, or has settings this version does not know, or its
+            encoder is missing.
     """
     tensors, meta = read(path)
     _check_name(path, meta, cls.__name__.lower())
@@ -188,9 +205,30 @@ def load_agent(
     if lines:
         warnings.warn(f"checkpoint {path} is of an older version: {', '.join(lines)}", FutureWarning, stacklevel=3)
     config = config_cls(**saved)
-    agent = cls(*spaces, config, device=device)  # type: ignore[call-arg]
+    more: dict[str, Any] = {}
+    if "encoder" in meta and encoder is None:
+        raise UserError(encoder_missing(f"checkpoint {path}", meta["encoder"]))
+    if encoder is not None:
+        if "encoder" not in meta:
+            raise UserError(f"checkpoint {path} was saved without an encoder: it takes none")
+        more["encoder"] = encoder
+    agent = cls(*spaces, config, device=device, **more)  # type: ignore[call-arg]
+    if (critic := getattr(agent, "critic", None)) is not None and "critic" in meta:
+        spec = {key: tuple(value) if isinstance(value, list) else value for key, value in meta["critic"].items()}
+        if asdict(critic.spec) != spec:  # the agent was given a C that was trained before
+            critic = type(critic)(type(critic.spec)(**spec), encoder=critic.encoder)
+            agent = cls(*spaces, config, device=device, critic=critic, **more)  # type: ignore[call-arg]
     restore(path, agent, tensors, meta)
     return agent
+
+
+def encoder_missing(what: str, saved: Any) -> str:
+    """The line that says which encoder a file needs."""
+    name = saved.get("name", "Name") if isinstance(saved, dict) else "Name"
+    return (
+        f"{what} was saved with the encoder {name}, and a file holds weights, never code: "
+        f"give encoder= (on the command line --encoder file.py:{name})"
+    )
 
 
 def restore(path: str | Path, agent: Any, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium import Space, spaces
+from torch import Tensor
 
 from costgrad.rl.errors import UserError
 
@@ -68,6 +69,13 @@ class Observations:
         if self.parts:
             return _flat([part.stack([obs[key] for obs in each]) for key, part in self.parts.items()])
         return self(np.stack(each))
+
+    def split(self, x: Tensor) -> Any:
+        """A batch as an encoder reads it: [B, *shape] as it is; of a Dict space [B, n] -> a dict of [B, ...]."""
+        if not self.parts:
+            return x
+        x = x.flatten(1)
+        return {key: part.split(x[:, self.slices[key]].reshape(-1, *part.shape)) for key, part in self.parts.items()}
 
     def check_rows(self, obs: Any, n: int) -> None:
         """Raises UserError where it is not a batch of n."""

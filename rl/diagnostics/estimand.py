@@ -41,7 +41,7 @@ class Estimand:
 
     def cost(self, x: Tensor, action: Tensor | None = None) -> Tensor:
         """What C says, as the actor reads it: features [B, F], action in the agent's units -> [B]; [B, n] of a list."""
-        cost = self.critic.cost(x, action, first=self.members == "first")
+        cost = self.critic.cost(self.critic.encode(x), action, first=self.members == "first")
         return cost.amax(0) if self.members == "max" else cost.mean(0)
 
     def slope(self, x: Tensor, action: Tensor) -> Tensor:

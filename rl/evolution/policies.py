@@ -110,8 +110,8 @@ class Policies:
             self._output = NumpyForward(self.norm, self.actor.net)
         return self.actor.act(self._output(obs), None)[1]
 
-    def predict(self, obs: Any) -> Array:
-        """The centre's action for one observation or a batch in the environment's units; see `Codec.predict`."""
+    def predict(self, obs: Any, deterministic: bool = True) -> Array:
+        """The centre's action, which is never sampled, for one observation or a batch; see `Codec.predict`."""
         return self.codec.predict(self.best, obs)
 
     def see(self, obs: Array, valid: Array) -> None:

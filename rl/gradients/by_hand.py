@@ -1,7 +1,7 @@
-"""Backpropagation by hand: from the slopes of a loss to the gradient of the parameters, without autograd's graph.
+"""Backpropagation by hand: from the gradient of a loss in a network's output to that in its parameters.
 
-With small networks that graph takes longer than the arithmetic. Here each module has its Jacobian written out, and
-the chain rule is the order of the calls. What they give is what autograd gives, up to rounding.
+For small networks autograd's graph takes longer than the arithmetic. Here the backward pass of each module is written
+out, and the chain rule is the order of the calls. The gradients are autograd's, up to rounding.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from costgrad.rl.networks.actor import CategoricalActor, GaussianActor, StochasticActor
@@ -20,105 +19,86 @@ from costgrad.rl.networks.mlp import MLP, Activation, affine
 Gradient = Sequence[Tensor]  # one for each of a module's `parameters()`
 
 
-def back_tanh(slope: Tensor, y: Tensor) -> Tensor:
-    """D loss / d y of y = tanh(x) -> d loss / d x, which is written over `slope`."""
-    return slope.addcmul_(slope * y, y, value=-1)
+def tanh_backward(grad_output: Tensor, y: Tensor) -> Tensor:
+    """Backward of y = tanh(x): grad_output -> grad_input, in place."""
+    return grad_output.addcmul_(grad_output * y, y, value=-1)
 
 
-def back_relu(slope: Tensor, y: Tensor) -> Tensor:
-    """The same of y = max(x, 0)."""
-    return torch.ops.aten.threshold_backward.grad_input(slope, y, 0.0, grad_input=slope)
+def relu_backward(grad_output: Tensor, y: Tensor) -> Tensor:
+    """Backward of y = max(x, 0): grad_output -> grad_input, in place."""
+    return torch.ops.aten.threshold_backward.grad_input(grad_output, y, 0.0, grad_input=grad_output)
 
 
-_BACK: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {"tanh": back_tanh, "relu": back_relu}
+BACKWARD: dict[Activation, Callable[[Tensor, Tensor], Tensor]] = {"tanh": tanh_backward, "relu": relu_backward}
 
 
-def back_affine(slope: Tensor, weight: Tensor) -> Tensor:
-    """D loss / d output of `affine` [..., B, out] -> d loss / d x [..., B, in]."""
-    if slope.shape[-1] == 1:  # of one output: its weights, in each row by as much; MKL's product takes far longer
-        return slope * weight.mT
-    return slope @ weight.mT
+def affine_backward(grad_output: Tensor, weight: Tensor) -> Tensor:
+    """Backward of `affine` to its input: grad_output [..., B, out] -> [..., B, in]."""
+    if grad_output.shape[-1] == 1:  # of one output: its weights, scaled in each row; MKL's product takes far longer
+        return grad_output * weight.mT
+    return grad_output @ weight.mT
 
 
-def of_weight(x: Tensor, slope: Tensor, into: Tensor) -> None:
-    """The same -> d loss / d weight [..., in, out], which is put into `into`; x and slope have as many dimensions."""
+def weight_backward(x: Tensor, grad_output: Tensor, out: Tensor) -> None:
+    """Backward of `affine` to its weight, written to `out` [..., in, out]; x and grad_output have equal dimensions."""
     product = torch.mm if x.dim() == 2 else torch.bmm
-    if slope.shape[-1] == 1:  # lying down: a batch of products with columns takes ten times as long
-        product(slope.mT, x, out=into.mT)
+    if grad_output.shape[-1] == 1:  # lying down: a batch of products with columns takes ten times as long
+        product(grad_output.mT, x, out=out.mT)
     else:
-        product(x.mT, slope, out=into)
+        product(x.mT, grad_output, out=out)
 
 
 class Pass:
-    """One batch through an MLP, or through the members of an ensemble, and back.
+    """One batch through an `MLP` of tanh or ReLU layers, or through the members of an ensemble, and back.
 
     Args:
-        net: layers of tanh or ReLU are gone through by hand; normalised layers, dropout and SiLU by autograd.
+        net: without layer normalisation; dropout is off.
         x: [B, sizes[0]].
-        masks: of dropout.
         first: of an ensemble, its first member alone: K is 1.
-        wanted: how many of the last inputs `to_input` will be asked for.
+        inputs: how many of the last inputs `to_input` will be asked for.
     """
 
-    def __init__(
-        self, net: MLP, x: Tensor, masks: list[Tensor] | None = None, first: bool = False, wanted: int = 0
-    ) -> None:
-        self.net, self._first, self._wanted = net, first and net.ensemble is not None, wanted
-        self._by_hand = net.activation in _BACK and not net.gains and masks is None
-        if self._by_hand:
-            self.inputs: list[Tensor] = []  # of each layer
-            self.output = self._forward(x)  # [B, sizes[-1]] or [K, B, sizes[-1]], without a graph
-        else:
-            with torch.enable_grad():
-                self._input = x.detach().requires_grad_(wanted > 0)
-                self._graph = net(self._input, masks, first)
-            self.output = self._graph.detach()
+    @torch.no_grad()
+    def __init__(self, net: MLP, x: Tensor, first: bool = False, inputs: int = 0) -> None:
+        self.net, self._first, self._inputs = net, first and net.ensemble is not None, inputs
+        *hidden, (weight, bias) = self._layers()
+        x = x if net.ensemble is None else x.expand(len(weight), *x.shape)
+        self.inputs: list[Tensor] = [x]  # of each layer
+        for w, b in hidden:
+            x = net.activate(affine(b, x, w))
+            self.inputs.append(x)
+        self.output = affine(bias, x, weight)  # [B, sizes[-1]] or [K, B, sizes[-1]]
 
     def _layers(self) -> list[tuple[Tensor, Tensor]]:
         layers = self.net.layers()
         return [(weight[:1], bias[:1]) for weight, bias in layers] if self._first else layers
 
     @torch.no_grad()
-    def _forward(self, x: Tensor) -> Tensor:
-        *hidden, (weight, bias) = self._layers()
-        x = x if self.net.ensemble is None else x.expand(len(weight), *x.shape)
-        self.inputs.append(x)
-        for w, b in hidden:
-            x = self.net.activate(affine(b, x, w))
-            self.inputs.append(x)
-        return affine(bias, x, weight)
+    def gradient(self, grad_output: Tensor, out: Gradient = ()) -> Gradient:
+        """Backward to the parameters, for each of `net.parameters()`.
 
-    @torch.no_grad()
-    def gradient(self, slope: Tensor, into: Gradient = ()) -> Gradient:
-        """D loss / d output, of all rows or of the first -> d loss / d parameter, for each of `net.parameters()`.
-
-        Given `into`, tensors of the parameters' shapes, it may lie there.
+        Args:
+            grad_output: d loss / d output, of all rows or of the first ones.
+            out: tensors of the parameters' shapes that the gradient may be written to.
         """
-        rows = slope.shape[-2]
-        if not self._by_hand:
-            slope = F.pad(slope, (0, 0, 0, self.output.shape[-2] - rows))
-            return torch.autograd.grad(self._graph, list(self.net.parameters()), slope)
-        ensemble = self.net.ensemble is not None
-        layers = self._layers()
-        into = into or tuple(torch.empty_like(p) for p in self.net.parameters())
+        rows, ensemble, layers = grad_output.shape[-2], self.net.ensemble is not None, self._layers()
+        out = out or tuple(torch.empty_like(p) for p in self.net.parameters())
         for i in reversed(range(len(layers))):
             x = self.inputs[i][..., :rows, :]
-            of_weight(x, slope, into[i])
-            torch.sum(slope, -2, keepdim=ensemble, out=into[len(layers) + i])
+            weight_backward(x, grad_output, out[i])
+            torch.sum(grad_output, -2, keepdim=ensemble, out=out[len(layers) + i])
             if i:
-                slope = _BACK[self.net.activation](back_affine(slope, layers[i][0]), x)
-        return into
+                grad_output = BACKWARD[self.net.activation](affine_backward(grad_output, layers[i][0]), x)
+        return out
 
     @torch.no_grad()
-    def to_input(self, slope: Tensor) -> Tensor:
-        """D loss / d output -> d loss / d the last `wanted` inputs, [B, wanted]; no parameter's slope is taken."""
-        if not self._by_hand:
-            return torch.autograd.grad(self._graph, self._input, slope)[0][:, -self._wanted :]
+    def to_input(self, grad_output: Tensor) -> Tensor:
+        """Backward to the last `inputs` inputs, [B, inputs]; no parameter's gradient is taken."""
         (first, _), *others = self._layers()
         for (weight, _), x in zip(reversed(others), reversed(self.inputs), strict=False):
-            slope = _BACK[self.net.activation](back_affine(slope, weight), x)
-        slope = back_affine(slope, first[..., -self._wanted :, :])
-        return slope if self.net.ensemble is None else slope.sum(0)
+            grad_output = BACKWARD[self.net.activation](affine_backward(grad_output, weight), x)
+        grad_output = affine_backward(grad_output, first[..., -self._inputs :, :])
+        return grad_output if self.net.ensemble is None else grad_output.sum(0)
 
 
 class BatchNormPass:
@@ -128,12 +108,12 @@ class BatchNormPass:
         net: in training or in use.
         x: [B, sizes[0]].
         first: of an ensemble, its first member alone: K is 1.
-        wanted: how many of the last inputs `to_input` will be asked for.
+        inputs: how many of the last inputs `to_input` will be asked for.
     """
 
     @torch.no_grad()
-    def __init__(self, net: BatchNormMLP, x: Tensor, first: bool = False, wanted: int = 0) -> None:
-        self.net, self._wanted, self._joint = net, wanted, net.training  # which may change until the way back
+    def __init__(self, net: BatchNormMLP, x: Tensor, first: bool = False, inputs: int = 0) -> None:
+        self.net, self._inputs, self._joint = net, inputs, net.training  # which may change until the way back
         self._layers, self._gains = net.members(first), [gain for gain, _ in net.scales(first)]
         *hidden, (weight, bias) = self._layers
         x = x.expand(len(weight), *x.shape)
@@ -149,69 +129,67 @@ class BatchNormPass:
         self.output = output if net.ensemble else output[0]
 
     @torch.no_grad()
-    def gradient(self, slope: Tensor, into: Gradient = ()) -> Gradient:
+    def gradient(self, grad_output: Tensor, out: Gradient = ()) -> Gradient:
         """As `Pass.gradient`."""
-        into = into or tuple(torch.empty_like(p) for p in self.net.parameters())
+        out = out or tuple(torch.empty_like(p) for p in self.net.parameters())
         count = len(self._gains)
         weights, biases, gains, shifts = (
             [place.view(-1, *layer.shape[1:]) for place, layer in zip(places, like, strict=True)]
             for places, like in (
-                (into[: count + 1], [w for w, _ in self._layers]),
-                (into[count + 1 : 2 * count + 2], [b for _, b in self._layers]),
-                (into[2 * count + 2 : 3 * count + 2], self._gains),
-                (into[3 * count + 2 :], self._gains),
+                (out[: count + 1], [w for w, _ in self._layers]),
+                (out[count + 1 : 2 * count + 2], [b for _, b in self._layers]),
+                (out[2 * count + 2 : 3 * count + 2], self._gains),
+                (out[3 * count + 2 :], self._gains),
             )
         )
-        slope = slope if self.net.ensemble else slope.unsqueeze(0)
+        grad_output = grad_output if self.net.ensemble else grad_output.unsqueeze(0)
         for i in range(count, -1, -1):
-            of_weight(self.inputs[i][:, : slope.shape[1]], slope, weights[i])
-            torch.sum(slope, 1, keepdim=True, out=biases[i])
+            weight_backward(self.inputs[i][:, : grad_output.shape[1]], grad_output, weights[i])
+            torch.sum(grad_output, 1, keepdim=True, out=biases[i])
             if i:
-                slope = self._past(i, slope, gains[i - 1], shifts[i - 1])
-        return into
+                grad_output = self._through_norm(i, grad_output, gains[i - 1], shifts[i - 1])
+        return out
 
     @torch.no_grad()
-    def to_input(self, slope: Tensor) -> Tensor:
+    def to_input(self, grad_output: Tensor) -> Tensor:
         """As `Pass.to_input`."""
-        slope = slope if self.net.ensemble else slope.unsqueeze(0)
+        grad_output = grad_output if self.net.ensemble else grad_output.unsqueeze(0)
         for i in range(len(self._gains), 0, -1):
-            slope = self._past(i, slope)
-        return back_affine(slope, self._layers[0][0][:, -self._wanted :]).sum(0)
+            grad_output = self._through_norm(i, grad_output)
+        return affine_backward(grad_output, self._layers[0][0][:, -self._inputs :]).sum(0)
 
-    def _past(self, i: int, slope: Tensor, of_gain: Tensor | None = None, of_shift: Tensor | None = None) -> Tensor:
-        """From behind layer i's product to behind that of the layer before; the slopes of gain and shift are put.
+    def _through_norm(
+        self, i: int, grad_output: Tensor, grad_gain: Tensor | None = None, grad_shift: Tensor | None = None
+    ) -> Tensor:
+        """Backward from layer i's product to that of the layer before; the gradients of gain and shift are written.
 
-        Of y = gain u + shift, u = (x - mean) / deviation over B rows, d loss / d x is gain / deviation times the slope
-        in y less its mean less u times the mean of slope u (1502.03167, section 3).
+        Of y = gain u + shift, u = (x - mean) / deviation over B rows, d loss / d x is gain / deviation times
+        grad_output less its mean less u times the mean of grad_output u (1502.03167, section 3).
         """
         y, factor = self.inputs[i], self._factors[i - 1]
-        if slope.shape[1] == y.shape[1]:
-            slope = back_affine(slope, self._layers[i][0])
+        if grad_output.shape[1] == y.shape[1]:
+            grad_output = affine_backward(grad_output, self._layers[i][0])
         else:
             whole = torch.zeros_like(y)
-            torch.bmm(slope, self._layers[i][0].mT, out=whole[:, : slope.shape[1]])
-            slope = whole
-        slope = _BACK[self.net.activation](slope, y)
-        if of_gain is None and not self._joint:
-            return slope.mul_(factor)
+            torch.bmm(grad_output, self._layers[i][0].mT, out=whole[:, : grad_output.shape[1]])
+            grad_output = whole
+        grad_output = BACKWARD[self.net.activation](grad_output, y)
+        if grad_gain is None and not self._joint:
+            return grad_output.mul_(factor)
         x, mean, narrow = self._products[i - 1]
         unit = (x - mean).mul_(narrow)
-        total, along = slope.sum(1, keepdim=True), (slope * unit).sum(1, keepdim=True)
-        if of_gain is not None and of_shift is not None:
-            of_gain.copy_(along)
-            of_shift.copy_(total)
+        total, along = grad_output.sum(1, keepdim=True), (grad_output * unit).sum(1, keepdim=True)
+        if grad_gain is not None and grad_shift is not None:
+            grad_gain.copy_(along)
+            grad_shift.copy_(total)
         if self._joint:
-            slope.addcmul_(unit, along, value=-1 / y.shape[1]).sub_(total / y.shape[1])
-        return slope.mul_(factor)
+            grad_output.addcmul_(unit, along, value=-1 / y.shape[1]).sub_(total / y.shape[1])
+        return grad_output.mul_(factor)
 
 
-def passed(
-    net: MLP, x: Tensor, masks: list[Tensor] | None = None, first: bool = False, wanted: int = 0
-) -> Pass | BatchNormPass:
-    """The pass that fits the net, with the arguments of `Pass`."""
-    if isinstance(net, BatchNormMLP) and net.activation in _BACK:
-        return BatchNormPass(net, x, first, wanted)
-    return Pass(net, x, masks, first, wanted)
+def pass_of(net: MLP, x: Tensor, first: bool = False, inputs: int = 0) -> Pass | BatchNormPass:
+    """The pass that fits the network, with the arguments of `Pass`."""
+    return (BatchNormPass if isinstance(net, BatchNormMLP) else Pass)(net, x, first, inputs)  # type: ignore[arg-type]
 
 
 class ActorPass:
@@ -229,103 +207,103 @@ class ActorPass:
 
     @torch.no_grad()
     def gradient(
-        self, sample: Tensor, of_log_prob: Tensor, of_entropy: Tensor | None = None, fresh: Tensor | None = None
+        self, sample: Tensor, grad_log_prob: Tensor, grad_entropy: Tensor | None = None, samples: Tensor | None = None
     ) -> Gradient:
-        """From slopes in what pi says to the gradient, for each of `actor.parameters()`.
+        """From gradients in what pi says to the gradient, for each of `actor.parameters()`.
 
         Args:
             sample: [B], [B, D] or [B, A] whose log pi the loss holds.
-            of_log_prob: [B] d loss / d log pi(sample).
-            of_entropy: [B] d loss / d entropy; None where the loss does not hold it.
-            fresh: [M, B, A] of continuous actions, the samples that the entropy is taken from.
+            grad_log_prob: [B] d loss / d log pi(sample).
+            grad_entropy: [B] d loss / d entropy; None where the loss does not hold it.
+            samples: [M, B, A] of continuous actions, the samples that the entropy is taken from.
         """
         pi = self.pi
         if isinstance(pi, Categorical):
-            return self.from_logits(categorical_slope(pi, sample, of_log_prob, of_entropy))
-        mean, log_std = log_prob_slopes(pi, sample, of_log_prob)
-        if of_entropy is not None:
-            assert fresh is not None, "the entropy behind tanh has no closed form: it needs samples"
-            of_mean, of_log_std = sample_slopes(pi, fresh, None, of_entropy)
-            mean, log_std = mean + of_mean, log_std + of_log_std
+            return self.from_logits(categorical_backward(pi, sample, grad_log_prob, grad_entropy))
+        mean, log_std = log_prob_backward(pi, sample, grad_log_prob)
+        if grad_entropy is not None:
+            assert samples is not None, "the entropy behind tanh has no closed form: it needs samples"
+            grad_mean, grad_log_std = sample_backward(pi, samples, None, grad_entropy)
+            mean, log_std = mean + grad_mean, log_std + grad_log_std
         return self.from_gaussian(mean, log_std)
 
     @torch.no_grad()
-    def from_logits(self, slope: Tensor, into: Gradient = ()) -> Gradient:
-        """The gradient from slopes in the logits, [B, n] or [B, D, M]; `into` as of `Pass.gradient`."""
+    def from_logits(self, grad: Tensor, out: Gradient = ()) -> Gradient:
+        """The gradient from gradients in the logits, [B, n] or [B, D, M]; `out` as of `Pass.gradient`."""
         actor = self.actor
         assert isinstance(actor, CategoricalActor)
         if actor.multi:
-            slope = slope.flatten(1)[:, actor.place] if actor.padded else slope.flatten(1)
-        return self._net.gradient(slope, into)
+            grad = grad.flatten(1)[:, actor.place] if actor.padded else grad.flatten(1)
+        return self._net.gradient(grad, out)
 
     @torch.no_grad()
-    def from_gaussian(self, mean: Tensor, log_std: Tensor, into: Gradient = ()) -> Gradient:
-        """The gradient from slopes in mean and log std, both [B, A]; `into` as of `Pass.gradient`."""
+    def from_gaussian(self, mean: Tensor, log_std: Tensor, out: Gradient = ()) -> Gradient:
+        """The gradient from gradients in mean and log std, both [B, A]; `out` as of `Pass.gradient`."""
         actor = self.actor
         assert isinstance(actor, GaussianActor)
         free = actor.free_log_std(self._net.output)
-        log_std = log_std * ((free >= LOG_STD[0]) & (free <= LOG_STD[1]))  # the slope of clamp
-        slope = torch.cat((mean, log_std), -1) if actor.state_std else mean
-        return (log_std.sum(0), *self._net.gradient(slope, into[1:]))
+        log_std = log_std * ((free >= LOG_STD[0]) & (free <= LOG_STD[1]))  # the grad of clamp
+        grad = torch.cat((mean, log_std), -1) if actor.state_std else mean
+        return (log_std.sum(0), *self._net.gradient(grad, out[1:]))
 
 
-def categorical_slope(pi: Categorical, sample: Tensor, of_log_prob: Tensor, of_entropy: Tensor | None) -> Tensor:
+def categorical_backward(pi: Categorical, sample: Tensor, grad_log_prob: Tensor, grad_entropy: Tensor | None) -> Tensor:
     """To the logits: d log pi(a) / d logit_i = [i = a] - pi_i, and d entropy / d logit_i = -pi_i (log pi_i + entropy).
 
     Args:
         pi: B distributions.
         sample: [B] or [B, D] int64.
-        of_log_prob: [B] d loss / d log pi(sample).
-        of_entropy: [B] d loss / d entropy, or None.
+        grad_log_prob: [B] d loss / d log pi(sample).
+        grad_entropy: [B] d loss / d entropy, or None.
 
     Returns:
         [B, n] or [B, D, M].
     """
     rows = (-1, 1, 1) if isinstance(pi, MultiCategorical) else (-1, 1)
-    of_log_prob, probs, taken = of_log_prob.view(rows), pi.probs, sample.unsqueeze(-1)
-    slope = (probs * -of_log_prob).scatter_add_(-1, taken, of_log_prob.expand(taken.shape))
-    if of_entropy is None:
-        return slope
+    grad_log_prob, probs, taken = grad_log_prob.view(rows), pi.probs, sample.unsqueeze(-1)
+    grad = (probs * -grad_log_prob).scatter_add_(-1, taken, grad_log_prob.expand(taken.shape))
+    if grad_entropy is None:
+        return grad
     weighted = probs * pi.log_probs
     entropy = -weighted.sum(-1, keepdim=True)  # of each choice
-    return slope.addcmul_(torch.addcmul(weighted, probs, entropy), of_entropy.view(rows), value=-1)
+    return grad.addcmul_(torch.addcmul(weighted, probs, entropy), grad_entropy.view(rows), value=-1)
 
 
-def log_prob_slopes(pi: SquashedGaussian, sample: Tensor, of_log_prob: Tensor) -> tuple[Tensor, Tensor]:
+def log_prob_backward(pi: SquashedGaussian, sample: Tensor, grad_log_prob: Tensor) -> tuple[Tensor, Tensor]:
     """To mean and log std: of log pi(u) they are z / std and z^2 - 1, where z = (u - mean) / std.
 
     Args:
         pi: B distributions.
         sample: u [B, A], before tanh.
-        of_log_prob: [B] d loss / d log pi(u).
+        grad_log_prob: [B] d loss / d log pi(u).
 
     Returns:
         [B, A], [B, A], in every row's own log std.
     """
     narrow = (-pi.log_std).exp()
     z = (sample - pi.mean) * narrow
-    rows = of_log_prob.unsqueeze(-1)
+    rows = grad_log_prob.unsqueeze(-1)
     return z * narrow * rows, (z.square() - 1) * rows
 
 
-def sample_slopes(
-    pi: SquashedGaussian, fresh: Tensor, of_action: Tensor | None, of_entropy: Tensor
+def sample_backward(
+    pi: SquashedGaussian, samples: Tensor, grad_action: Tensor | None, grad_entropy: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """To mean and log std, of fresh samples u = mean + std z that move with both while z stays (1312.6114).
+    """To mean and log std, of samples samples u = mean + std z that move with both while z stays (1312.6114).
 
-    The action is tanh(u). -log pi is log std + log(1 - tanh(u)^2) and a constant: its slope in u is -2 tanh(u).
+    The action is tanh(u). -log pi is log std + log(1 - tanh(u)^2) and a constant: its grad in u is -2 tanh(u).
 
     Args:
         pi: B distributions.
-        fresh: u [M, B, A], before tanh.
-        of_action: [M, B, A] d loss / d tanh(u); None where the loss does not hold the action.
-        of_entropy: [B] d loss / d entropy, which is the mean of -log pi over the M.
+        samples: u [M, B, A], before tanh.
+        grad_action: [M, B, A] d loss / d tanh(u); None where the loss does not hold the action.
+        grad_entropy: [B] d loss / d entropy, which is the mean of -log pi over the M.
 
     Returns:
         [B, A], [B, A], in every row's own log std.
     """
-    action, rows = fresh.tanh(), of_entropy.unsqueeze(-1)
-    slope = action * (-2 / len(fresh) * rows)
-    if of_action is not None:
-        slope = slope + back_tanh(of_action, action)
-    return slope.sum(0), (slope * (fresh - pi.mean)).sum(0) + rows
+    action, rows = samples.tanh(), grad_entropy.unsqueeze(-1)
+    grad = action * (-2 / len(samples) * rows)
+    if grad_action is not None:
+        grad = grad + tanh_backward(grad_action, action)
+    return grad.sum(0), (grad * (samples - pi.mean)).sum(0) + rows

@@ -144,7 +144,7 @@ def clipped_score(log_ratio: Tensor, advantage: Tensor, clip: float) -> tuple[Te
         clip: above 0.
 
     Returns:
-        [B], and its slope in log r [B]: r A, and 0 where the ratio is bounded.
+        [B], and its gradient in log r [B]: r A, and 0 where the ratio is bounded.
     """
     free = log_ratio.clamp(max=20).exp() * advantage  # an overflow times 0 would be NaN
     loss = torch.maximum(free, torch.sub(advantage, advantage.abs(), alpha=clip))
@@ -168,3 +168,20 @@ def control_variate(expected: Tensor, log_prob: Tensor, returns: Tensor, taken: 
         [B].
     """
     return expected + log_prob * (returns - taken)
+
+
+def gated_cost(cost: Tensor, entropy: Tensor, kl: Tensor, alpha: Tensor, beta: Tensor, kl_bound: float) -> Tensor:
+    """Soft cost where the policy is near the old one, and the weighted divergence where it is not (REPPO, 2507.11019, eq. 9).
+
+    Args:
+        cost: [B] E_pi C(s, a) in units of the size of discounted costs, with its graph through C.
+        entropy: [B] of pi.
+        kl: [B] KL(pi_old || pi).
+        alpha: the temperature.
+        beta: coefficient of the divergence.
+        kl_bound: nats; infinity never gates.
+
+    Returns:
+        [B].
+    """
+    return torch.where(kl < kl_bound, cost - alpha * entropy, beta * kl)

@@ -12,7 +12,7 @@ from costgrad.rl.checkpoint import restore_generator
 from costgrad.rl.data import to_numpy
 from costgrad.rl.networks.actor import Actor
 from costgrad.rl.networks.distributions import Policy
-from costgrad.rl.networks.numpy_forward import NumpyForward
+from costgrad.rl.networks.numpy_forward import forward_of
 from costgrad.rl.norm import RunningNorm
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.spaces import Codec
@@ -48,7 +48,7 @@ class Acting:
     ) -> None:
         self.codec, self.actor, self.num_steps = codec, actor, num_steps
         self.correlation = correlation
-        self.output = NumpyForward(norm, actor.net)
+        self.output = forward_of(norm, actor)
         training, playing = spawn_seeds(seed, 2)
         self.generator = torch.Generator(codec.device).manual_seed(training)
         self.predict_generator = torch.Generator(codec.device).manual_seed(playing)  # people's calls disturb nothing
@@ -90,18 +90,23 @@ class Acting:
 
         return self.codec.predict(policy, obs)
 
-    def sample_actions(self, pi: Policy, rows: int, count: int = 1) -> Tensor | None:
-        """What an expectation over pi's actions is taken from: a function of pi's parameters and of new noise.
+    def action_noise(self, rows: int, count: int = 1) -> Tensor | None:
+        """Noise for an expectation over a policy's actions, what `sample` takes.
 
         Returns:
-            [count, rows, A] reparameterised samples of a continuous pi, one [rows, D] of a vector of choices, None for
-            a single discrete action, whose expectations are exact.
+            [count, rows, A] of continuous actions, [rows, D, M] of vectors of choices, None for a single discrete
+            action, whose expectations are exact.
         """
         if self.codec.multi:
-            return pi.sample(self.actor.noise(rows, generator=self.generator))
+            return self.actor.noise(rows, generator=self.generator)
         if self.codec.discrete:
             return None
-        return pi.sample(self.actor.noise(count, rows, generator=self.generator))
+        return self.actor.noise(count, rows, generator=self.generator)
+
+    def sample_actions(self, pi: Policy, rows: int, count: int = 1) -> Tensor | None:
+        """Samples of a policy as functions of its parameters: those that `action_noise` gives, or None."""
+        noise = self.action_noise(rows, count)
+        return None if noise is None else pi.sample(noise)
 
     def state(self) -> dict[str, Tensor]:
         """The generators; noise goes on from a fresh draw, as the episodes do."""

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from costgrad.rl.data import to_numpy
 from costgrad.rl.networks.distributions import LOG_STD, NEVER, Categorical, MultiCategorical, SquashedGaussian
+from costgrad.rl.networks.encoder import ActorEncoder
 from costgrad.rl.networks.mlp import MLP, Activation, Init
 from costgrad.rl.spaces import Codec
 
@@ -18,6 +19,11 @@ from costgrad.rl.spaces import Codec
 def normal_noise(*shape: int, generator: torch.Generator) -> Tensor:
     """Of mean 0 and variance 1, on the generator's device."""
     return torch.randn(*shape, generator=generator, device=generator.device)
+
+
+def encode(encoder: ActorEncoder, x: Tensor) -> Tensor:
+    """The features [B, F] that an actor's network reads: x itself without an encoder."""
+    return x if encoder is None else encoder(x)
 
 
 class CategoricalActor(nn.Module):
@@ -31,6 +37,7 @@ class CategoricalActor(nn.Module):
         layer_norm: whether they are normalised.
         generator: decides the initial weights.
         init: how, see `MLP`.
+        encoder: turns observations into the features; None where they are features already.
     """
 
     order: Tensor
@@ -45,8 +52,10 @@ class CategoricalActor(nn.Module):
         layer_norm: bool = False,
         generator: torch.Generator | None = None,
         init: Init = "orthogonal",
+        encoder: ActorEncoder = None,
     ) -> None:
         super().__init__()
+        self.encoder = encoder
         self.multi = isinstance(actions, tuple)
         self.choices = actions if isinstance(actions, tuple) else (actions,)
         sizes = (features, *hidden, sum(self.choices))
@@ -64,7 +73,7 @@ class CategoricalActor(nn.Module):
 
     def forward(self, x: Tensor) -> Categorical:
         """Features [B, F] -> distributions over n actions, or over D choices."""
-        return self.policy(self.net(x))
+        return self.policy(self.net(encode(self.encoder, x)))
 
     def policy(self, logits: Tensor) -> Categorical:
         """The net's output [B, sum of choices] -> what `forward` gives."""
@@ -106,6 +115,7 @@ class GaussianActor(nn.Module):
         generator: decides the initial weights.
         state_std: whether the spread depends on the state.
         init: how initial weights are drawn, see `MLP`.
+        encoder: turns observations into the features; None where they are features already.
     """
 
     def __init__(
@@ -119,8 +129,10 @@ class GaussianActor(nn.Module):
         generator: torch.Generator | None = None,
         state_std: bool = False,
         init: Init = "orthogonal",
+        encoder: ActorEncoder = None,
     ) -> None:
         super().__init__()
+        self.encoder = encoder
         self.actions, self.state_std = actions, state_std
         self.noise_shape = (actions,)
         outputs = 2 * actions if state_std else actions
@@ -129,7 +141,7 @@ class GaussianActor(nn.Module):
 
     def forward(self, x: Tensor) -> SquashedGaussian:
         """Features [B, F] -> distributions over A numbers in [-1, 1]."""
-        return self.policy(self.net(x))
+        return self.policy(self.net(encode(self.encoder, x)))
 
     def policy(self, output: Tensor) -> SquashedGaussian:
         """The net's output [B, A] or [B, 2 A] -> what `forward` gives."""
@@ -170,6 +182,7 @@ class DeterministicActor(nn.Module):
         noise: standard deviation of the exploration, in units of the action.
         generator: decides the initial weights.
         init: how, see `MLP`.
+        encoder: turns observations into the features; None where they are features already.
     """
 
     def __init__(
@@ -182,15 +195,17 @@ class DeterministicActor(nn.Module):
         noise: float,
         generator: torch.Generator | None = None,
         init: Init = "orthogonal",
+        encoder: ActorEncoder = None,
     ) -> None:
         super().__init__()
+        self.encoder = encoder
         self.actions, self.noise_std = actions, noise
         self.noise_shape = (actions,)
         self.net = MLP((features, *hidden, actions), None, activation, layer_norm, 0.0, 0.01, generator, init)
 
     def forward(self, x: Tensor) -> Tensor:
         """Features [B, F] -> actions [B, A]."""
-        return self.net(x).tanh()
+        return self.net(encode(self.encoder, x)).tanh()
 
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
         """Normal noise [*batch, A]."""
@@ -221,10 +236,12 @@ def actor_for(
     generator: torch.Generator,
     state_std: bool = False,
     init: Init = "orthogonal",
+    encoder: ActorEncoder = None,
 ) -> StochasticActor:
     """The actor that fits an environment's spaces: categorical for discrete actions, else a squashed Gaussian."""
-    features, actions = math.prod(codec.obs_shape), codec.action_size
+    features = math.prod(codec.obs_shape) if encoder is None else encoder.features
+    actions, shape = codec.action_size, (hidden, activation, layer_norm)
     if codec.discrete:
         choices = codec.choices if codec.multi else actions
-        return CategoricalActor(features, choices, hidden, activation, layer_norm, generator, init)
-    return GaussianActor(features, actions, hidden, activation, layer_norm, log_std, generator, state_std, init)
+        return CategoricalActor(features, choices, *shape, generator, init, encoder)
+    return GaussianActor(features, actions, *shape, log_std, generator, state_std, init, encoder)

@@ -11,7 +11,7 @@ speaks the user's units: raw observations, actions as the environment takes them
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from itertools import product
 from pathlib import Path
 from typing import Any, Literal
@@ -24,10 +24,12 @@ from costgrad.rl import checkpoint
 from costgrad.rl.data import Batch
 from costgrad.rl.errors import UserError
 from costgrad.rl.networks.batch_norm import BatchNormMLP
+from costgrad.rl.networks.encoder import Encoder, EncoderLike, build_encoder
 from costgrad.rl.networks.heads import LIMIT, CostScale, HLGauss, Regression
 from costgrad.rl.networks.mlp import MLP, Activation, Init
 from costgrad.rl.norm import RunningNorm
-from costgrad.rl.spaces import Codec, to_agent
+from costgrad.rl.observations import Observations
+from costgrad.rl.spaces import Codec, space_from_json, space_to_json, to_agent
 
 MAX_JOINT_ACTIONS = 256  # combinations of choices up to which C gives each a cost of its own
 
@@ -65,6 +67,8 @@ class CriticSpec:
     """The environment's first of each of them."""
     init: Init = "orthogonal"
     """Initial weights, as rl/networks/mlp.py has them; C then starts at cost 0 everywhere, "uniform" near it."""
+    features: int = 0
+    """F of the encoder in front of it; 0 has none."""
 
     @staticmethod
     def of(codec: Codec, config: Any = None, state_only: bool = False, **settings: Any) -> CriticSpec:
@@ -100,6 +104,7 @@ class Critic(nn.Module):
     Args:
         spec: its shape.
         generator: decides the initial weights.
+        encoder: turns observations into features [B, F]; without one they are laid flat.
     """
 
     low: Tensor
@@ -108,15 +113,21 @@ class Critic(nn.Module):
     strides: Tensor
     starts: Tensor
 
-    def __init__(self, spec: CriticSpec, generator: torch.Generator | None = None) -> None:
+    def __init__(
+        self, spec: CriticSpec, generator: torch.Generator | None = None, encoder: Encoder | None = None
+    ) -> None:
         super().__init__()
+        if spec.features != (encoder.features if encoder is not None else 0):
+            spec = replace(spec, features=encoder.features if encoder is not None else 0)
         self.spec = spec
+        self.encoder = encoder
         self.discrete = spec.action == "discrete"
         self.obs_norm = RunningNorm(spec.obs_shape, spec.channel_axis)
         self.head: HLGauss | Regression = HLGauss(spec.bins) if spec.head == "hl_gauss" else Regression()
         self.cost_scale = CostScale(self.head.bounded)
         self.heads = spec.action_size if spec.action == "discrete" else 1
-        features = math.prod(spec.obs_shape) + (spec.action_size if spec.action in ("box", "one_hot") else 0)
+        features = spec.features or math.prod(spec.obs_shape)
+        features += spec.action_size if spec.action in ("box", "one_hot") else 0
         sizes = (features, *spec.hidden, self.heads * self.head.outputs)
         members = spec.ensemble if spec.ensemble > 1 else None
         first: dict[str, Any] = {"out_gain": 0.0, "generator": generator, "init": spec.init}
@@ -160,7 +171,7 @@ class Critic(nn.Module):
             raise UserError(f"this C takes {wanted}, got {None if action is None else tuple(action.shape)}")
         if action is not None:
             self._check_action(action, len(obs))
-        x = self.features(obs.to(self.low.dtype))
+        x = self.encode(self.features(obs.to(self.low.dtype)))
         if self.spec.action == "box" and action is not None:
             return self.cost(x, to_agent(action.reshape(len(x), -1), self.low, self.high))
         if self.spec.choices and action is not None:
@@ -196,12 +207,16 @@ class Critic(nn.Module):
     # In the agent's units: what an update calls many times, on features that it normalised once.
 
     def features(self, obs: Tensor) -> Tensor:
-        """Raw observations [B, *obs_shape], floats or bytes -> normalised and flat [B, F]."""
+        """Raw observations [B, *obs_shape], floats or bytes -> normalised; flat [B, F] without an encoder."""
         if obs.dtype == torch.uint8:
             obs = obs.to(self.low.dtype)
         if self.spec.normalize_obs:
             obs = self.obs_norm(obs)
-        return obs if obs.dim() == 2 else obs.flatten(1)
+        return obs if obs.dim() == 2 or self.encoder is not None else obs.flatten(1)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """What `features` gives -> the encoder's features [B, F], with their graph; the same without an encoder."""
+        return x if self.encoder is None else self.encoder(x)
 
     def prepared(self, batch: Batch) -> Batch:
         """A batch of a replay with features in place of observations, on C's device."""
@@ -317,26 +332,75 @@ class Critic(nn.Module):
 
     def save(self, path: str | Path) -> None:
         """Writes C alone, normaliser and scale included: safetensors and JSON in the folder `path`."""
-        checkpoint.write(path, self.state_dict(), {"kind": "critic", "spec": asdict(self.spec)})
+        meta: dict[str, Any] = {"kind": "critic", "spec": asdict(self.spec)}
+        if self.encoder is not None:
+            meta["encoder"] = {"name": self.encoder.name, "observation_space": space_to_json(self.encoder.obs.space)}
+        checkpoint.write(path, self.state_dict(), meta)
 
     @staticmethod
-    def load(path: str | Path, device: str = "cpu") -> Critic:
+    def load(path: str | Path, device: str = "cpu", encoder: EncoderLike | None = None) -> Critic:
         """Reads what `save` wrote.
 
+        Args:
+            path: the folder.
+            device: where C goes.
+            encoder: what C was built with, where it has an encoder; a file holds weights, never code.
+
         Raises:
-            UserError: nothing is there, it is damaged, or it is not a critic.
+            UserError: nothing is there, it is damaged, it is not a critic, or its encoder is missing.
         """
         tensors, meta = checkpoint.read(path)
         if meta.get("kind") != "critic":
-            raise UserError(f"{path} holds a {meta.get('kind', 'thing of unknown kind')!r}: it must be a critic")
+            raise UserError(f"{path} holds {_kind(meta)}: it must be a critic, as Critic.save writes it")
+        saved = meta.get("encoder")
+        if saved is not None and encoder is None:
+            raise UserError(checkpoint.encoder_missing(f"critic {path}", saved))
         try:
             spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["spec"].items()}
-            critic = Critic(CriticSpec(**spec))
+            built = None
+            if saved is not None and encoder is not None:
+                built = build_encoder(encoder, Observations(space_from_json(saved["observation_space"])), 0)
+            critic = Critic(CriticSpec(**spec), encoder=built)
             critic.load_state_dict(tensors)
+        except UserError:
+            raise
         except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
             reason = " ".join(str(error).split())
             raise UserError(f"critic {path} is damaged: its spec and its tensors do not fit ({reason})") from error
         return critic.to(device).eval()
+
+
+def build_critic(
+    critic: Critic | None, spec: CriticSpec, generator: torch.Generator, encoder: Encoder | None, device: str
+) -> Critic:
+    """A new C of a spec, or the one that was given, where it fits.
+
+    Args:
+        critic: one that was trained before and goes on learning; None builds one.
+        spec: what the agent needs on these spaces.
+        generator: decides the initial weights.
+        encoder: of the new one.
+        device: where it lives.
+
+    Raises:
+        UserError: the given C is of other spaces, or of another kind than the agent learns.
+    """
+    if critic is None:
+        return Critic(spec, generator, encoder).to(device)
+    for field in ("obs_shape", "action", "action_size", "action_start", "low", "high", "choices", "starts"):
+        if (got := getattr(critic.spec, field)) != (wanted := getattr(spec, field)):
+            raise UserError(f"critic= has {field} {got!r}: the agent on these spaces takes {wanted!r}")
+    for field in ("head", "batch_norm"):
+        if (got := getattr(critic.spec, field)) != (wanted := getattr(spec, field)):
+            raise UserError(f"critic= has {field} {got!r}: this agent with these settings takes {wanted!r}")
+    return critic.to(device)
+
+
+def _kind(meta: dict[str, Any]) -> str:
+    """What a checkpoint holds, in words, and what to do with it."""
+    if isinstance(agent := meta.get("agent"), str):
+        return f"an agent of kind {agent}, whose C is `.critic` of the loaded agent"
+    return f"a {meta.get('kind', 'thing of unknown kind')!r}"
 
 
 def _take(cost: Tensor, action: Tensor) -> Tensor:

@@ -68,9 +68,9 @@ class Categorical:
         """Log pi of each action that C lists [B, P]; `combinations` are of vectors of choices."""
         return self.log_probs
 
-    def to_logits(self, slope: Tensor, combinations: Tensor) -> Tensor:
-        """From slopes in `joint_log_probs` [B, P], of sum 0 a row, to those in the logits, of their shape."""
-        return slope
+    def to_logits(self, gradient: Tensor, combinations: Tensor) -> Tensor:
+        """From gradients in `joint_log_probs` [B, P], of sum 0 a row, to those in the logits, of their shape."""
+        return gradient
 
     def columns(self) -> Tensor:
         """All of it in one tensor [B, n], of which `Categorical` makes it again."""
@@ -113,11 +113,13 @@ class MultiCategorical(Categorical):
         """Log pi of whole actions [P, D] int64 -> [B, P]."""
         return self.log_probs.flatten(1)[:, self._places(combinations)].sum(-1)
 
-    def to_logits(self, slope: Tensor, combinations: Tensor) -> Tensor:
-        """A logit gets the slopes of all whole actions that hold its choice: [B, P] -> [B, D, M]."""
+    def to_logits(self, gradient: Tensor, combinations: Tensor) -> Tensor:
+        """A logit gets the gradients of all whole actions that hold its choice: [B, P] -> [B, D, M]."""
         places = self._places(combinations)
         whole = torch.zeros_like(self.logits).flatten(1)
-        return whole.index_add_(1, places.flatten(), slope.repeat_interleave(places.shape[1], 1)).view_as(self.logits)
+        return whole.index_add_(1, places.flatten(), gradient.repeat_interleave(places.shape[1], 1)).view_as(
+            self.logits
+        )
 
     def _places(self, combinations: Tensor) -> Tensor:
         """Where the choices of whole actions lie among all logits of a row: [P, D] -> [P, D]."""

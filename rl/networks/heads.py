@@ -26,19 +26,19 @@ class Regression(nn.Module):
         """[..., 1] -> [...] scaled cost."""
         return output.squeeze(-1)
 
-    def back(self, output: Tensor, slope: Tensor) -> Tensor:
+    def backward(self, output: Tensor, grad_mean: Tensor) -> Tensor:
         """D loss / d `mean` [...] -> d loss / d output [..., 1]."""
-        return slope.unsqueeze(-1)
+        return grad_mean.unsqueeze(-1)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """The squared error, [..., 1] and scaled target [...] -> [...]."""
         output = output.squeeze(-1)
         return F.mse_loss(output, target.expand_as(output), reduction="none")
 
-    def loss_and_slope(
+    def loss_and_gradient(
         self, output: Tensor, target: Tensor, before: Tensor | None = None, clip: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """`loss`, and its slope in the output, of that one's shape.
+        """`loss`, and its gradient in the output, of that one's shape.
 
         Args:
             output: [..., 1].
@@ -49,11 +49,11 @@ class Regression(nn.Module):
         """
         cost = output.squeeze(-1)
         error = cost - target
-        loss, slope = error.square(), 2 * error
+        loss, gradient = error.square(), 2 * error
         if clip and before is not None:
             near = (cost.clamp(before - clip, before + clip) - target).square()
-            loss, slope = torch.maximum(loss, near), slope * (loss >= near)
-        return loss, slope.unsqueeze(-1)
+            loss, gradient = torch.maximum(loss, near), gradient * (loss >= near)
+        return loss, gradient.unsqueeze(-1)
 
     def initial_bias(self) -> Tensor:
         """[1]: the scaled cost starts at 0."""
@@ -95,19 +95,19 @@ class HLGauss(nn.Module):
         """Logits [..., bins] -> the distribution's mean [...], scaled cost."""
         return F.softmax(output, -1) @ self.centers
 
-    def back(self, output: Tensor, slope: Tensor) -> Tensor:
+    def backward(self, output: Tensor, grad_mean: Tensor) -> Tensor:
         """D loss / d `mean` [...] -> d loss / d output [..., bins]: probability (center - mean)."""
         probs = F.softmax(output, -1)
-        return probs * (self.centers - (probs @ self.centers).unsqueeze(-1)) * slope.unsqueeze(-1)
+        return probs * (self.centers - (probs @ self.centers).unsqueeze(-1)) * grad_mean.unsqueeze(-1)
 
     def loss(self, output: Tensor, target: Tensor) -> Tensor:
         """Cross-entropy of the smoothed target: logits [..., bins], scaled cost [...] -> [...]."""
         return -(self._smoothed(target) * F.log_softmax(output, -1)).sum(-1)
 
-    def loss_and_slope(
+    def loss_and_gradient(
         self, output: Tensor, target: Tensor, before: Tensor | None = None, clip: float = 0.0
     ) -> tuple[Tensor, Tensor]:
-        """`loss`, and its slope in the logits [..., bins]: probability - target. A distribution has no clip."""
+        """`loss`, and its gradient in the logits [..., bins]: probability - target. A distribution has no clip."""
         smoothed, log_probs = self._smoothed(target), F.log_softmax(output, -1)
         return -(smoothed * log_probs).sum(-1), log_probs.exp() - smoothed
 

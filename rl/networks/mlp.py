@@ -119,6 +119,8 @@ class MLP(nn.Module):
             self.weights.append(nn.Parameter(weight if ensemble else weight[0]))
             self.biases.append(nn.Parameter(bias))
         self.gains, self.shifts = nn.ParameterList(), nn.ParameterList()
+        for name in ("weights", "biases", "gains", "shifts"):  # what L2 and L1 penalise, see rl/optim.py
+            getattr(self, name).penalised = name == "weights"
         for width in sizes[1:-1] if layer_norm else ():
             self.gains.append(nn.Parameter(torch.ones(*lead, width)))
             self.shifts.append(nn.Parameter(torch.zeros(*lead, width)))

@@ -1,4 +1,4 @@
-"""Acting on the host: observations through a normaliser and an MLP in NumPy, on the memory of their parameters.
+"""The forward pass of an actor among environments: in NumPy for a plain `MLP`, by torch for any other module.
 
 To act, a few rows pass through small layers, and there a tensor operation costs several times the arithmetic in it.
 """
@@ -6,6 +6,7 @@ To act, a few rows pass through small layers, and there a tensor operation costs
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -33,7 +34,8 @@ class NumpyForward:
     """
 
     def __init__(self, norm: RunningNorm | None, net: MLP) -> None:
-        assert net.ensemble is None, "an actor is a single MLP"
+        if type(net) is not MLP or net.ensemble is not None:
+            raise TypeError(f"NumpyForward knows a single MLP, not {type(net).__name__}: use forward_of")
         self.norm, self.net = norm, net
         self.on_cpu = net.weights[0].device.type == "cpu"
         self._activation = ACTIVATIONS[net.activation]
@@ -69,6 +71,44 @@ class NumpyForward:
     def _on_device(self, obs: Array) -> Array:
         x = torch.from_numpy(obs).to(self.net.weights[0].device)
         return to_numpy(self.net((x if self.norm is None else self.norm(x)).flatten(1)))
+
+
+class TorchForward:
+    """What an actor's network gives for the environment's observations, by the modules' own forward pass.
+
+    Modules are in evaluation mode while they act: dropout is off, batch normalisation uses its running statistics.
+
+    Args:
+        norm: of the observations; None leaves them.
+        actor: has `encoder` (None, or what turns observations into features) and `net`.
+    """
+
+    def __init__(self, norm: RunningNorm | None, actor: Any) -> None:
+        self.norm, self.actor = norm, actor
+
+    @torch.no_grad()
+    def __call__(self, obs: Array) -> Array:
+        """[N, *obs_shape] float32 or uint8 -> [N, outputs]."""
+        encoder, net = self.actor.encoder, self.actor.net
+        device = next(net.parameters()).device
+        x = torch.from_numpy(obs.astype(np.float32, copy=False)).to(device)
+        x = x if self.norm is None else self.norm(x)
+        modules = [net] if encoder is None else [net, getattr(encoder, "encoder", encoder)]
+        training = [module.training for module in modules]
+        for module in modules:
+            module.eval()
+        try:
+            return to_numpy(net(x.flatten(1) if encoder is None else encoder(x)))
+        finally:
+            for module, was in zip(modules, training, strict=True):
+                module.train(was)
+
+
+def forward_of(norm: RunningNorm | None, actor: Any) -> NumpyForward | TorchForward:
+    """The forward pass for an actor: in NumPy where its network is exactly an `MLP` without an encoder."""
+    if actor.encoder is None and type(actor.net) is MLP and actor.net.ensemble is None:
+        return NumpyForward(norm, actor.net)
+    return TorchForward(norm, actor)
 
 
 def _normalized(x: Array) -> Array:
