@@ -4,8 +4,7 @@ Mnih et al. 2016 (1602.01783) with one change at its heart: C estimates the cost
 that reaches the actor comes through C (`pathwise`), by the score function (`score`, the textbook), or through C with
 the score function correcting what C missed (`control_variate`). See rl/gradients/estimators.py.
 
-The file reads in the order in which the data flows: the actor's loss, then act, observe, update of C, update of the
-actor. C's loss, `critic_loss`, is in rl/gradients/losses.py.
+The file reads in the order of the data: the actor's loss, act, observe, update. C's loss is in rl/gradients/losses.py.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from costgrad.rl.networks.critic import Critic, CriticSpec
 from costgrad.rl.networks.distributions import Policy
 from costgrad.rl.networks.encoder import EncoderLike
 from costgrad.rl.optim import Optimizer, critic_optimizers
-from costgrad.rl.returns import lambda_return
+from costgrad.rl.returns import explained_variance, lambda_return
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
@@ -83,15 +82,10 @@ class Rows(NamedTuple):
 def actor_loss(
     actor: StochasticActor, critic: Critic, row: Rows, noise: Tensor | None, unit: Tensor, config: A2CConfig
 ) -> tuple[Tensor]:
-    """The actor's loss: the chosen estimate of the cost-to-go's gradient, less the entropy bonus.
+    """The actor's loss: the chosen estimate of the cost-to-go's gradient, less the entropy bonus; C gets no gradient.
 
-    Args:
-        actor: pi.
-        critic: C; it gets no gradient from a step of the actor.
-        row: the rollout.
-        noise: what samples of a continuous pi are made of [M, B, A], else None.
-        unit: [B] the rows' weight over the advantage's size: the bonus means the same whatever costs are counted in.
-        config: `actor_gradient` and `ent_coef` count.
+    `noise` [M, B, A] is what samples of a continuous pi are made of, else None. `unit` [B] is the rows' weight over the
+    advantage's size, so that the bonus means the same whatever costs are counted in.
     """
     pi: Policy = actor(row.x)
     samples = None if noise is None else pi.sample(noise)
@@ -129,23 +123,17 @@ class A2C(AgentMixin):
         self.codec = Codec(observation_space, action_space, device)
         weights, acting = spawn_seeds(seed, 2)
         spec = CriticSpec.of(self.codec, c, state_only=c.actor_gradient == "score")
-        networks = (self.codec, c, spec, weights, device, encoder, critic, c.log_std, c.state_std)
-        self.actor, self.critic = build_networks(*networks)
-        learning = (c.max_grad_norm, c.l2, c.l1, c.decay_steps)
-        self.critic_optimizer, shared = critic_optimizers(
-            self.critic, c.share_encoder, c.optimizer, c.critic_lr, *learning
-        )
-        others = tuple(shared.values())
-        self.actor_optimizer = Optimizer(self.actor, c.optimizer, c.actor_lr, *learning)
-        self.descend_critic = Descent(critic_loss, None, self.critic_optimizer, self.critic, others=others)
-        self.descend_actor = Descent(actor_loss, None, self.actor_optimizer, self.actor, self.critic, others=others)
-        norm = self.critic.obs_norm if self.critic.spec.normalize_obs else None
-        self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
+        self.actor, self.critic = build_networks(self.codec, c, spec, weights, device, encoder, critic)
+        learning = (c.optimizer, c.critic_lr, *c.penalties)
+        self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, *learning)
+        self.actor_optimizer = Optimizer(self.actor, c.optimizer, c.actor_lr, *c.penalties)
+        self.descend_critic = Descent(critic_loss, None, self.critic_optimizer, self.critic, others=shared)
+        self.descend_actor = Descent(actor_loss, None, self.actor_optimizer, self.actor, self.critic, others=shared)
+        self.acting = Acting(self.codec, self.actor, self.critic.norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
         self.advantage_square = 0.0  # running mean
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic}  # of a checkpoint
-        self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
-        self.parts |= shared
+        self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer, **shared}
         self.steps = self.updates = 0
         self._sample = np.empty(0)  # of the last action, until `observe`
         self.check_parameters()
@@ -225,9 +213,7 @@ class A2C(AgentMixin):
         """The policy's entropy, and the share of the returns' variance that C explained before it saw them."""
         pi = self.actor(row.x)
         entropy = pi.entropy(None if noise is None else pi.sample(noise)) @ row.weight
-        error, deviation = row.advantage, row.returns - row.returns @ row.weight
-        unexplained = ((error * error) @ row.weight) / ((deviation * deviation) @ row.weight)
-        return {"entropy": entropy, "explained_variance": 1 - unexplained}
+        return {"entropy": entropy, "explained_variance": explained_variance(row.advantage, row.returns, row.weight)}
 
     def estimand(self) -> Estimand:
         """What C estimates: the cost-to-go of this policy, without the entropy bonus."""

@@ -22,7 +22,6 @@ from costgrad.rl.networks.acting import Acting
 from costgrad.rl.networks.actor import StochasticActor, actor_for
 from costgrad.rl.networks.critic import Critic, CriticSpec, build_critic
 from costgrad.rl.networks.encoder import EncoderLike, build_encoders
-from costgrad.rl.networks.mlp import Init
 from costgrad.rl.optim import Optimizer, Target, check_owners
 from costgrad.rl.settings import nearest
 from costgrad.rl.spaces import Codec
@@ -139,30 +138,27 @@ def build_networks(
     device: str,
     encoder: EncoderLike | None,
     critic: Critic | None,
-    log_std: float = 0.0,
-    state_std: bool = True,
 ) -> tuple[StochasticActor, Critic]:
     """Actor and C of an agent with a stochastic policy.
 
     Args:
         codec: of the environment's spaces.
-        config: `hidden`, `activation`, `layer_norm`, `init` and `share_encoder` count, where it has them.
+        config: that of the networks; what it does not have is as by default, `state_std` on.
         spec: of C.
         seed: decides the initial weights.
         device: where they go.
         encoder: as of `AgentMixin`.
         critic: as of `AgentMixin`.
-        log_std: initial log standard deviation of continuous actions.
-        state_std: whether that depends on the state.
     """
     start = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
     given = critic.encoder if critic is not None else None
     of_critic, of_actor = build_encoders(encoder, config.share_encoder, codec.obs, seed, given)
     built = build_critic(critic, spec, start, of_critic, device)
-    layer_norm: bool = getattr(config, "layer_norm", False)
-    init: Init = getattr(config, "init", "orthogonal")
+    layer_norm, log_std = getattr(config, "layer_norm", False), getattr(config, "log_std", 0.0)
+    state_std, init = getattr(config, "state_std", True), getattr(config, "init", "orthogonal")
     shape = (config.hidden, config.activation, layer_norm, log_std)
-    return actor_for(codec, *shape, start, state_std, init, of_actor).to(device), built
+    actor = actor_for(codec, *shape, start, state_std, init, of_actor)  # type: ignore[arg-type]
+    return actor.to(device), built
 
 
 def _check_call(cls: type[AgentMixin], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

@@ -33,6 +33,11 @@ class NetworkConfig:
     share_encoder: Literal["no", "critic", "both"] = "no"
     """Whether the actor reads C's encoder: no, one of its own; critic, trained by C's loss; both, by either loss."""
 
+    @property
+    def penalties(self) -> tuple[float, float, float, int]:
+        """What an `Optimizer` takes after its learning rate."""
+        return self.max_grad_norm, self.l2, self.l1, self.decay_steps
+
 
 @settings
 class OnPolicyConfig(NetworkConfig):

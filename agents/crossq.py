@@ -99,20 +99,19 @@ class CrossQ(AgentMixin):
             self.critic.encoder.train()
         most = largest_entropy(self.codec) / (2 if self.codec.discrete else 1)
         self.temperature = Temperature(c.alpha, c.entropy_target * most).to(device)
-        penalties = (c.max_grad_norm, c.l2, c.l1, c.decay_steps, c.beta1)
-        self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, "adam", c.critic_lr, *penalties)
-        others = tuple(shared.values())
+        penalties = (*c.penalties, c.beta1)
+        learning = ("adam", c.critic_lr, *penalties)
+        self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, *learning)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
         self.temperature_optimizer = Optimizer(self.temperature, "adam", c.alpha_lr, beta1=c.beta1)
         self.extremes = Extremes().to(device)  # of the targets between two looks at their scale
         self.descend_critic = Descent(
-            joint_critic_loss, joint_critic_step, self.critic_optimizer, self.critic, others=others
+            joint_critic_loss, joint_critic_step, self.critic_optimizer, self.critic, others=shared
         )
         self.descend_actor = Descent(
-            soft_actor_loss, soft_actor_step, self.actor_optimizer, self.actor, self.critic, others=others
+            soft_actor_loss, soft_actor_step, self.actor_optimizer, self.actor, self.critic, others=shared
         )
-        norm = self.critic.obs_norm if self.critic.spec.normalize_obs else None
-        self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
+        self.acting = Acting(self.codec, self.actor, self.critic.norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
         self.memory = Replay(c.buffer_size, c.gamma, c.n_step, draw, hindsight=self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}

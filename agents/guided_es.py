@@ -191,11 +191,7 @@ class GuidedES(AgentMixin):
         return self.policies.actor.net((x if norm is None else norm(x)).flatten(1))
 
     def guiding_cost(self, obs: Tensor) -> Tensor:
-        """The mean cost that C gives the centre's actions, with its graph: what the guide is the gradient of.
-
-        Args:
-            obs: [B, *obs_shape].
-        """
+        """The mean cost that C gives the centre's actions at obs [B, *obs_shape], with its graph."""
         features, output = self.critic.encode(self.critic.features(obs)).detach(), self.actor_output(obs)
         actor = self.policies.actor
         if isinstance(actor, CategoricalActor):  # the likeliest choice has no gradient: softmax of the same output has

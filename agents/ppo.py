@@ -114,15 +114,13 @@ class PPO(AgentMixin):
         self.codec = Codec(observation_space, action_space, device)
         weights, acting = spawn_seeds(seed, 2)
         spec = CriticSpec.of(self.codec, c, state_only=True, ensemble=1)
-        networks = (self.codec, c, spec, weights, device, encoder, critic, c.log_std, c.state_std)
-        self.actor, self.critic = build_networks(*networks)
+        self.actor, self.critic = build_networks(self.codec, c, spec, weights, device, encoder, critic)
         if self.critic.spec.ensemble != 1:
             raise UserError(f"critic= has {self.critic.spec.ensemble} members: PPO takes a single one")
         both = nn.ModuleDict({"actor": self.actor, "critic": self.critic})
         self.optimizer = Optimizer(both, "adam", c.learning_rate, c.max_grad_norm, c.l2, c.l1, c.decay_steps)
         self.descend = Descent(ppo_loss, ppo_step, self.optimizer, self.actor, self.critic)
-        norm = self.critic.obs_norm if self.critic.spec.normalize_obs else None
-        self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
+        self.acting = Acting(self.codec, self.actor, self.critic.norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic}  # of a checkpoint
         self.parts["optimizer"] = self.optimizer

@@ -4,8 +4,7 @@ On-policy, and the actor learns through C alone: no replay, no target network, n
 gradient safe to follow: C is trained on lambda-returns of soft cost; a temperature is tuned to a target entropy; and
 where the policy has moved too far from the one that acted, the KL divergence is minimised in place of the cost.
 
-The file reads in the order in which the data flows: the actor's loss, then act, observe, update of C, update of the
-actor through C. C's loss, `critic_loss`, is in rl/gradients/losses.py.
+The file reads in the order of the data: the actor's loss, act, observe, update. C's loss is in rl/gradients/losses.py.
 """
 
 from __future__ import annotations
@@ -96,14 +95,9 @@ class Bounds(NamedTuple):
 def actor_loss(
     actor: StochasticActor, critic: Critic, batch: Rows, noise: Tensor | None, bounds: Bounds
 ) -> tuple[Tensor]:
-    """`gated_cost` of a minibatch, its mean: soft cost through C, or the divergence beyond the bound.
+    """The mean of `gated_cost`: soft cost through C, or the divergence beyond the bound.
 
-    Args:
-        actor: pi.
-        critic: C of states and actions.
-        batch: a minibatch.
-        noise: what a sample of a continuous pi is made of [1, B, A], or of choices [B, D, M]; else None.
-        bounds: of this rollout.
+    `noise` is what a sample of a continuous pi is made of [1, B, A], or of choices [B, D, M]; else None.
     """
     pi: Policy = actor(batch.x)
     sample = None if noise is None else pi.sample(noise)
@@ -130,35 +124,21 @@ class REPPO(AgentMixin):
         self.config = c = config or REPPOConfig()
         self.codec = Codec(observation_space, action_space, device)
         weights, acting = spawn_seeds(seed, 2)
-        networks = (
-            self.codec,
-            c,
-            CriticSpec.of(self.codec, c),
-            weights,
-            device,
-            encoder,
-            critic,
-            c.log_std,
-            c.state_std,
-        )
-        self.actor, self.critic = build_networks(*networks)
+        spec = CriticSpec.of(self.codec, c)
+        self.actor, self.critic = build_networks(self.codec, c, spec, weights, device, encoder, critic)
         self.multipliers = Multipliers(c.alpha, c.beta, c.multiplier_lr).to(device)
         self.unit = CostUnit()  # of alpha and of the actor's loss; on the CPU, where costs come from
-        learning = (c.max_grad_norm, c.l2, c.l1, c.decay_steps)
-        self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, "adam", c.critic_lr, *learning)
-        others = tuple(shared.values())
-        self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *learning)
-        self.descend_critic = Descent(critic_loss, None, self.critic_optimizer, self.critic, others=others)
-        self.descend_actor = Descent(actor_loss, None, self.actor_optimizer, self.actor, self.critic, others=others)
+        learning = ("adam", c.critic_lr, *c.penalties)
+        self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, *learning)
+        self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *c.penalties)
+        self.descend_critic = Descent(critic_loss, None, self.critic_optimizer, self.critic, others=shared)
+        self.descend_actor = Descent(actor_loss, None, self.actor_optimizer, self.actor, self.critic, others=shared)
         self.entropy_target = c.entropy_target * largest_entropy(self.codec)
-        self.dimensions = len(self.codec.choices) if self.codec.discrete else self.codec.action_size
-        norm = self.critic.obs_norm if self.critic.spec.normalize_obs else None
-        self.acting = Acting(self.codec, self.actor, norm, c.num_steps, acting, c.noise_correlation)
+        self.acting = Acting(self.codec, self.actor, self.critic.norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic}  # of a checkpoint
         self.parts |= {"multipliers": self.multipliers, "unit": self.unit}
-        self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer}
-        self.parts |= shared
+        self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer, **shared}
         self.steps = self.updates = 0
         self.check_parameters()
 
@@ -225,9 +205,8 @@ class REPPO(AgentMixin):
         pi: Policy = self.actor(rows.x)
         entropy = pi.entropy(self.acting.sample_actions(pi, len(rows.x))) @ rows.weight
         kl = type(pi).of(rows.old).kl(pi) @ rows.weight
-        missing = (self.entropy_target - entropy) / self.dimensions
-        excess = kl / (self.config.kl_bound * self.pace + 1e-9) - 1
-        self.multipliers.adjust(missing * self.pace, excess * self.pace)
+        missing = (self.entropy_target - entropy) / (len(self.codec.choices) or self.codec.action_size)
+        self.multipliers.adjust(missing * self.pace, (kl / (self.config.kl_bound * self.pace + 1e-9) - 1) * self.pace)
         return {"entropy": entropy, "kl": kl, "alpha": self.multipliers.alpha, "beta": self.multipliers.beta}
 
     @property

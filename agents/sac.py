@@ -93,18 +93,16 @@ class SAC(AgentMixin):
         self.actor, self.critic = build_networks(self.codec, c, spec, weights, device, encoder, critic)
         most = largest_entropy(self.codec) / (2 if self.codec.discrete else 1)
         self.temperature = Temperature(c.alpha, c.entropy_target * most).to(device)
-        penalties = (c.max_grad_norm, c.l2, c.l1, c.decay_steps)
-        self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, "adam", c.critic_lr, *penalties)
-        others = tuple(shared.values())
-        self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
+        learning = ("adam", c.critic_lr, *c.penalties)
+        self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, *learning)
+        self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *c.penalties)
         self.temperature_optimizer = Optimizer(self.temperature, "adam", c.alpha_lr)
-        self.target_critic = Target(self.critic, self.critic_optimizer, c.tau, *others)
-        self.descend_critic = Descent(critic_loss, critic_step, self.critic_optimizer, self.critic, others=others)
+        self.target_critic = Target(self.critic, self.critic_optimizer, c.tau, *shared.values())
+        self.descend_critic = Descent(critic_loss, critic_step, self.critic_optimizer, self.critic, others=shared)
         self.descend_actor = Descent(
-            soft_actor_loss, soft_actor_step, self.actor_optimizer, self.actor, self.critic, others=others
+            soft_actor_loss, soft_actor_step, self.actor_optimizer, self.actor, self.critic, others=shared
         )
-        norm = self.critic.obs_norm if self.critic.spec.normalize_obs else None
-        self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
+        self.acting = Acting(self.codec, self.actor, self.critic.norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
         self.memory = Replay(c.buffer_size, c.gamma, c.n_step, draw, c.per_alpha, c.per_beta, self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}

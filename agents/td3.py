@@ -97,23 +97,21 @@ class TD3(AgentMixin):
         features = math.prod(self.codec.obs_shape) if of_actor is None else of_actor.features
         shape = (features, self.codec.action_size, c.hidden, c.activation, c.layer_norm, c.exploration_noise)
         self.actor = DeterministicActor(*shape, start, c.init, of_actor).to(device)
-        penalties = (c.max_grad_norm, c.l2, c.l1, c.decay_steps)
-        self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, "adam", c.critic_lr, *penalties)
-        others = tuple(shared.values())
-        self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
-        self.target_critic = Target(self.critic, self.critic_optimizer, c.tau, *others)
+        learning = ("adam", c.critic_lr, *c.penalties)
+        self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, *learning)
+        self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *c.penalties)
+        self.target_critic = Target(self.critic, self.critic_optimizer, c.tau, *shared.values())
         self.target_actor = Target(self.actor, self.actor_optimizer, c.tau)
         if isinstance(of_actor, SharedEncoder) and self.target_critic.copy.encoder is not None:
             self.target_actor.copy.encoder = SharedEncoder(self.target_critic.copy.encoder, learns=False)
-        self.descend_critic = Descent(critic_loss, critic_step, self.critic_optimizer, self.critic, others=others)
+        self.descend_critic = Descent(critic_loss, critic_step, self.critic_optimizer, self.critic, others=shared)
         self.descend_actor = Descent(
             deterministic_actor_loss,
             deterministic_actor_step,
             *(self.actor_optimizer, self.actor, self.critic),
-            others=others,
+            others=shared,
         )
-        norm = self.critic.obs_norm if self.critic.spec.normalize_obs else None
-        self.acting = Acting(self.codec, self.actor, norm, CHUNK, acting, c.noise_correlation)
+        self.acting = Acting(self.codec, self.actor, self.critic.norm, CHUNK, acting, c.noise_correlation)
         self.hindsight = Hindsight(self.codec, c.hindsight) if c.hindsight else None
         self.memory = Replay(c.buffer_size, c.gamma, c.n_step, draw, c.per_alpha, c.per_beta, self.hindsight)
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}

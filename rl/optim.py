@@ -258,8 +258,6 @@ class Target(nn.Module, Generic[ModuleT]):
 def critic_optimizers(
     critic: nn.Module,
     share_encoder: str,
-    kind: Literal["adam", "rmsprop"],
-    lr: float,
     *settings: Any,
 ) -> tuple[Optimizer, dict[str, Optimizer]]:
     """The optimizer of C, and by the name of its part that of an encoder which the actor's loss trains too.
@@ -267,12 +265,10 @@ def critic_optimizers(
     Args:
         critic: has `encoder`, a module or None.
         share_encoder: "both" where C's encoder belongs to an optimizer of its own.
-        kind: of `Optimizer`.
-        lr: learning rate.
-        settings: of `Optimizer`, from `max_grad_norm` on.
+        settings: of `Optimizer`, from `kind` on.
     """
     encoder = getattr(critic, "encoder", None)
     if share_encoder != "both" or encoder is None:
-        return Optimizer(critic, kind, lr, *settings), {}
-    of_critic = Optimizer(critic, kind, lr, *settings, without=encoder)  # type: ignore[misc]
-    return of_critic, {"encoder_optimizer": Optimizer(encoder, kind, lr, *settings)}
+        return Optimizer(critic, *settings), {}
+    of_critic = Optimizer(critic, *settings, without=encoder)  # type: ignore[misc]
+    return of_critic, {"encoder_optimizer": Optimizer(encoder, *settings)}

@@ -61,3 +61,15 @@ def gae(cost: ArrayT, discount: ArrayT, value: ArrayT, next_value: ArrayT, cut: 
         [T, N]; positive where the action cost more than expected.
     """
     return lambda_return(cost, discount, next_value, cut, lambda_) - value
+
+
+def explained_variance(error: Tensor, returns: Tensor, weight: Tensor) -> Tensor:
+    """The share of the returns' variance that predictions explain, 1 - E[error^2] / Var[returns]: a scalar.
+
+    Args:
+        error: [B] returns less what was predicted.
+        returns: [B].
+        weight: [B] of sum 1.
+    """
+    deviation = returns - returns @ weight
+    return 1 - ((error * error) @ weight) / ((deviation * deviation) @ weight)

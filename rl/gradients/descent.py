@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
 import torch
@@ -26,7 +26,7 @@ class Descent(Generic[LossT]):
             for each of the optimizer's parameters; None where there is none.
         optimizer: owns the parameters that learn.
         networks: the loss's first arguments.
-        others: further optimizers whose parameters the loss trains, such as that of a shared encoder.
+        others: further optimizers whose parameters the loss trains, such as that of a shared encoder, by name.
 
     Attributes:
         reason: why autograd is taken; None where it is by hand.
@@ -38,9 +38,10 @@ class Descent(Generic[LossT]):
         by_hand: Callable[..., tuple[LossT, Any]] | None,
         optimizer: Optimizer,
         *networks: nn.Module,
-        others: tuple[Optimizer, ...] = (),
+        others: Mapping[str, Optimizer] | None = None,
     ) -> None:
-        self.loss, self.by_hand, self.optimizer, self.networks, self.others = loss, by_hand, optimizer, networks, others
+        self.loss, self.by_hand, self.optimizer, self.networks = loss, by_hand, optimizer, networks
+        self.others = tuple((others or {}).values())
         why = [reason for network in networks if (reason := refusal(network)) is not None]
         self.reason = "no step by hand" if by_hand is None else why[0] if why else None
 

@@ -171,7 +171,7 @@ def control_variate(expected: Tensor, log_prob: Tensor, returns: Tensor, taken: 
 
 
 def gated_cost(cost: Tensor, entropy: Tensor, kl: Tensor, alpha: Tensor, beta: Tensor, kl_bound: float) -> Tensor:
-    """Soft cost where the policy is near the old one, and the weighted divergence where it is not (REPPO, 2507.11019, eq. 9).
+    """Soft cost near the old policy, and the weighted divergence where it is far (REPPO, 2507.11019, eq. 9).
 
     Args:
         cost: [B] E_pi C(s, a) in units of the size of discounted costs, with its graph through C.

@@ -1,8 +1,8 @@
 """The losses of actors and of C that several agents share, as pure functions: autograd is what defines an update.
 
 Each takes networks, data and noise, and gives a scalar to descend first, then what else it came to. `x` are prepared
-observations, those of `Critic.features`; networks with an encoder encode them. Noise is an argument, so that a loss can be
-held against finite differences. rl/gradients/fast.py has the same steps by hand for plain networks.
+observations, those of `Critic.features`; networks with an encoder encode them. Noise is an argument, so that a loss can
+be held against finite differences. rl/gradients/fast.py has the same steps by hand for plain networks.
 """
 
 from __future__ import annotations

@@ -204,6 +204,11 @@ class Critic(nn.Module):
         if spec.action != "box" and action.is_floating_point():
             raise UserError(f"action holds {action.dtype}: this C takes whole numbers, as its actions are choices")
 
+    @property
+    def norm(self) -> RunningNorm | None:
+        """What normalises observations; None where they stay raw."""
+        return self.obs_norm if self.spec.normalize_obs else None
+
     # In the agent's units: what an update calls many times, on features that it normalised once.
 
     def features(self, obs: Tensor) -> Tensor:

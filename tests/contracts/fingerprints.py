@@ -49,7 +49,7 @@ CASES = [
     Case("a2c", "Pendulum-v1", 400, {**ON, "critic_warmup": 0, "n_critics": 2, "dropout": 0.1, "l2": 1e-3}),
     Case("ppo", "CartPole-v1", 400, ON),
     Case("ppo", "Pendulum-v1", 400, {**ON, "state_std": True, "clip_range_vf": 0.2}),
-    Case("ppo", "Pendulum-v1", 400, {**ON, "layer_norm": True, "head": "hl_gauss", "l1": 1e-4}),
+    Case("ppo", "Pendulum-v1", 960, {**ON, "layer_norm": True, "head": "hl_gauss", "l1": 1e-4}),
     Case("reppo", "CartPole-v1", 400, {**ON, "critic_warmup": 64, "head": "regression"}),
     Case("reppo", "Pendulum-v1", 400, {**ON, "critic_warmup": 64}),
     Case("sac", "Pendulum-v1", 200, OFF),
