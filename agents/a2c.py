@@ -23,7 +23,7 @@ from costgrad.rl.buffers.rollout import RolloutMemory, minibatches
 from costgrad.rl.data import Rollout, Step, flat, to_numpy
 from costgrad.rl.diagnostics.estimand import Estimand, estimand_of
 from costgrad.rl.gradients.descent import Descent
-from costgrad.rl.gradients.estimators import control_variate, expected_and_taken, expected_cost, pathwise, score
+from costgrad.rl.gradients.estimators import expected_cost, policy_gradient
 from costgrad.rl.gradients.losses import critic_loss
 from costgrad.rl.networks.acting import Acting
 from costgrad.rl.networks.actor import StochasticActor
@@ -89,14 +89,9 @@ def actor_loss(
     """
     pi: Policy = actor(row.x)
     samples = None if noise is None else pi.sample(noise)
-    if config.actor_gradient == "score":
-        loss = score(pi.log_prob(row.sample), row.advantage)
-    elif config.actor_gradient == "pathwise":
-        loss = pathwise(expected_cost(critic, critic.encode(row.x).detach(), pi, samples))
-    else:
-        features = critic.encode(row.x).detach()
-        expected, taken = expected_and_taken(critic, features, pi, samples, row.action)
-        loss = control_variate(expected, pi.log_prob(row.sample), row.returns, taken)
+    features, taken = critic.encode(row.x).detach(), (row.sample, row.action)
+    kind = config.actor_gradient
+    loss = policy_gradient(kind, critic, features, pi, samples, taken, row.returns, row.advantage)
     total = loss @ unit
     if config.ent_coef:
         total = total - config.ent_coef * (pi.entropy(samples) @ row.weight)

@@ -204,7 +204,7 @@ def load_agent(
         raise UserError(f"checkpoint {path} has settings this {cls.__name__} does not know: {', '.join(unknown)}")
     if lines:
         warnings.warn(f"checkpoint {path} is of an older version: {', '.join(lines)}", FutureWarning, stacklevel=3)
-    config = config_cls(**saved)
+    config = config_cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()})
     more: dict[str, Any] = {}
     if "encoder" in meta and encoder is None:
         raise UserError(encoder_missing(f"checkpoint {path}", meta["encoder"]))

@@ -170,6 +170,40 @@ def control_variate(expected: Tensor, log_prob: Tensor, returns: Tensor, taken: 
     return expected + log_prob * (returns - taken)
 
 
+def policy_gradient(
+    kind: str,
+    critic: Critic,
+    features: Tensor,
+    pi: Policy,
+    samples: Tensor | None,
+    taken: tuple[Tensor, Tensor],
+    returns: Tensor,
+    advantage: Tensor,
+) -> Tensor:
+    """A loss a row whose gradient is the estimate of d E[cost-to-go] / d theta that `kind` names.
+
+    Args:
+        kind: "pathwise", "score" or "control_variate".
+        critic: C.
+        features: [B, F] of its encoder, without a graph.
+        pi: the actor's distributions for the B rows, with their graph.
+        samples: reparameterised samples [M, B, A] of a continuous pi, else None.
+        taken: the sample and the action taken, [B, A] or [B] each.
+        returns: [B] G.
+        advantage: [B] G - b(s).
+
+    Returns:
+        [B], in units of cost.
+    """
+    sample, action = taken
+    if kind == "score":
+        return score(pi.log_prob(sample), advantage)
+    if kind == "pathwise":
+        return pathwise(expected_cost(critic, features, pi, samples))
+    expected, of_taken = expected_and_taken(critic, features, pi, samples, action)
+    return control_variate(expected, pi.log_prob(sample), returns, of_taken)
+
+
 def gated_cost(cost: Tensor, entropy: Tensor, kl: Tensor, alpha: Tensor, beta: Tensor, kl_bound: float) -> Tensor:
     """Soft cost near the old policy, and the weighted divergence where it is far (REPPO, 2507.11019, eq. 9).
 

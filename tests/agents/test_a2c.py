@@ -186,7 +186,9 @@ def no_reward(t: int, reward: np.ndarray) -> np.ndarray:
 def test_the_entropy_bonus_is_its_coefficient_times_the_entropys_gradient_once() -> None:
     norms, slope = {}, torch.zeros(())
     for coefficient in (0.0, 0.25, 0.5):
-        agent = spread_out(make(actor_gradient="pathwise", head="regression", entropy_coef=coefficient, clip_norm=0.0))
+        agent = spread_out(
+            make(actor_gradient="pathwise", head="regression", entropy_coef=coefficient, max_grad_norm=0.0)
+        )
         x = agent.critic.features(observations(T))
         pi = torch.distributions.Categorical(logits=agent.actor(x).log_probs)  # type: ignore[union-attr]
         slopes = torch.autograd.grad(pi.entropy().mean(), list(agent.actor.parameters()))
@@ -217,7 +219,7 @@ def test_more_entropy_bonus_leaves_more_entropy(space: str) -> None:
 @pytest.mark.parametrize("optimizer", ["adam", "rmsprop"])
 def test_clip_norm_bounds_the_gradients(optimizer: Any) -> None:
     for clip in (0.01, 0.0):
-        agent = make(clip_norm=clip, optimizer=optimizer)
+        agent = make(max_grad_norm=clip, optimizer=optimizer)
         metrics = feed(agent, T)[-1]
         for name, o in (("actor", agent.actor_optimizer), ("critic", agent.critic_optimizer)):
             length, before = o.gradient.norm().item(), metrics[f"{name}_grad_norm"].item()
@@ -286,7 +288,7 @@ def test_penalties_shrink_the_weights_of_actor_and_c(name: str) -> None:
     def sizes(agent: A2C) -> list[float]:
         return [module.net.weights[0].abs().sum().item() for module in (agent.actor, agent.critic)]
 
-    plain, penalised = make(clip_norm=0.0), make(clip_norm=0.0, **{name: 3.0})
+    plain, penalised = make(max_grad_norm=0.0), make(max_grad_norm=0.0, **{name: 3.0})
     for agent in (plain, penalised):
         feed(agent, 10 * T)
     assert all(small < 0.98 * large for small, large in zip(sizes(penalised), sizes(plain), strict=True))

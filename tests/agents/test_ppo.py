@@ -188,7 +188,7 @@ def test_the_value_clip_holds_a_number_and_leaves_a_distribution() -> None:
 
 def ends_of_one_rollout() -> list[PPO]:
     """Without and with a clip of C; its momentum forgotten soon, for that carries on."""
-    agents = [make(value_clip=clip, epochs=40, minibatch=ALL, lr=3e-3, clip_norm=0.0) for clip in (0.0, 0.01)]
+    agents = [make(value_clip=clip, epochs=40, minibatch=ALL, lr=3e-3, max_grad_norm=0.0) for clip in (0.0, 0.01)]
     for agent in agents:
         feed(agent, T, reward=constant(-1))
     return agents

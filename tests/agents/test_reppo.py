@@ -174,7 +174,7 @@ def test_a_row_descends_its_soft_cost_or_is_pulled_back() -> None:
 @pytest.mark.parametrize("space", SPACES)
 def test_the_actors_gradient_is_that_of_the_loss_written_out(space: str) -> None:
     """Discrete: sum_a pi(a) (C(s, a) / unit + alpha log pi(a)), enumerated; a box: through C at the sample drawn."""
-    agent = make(space, clip_norm=0.0, alpha=0.3, beta=0.4, kl_bound=0.05, minibatch=ALL, epochs=1)
+    agent = make(space, max_grad_norm=0.0, alpha=0.3, beta=0.4, kl_bound=0.05, minibatch=ALL, epochs=1)
     row = some_rows(agent)
     streams.spread_out(
         agent.actor_optimizer, seed=9, by=0.1 if space == "discrete" else 0.02
@@ -336,7 +336,7 @@ def test_decay_steps_end_learning() -> None:
 @pytest.mark.parametrize("space", SPACES)
 def test_the_bound_falls_with_the_learning_rate(space: str) -> None:
     """Half way, a divergence between half the bound and the bound is beyond it: the row is pulled back."""
-    agent = make(space, clip_norm=0.0, kl_bound=0.05, decay_steps=4 * T * N)
+    agent = make(space, max_grad_norm=0.0, kl_bound=0.05, decay_steps=4 * T * N)
     row = some_rows(agent)
     assert agent.pace == 0.5
     streams.spread_out(agent.actor_optimizer, seed=9, by=0.1 if space == "discrete" else 0.02)

@@ -301,7 +301,7 @@ def test_divergence_is_said_and_not_saved(name: str, env_id: str, tmp_path: Path
     env = gym_make(env_id, 2, backend="sync")
     cls, config = AGENTS[name]
     fast = {"learning_rate": 1e30} if name == "ppo" else {"actor_lr": 1e30, "critic_lr": 1e30, "critic_warmup": 0}
-    settings = config(**fast, clip_norm=0.0, num_steps=16, hidden=(64, 64))
+    settings = config(**fast, max_grad_norm=0.0, num_steps=16, hidden=(64, 64))
     agent = cls(env.single_observation_space, env.single_action_space, settings)
     with pytest.raises(UserError, match="diverged"):
         train(agent, env, 20_000, tmp_path / "run", eval_every=100_000, progress=False)

@@ -70,7 +70,7 @@ def test_parameters_keep_their_values_and_stay_views_through_steps_and_loading()
 @pytest.mark.parametrize("clip", [0.0, 0.05])
 def test_steps_equal_torchs_optimiser_on_separate_parameters(kind: Any, clip: float) -> None:
     module, twin = Holder(), Holder()
-    ours = Optimizer(module, kind, lr=0.01, clip_norm=clip)
+    ours = Optimizer(module, kind, lr=0.01, max_grad_norm=clip)
     theirs: torch.optim.Optimizer = (
         torch.optim.Adam(twin.parameters(), lr=0.01, eps=1e-5)
         if kind == "adam"
@@ -93,7 +93,7 @@ def test_steps_equal_torchs_optimiser_on_separate_parameters(kind: Any, clip: fl
 def test_clipping_cuts_long_gradients_and_leaves_short_ones() -> None:
     for clip, cut in ((0.01, True), (1e6, False)):
         module = Holder()
-        optimizer = Optimizer(module, clip_norm=clip)
+        optimizer = Optimizer(module, max_grad_norm=clip)
         norm = descend(optimizer, error(module))
         length = optimizer.gradient.norm()
         assert norm > 0.1  # what is reported is the length before

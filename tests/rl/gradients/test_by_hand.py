@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from costgrad.rl.gradients.by_hand import ActorPass, BatchNormPass, Pass, passed
+from costgrad.rl.gradients.by_hand import ActorPass, BatchNormPass, Pass, pass_of
 from costgrad.rl.networks.actor import CategoricalActor, GaussianActor, StochasticActor
 from costgrad.rl.networks.batch_norm import BatchNormMLP
 from costgrad.rl.networks.mlp import MLP
@@ -35,8 +35,8 @@ def opinionated(module: Any) -> Any:
     return module
 
 
-def actor_of(kind: str, activation: Any = "tanh", layer_norm: bool = False) -> StochasticActor:
-    settings: dict[str, Any] = {"hidden": (8, 6), "activation": activation, "layer_norm": layer_norm}
+def actor_of(kind: str, activation: Any = "tanh") -> StochasticActor:
+    settings: dict[str, Any] = {"hidden": (8, 6), "activation": activation}
     if kind in ("box", "state_std"):
         return opinionated(GaussianActor(3, 2, state_std=kind == "state_std", **settings))
     return opinionated(CategoricalActor(3, {"discrete": 4, "even": (3, 3), "uneven": (2, 4, 3)}[kind], **settings))
@@ -51,20 +51,20 @@ class Loss:
         with torch.no_grad():
             pi = actor(self.x)
             self.sample = pi.sample(actor.noise(ROWS, generator=generator(4)).double())
-            self.fresh = None if isinstance(actor, CategoricalActor) else pi.sample(self.noise)
-        self.of_log_prob, self.of_entropy = normal(ROWS, seed=5), normal(ROWS, seed=6)
-        self.of_log_prob[3] = self.of_entropy[3] = 0
+            self.samples = None if isinstance(actor, CategoricalActor) else pi.sample(self.noise)
+        self.grad_log_prob, self.grad_entropy = normal(ROWS, seed=5), normal(ROWS, seed=6)
+        self.grad_log_prob[3] = self.grad_entropy[3] = 0
 
     def value(self, entropy: bool = True) -> Tensor:
         pi = self.actor(self.x)
-        loss = pi.log_prob(self.sample) @ self.of_log_prob
-        fresh = None if self.fresh is None else pi.sample(self.noise)
-        return loss + pi.entropy(fresh) @ self.of_entropy if entropy else loss
+        loss = pi.log_prob(self.sample) @ self.grad_log_prob
+        fresh = None if self.samples is None else pi.sample(self.noise)
+        return loss + pi.entropy(fresh) @ self.grad_entropy if entropy else loss
 
     def gradient(self, entropy: bool = True) -> tuple[Tensor, ...]:
         by_hand = ActorPass(self.actor, self.x)
         assert not any(tensor.requires_grad for tensor in (by_hand.pi.columns(), by_hand.pi.log_prob(self.sample)))
-        return by_hand.gradient(self.sample, self.of_log_prob, self.of_entropy if entropy else None, self.fresh)
+        return by_hand.gradient(self.sample, self.grad_log_prob, self.grad_entropy if entropy else None, self.samples)
 
 
 def close(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
@@ -73,11 +73,10 @@ def close(ours: tuple[Tensor, ...], theirs: tuple[Tensor, ...]) -> bool:
     return all(torch.allclose(a, b, rtol=1e-8, atol=1e-8) for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("layer_norm", [False, True])
-@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("kind", ACTORS)
-def test_an_actors_gradient_is_autograds(kind: str, activation: str, layer_norm: bool) -> None:
-    loss = Loss(actor_of(kind, activation, layer_norm))
+def test_an_actors_gradient_is_autograds(kind: str, activation: str) -> None:
+    loss = Loss(actor_of(kind, activation))
     parameters = list(loss.actor.parameters())
     plain, whole = (torch.autograd.grad(loss.value(entropy), parameters) for entropy in (False, True))
     assert close(loss.gradient(entropy=False), plain) and close(loss.gradient(), whole)
@@ -114,48 +113,30 @@ def test_a_spread_that_is_held_has_no_slope_and_one_at_the_end_has(kind: str, en
     assert ours[0][0] != 0 and ours[0][1] == 0
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize("sizes", [(3, 2), (3, 5, 2), (3, 6, 5, 4, 1)])
 def test_a_nets_gradient_is_autograds(sizes: tuple[int, ...], activation: Any) -> None:
     net, x = opinionated(MLP(sizes, activation=activation)), normal(ROWS, 3, seed=2)
-    passed, slope = Pass(net, x), normal(ROWS, sizes[-1], seed=3)
-    assert not passed.output.requires_grad and torch.equal(passed.output, net(x))
+    through, slope = Pass(net, x), normal(ROWS, sizes[-1], seed=3)
+    assert not through.output.requires_grad and torch.equal(through.output, net(x))
     theirs = torch.autograd.grad(net(x), list(net.parameters()), slope)
-    assert close(passed.gradient(slope), theirs)
+    assert close(tuple(through.gradient(slope)), theirs)
     assert not close(Pass(net, -x).gradient(slope), theirs)
 
 
-def test_only_what_is_written_out_goes_by_hand() -> None:
-    slope = torch.ones(ROWS, 2, dtype=torch.float64)
-    for settings, by_hand in (
-        ({"activation": "tanh"}, True),
-        ({"activation": "relu"}, True),
-        ({"activation": "silu"}, False),
-        ({"activation": "tanh", "layer_norm": True}, False),
-    ):
-        passed = Pass(opinionated(MLP((3, 5, 2), **settings)), normal(ROWS, 3))  # type: ignore[arg-type]
-        with torch.no_grad():  # as in an update
-            passed.gradient(slope)
-        if not by_hand:
-            with pytest.raises(RuntimeError, match="second time"):  # autograd's graph is used up
-                passed.gradient(slope)
-        else:
-            assert close(passed.gradient(slope), passed.gradient(slope))
-
-
-@pytest.mark.parametrize("activation", ["tanh", "relu", "silu"])
+@pytest.mark.parametrize("activation", ["tanh", "relu"])
 @pytest.mark.parametrize(("ensemble", "first"), [(None, False), (1, False), (3, False), (3, True)])
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_an_ensembles_slopes_are_autograds(outputs: int, ensemble: int | None, first: bool, activation: Any) -> None:
     net, x = opinionated(MLP((5, 6, 4, outputs), ensemble, activation)), normal(ROWS, 5, seed=2).requires_grad_()
     output = net(x, first=first)
-    through, slope = passed(net, x.detach(), first=first, wanted=2), normal(*output.shape, seed=3)
+    through, slope = pass_of(net, x.detach(), first=first, inputs=2), normal(*output.shape, seed=3)
     assert isinstance(through, Pass) and torch.equal(through.output, output)
     theirs = torch.autograd.grad(output, [x, *net.parameters()], slope, allow_unused=True)
     ours = (through.to_input(slope),)
     assert close(ours, (theirs[0][:, 3:],)) and not close(ours, (theirs[0][:, :2],))
-    if not first and activation != "silu":  # whose graph is used up
-        assert close(through.gradient(slope), theirs[1:])
+    if not first:
+        assert close(tuple(through.gradient(slope)), theirs[1:])
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -169,7 +150,7 @@ def test_a_batch_normalised_nets_slopes_are_autograds(
     net = opinionated(BatchNormMLP((5, 8, 7, 3), ensemble, activation)).train(training)
     twin, x = deepcopy(net), normal(ROWS, 5, seed=2).requires_grad_()
     output = twin(x)
-    through, slope = passed(net, x.detach(), wanted=2), normal(*output.shape, seed=3)
+    through, slope = pass_of(net, x.detach(), inputs=2), normal(*output.shape, seed=3)
     assert isinstance(through, BatchNormPass)
     torch.testing.assert_close(through.output, output)
     slope[..., rows:, :] = 0
@@ -186,7 +167,7 @@ def test_a_batch_normalised_nets_slopes_are_autograds(
 @pytest.mark.parametrize("net", [MLP((3, 5, 2), 2, "relu"), MLP((3, 5, 2)), BatchNormMLP((3, 5, 2), 2)])
 def test_a_gradient_lies_where_it_is_told_to(net: MLP) -> None:
     x = normal(ROWS, 3)
-    through = passed(net.double(), x)
+    through = pass_of(net.double(), x)
     slope = torch.ones_like(through.output)
     into = [torch.full_like(p, torch.nan) for p in net.parameters()]
     given, fresh = through.gradient(slope, into), through.gradient(slope)
@@ -198,8 +179,7 @@ def test_a_gradient_lies_where_it_is_told_to(net: MLP) -> None:
     [
         MLP((3, 5, 2), 2, "relu"),
         MLP((3, 5, 2), None, "tanh"),
-        MLP((3, 5, 2), 2, "silu"),
-        BatchNormMLP((3, 5, 2), 2, "silu"),
+        BatchNormMLP((3, 5, 2), 2, "relu"),
     ],
 )
 def test_the_first_rows_alone_have_a_slope(net: MLP) -> None:
@@ -210,5 +190,5 @@ def test_the_first_rows_alone_have_a_slope(net: MLP) -> None:
     whole = slope.clone()
     whole[..., rows:, :] = 0
     theirs = torch.autograd.grad(net(x), list(net.parameters()), whole)
-    assert close(tuple(passed(net, x).gradient(slope[..., :rows, :].clone())), theirs)
-    assert not close(tuple(passed(net, x).gradient(slope)), theirs)
+    assert close(tuple(pass_of(net, x).gradient(slope[..., :rows, :].clone())), theirs)
+    assert not close(tuple(pass_of(net, x).gradient(slope)), theirs)

@@ -10,24 +10,30 @@ import pytest
 import torch
 from torch import Tensor
 
-from costgrad.agents.a2c import Rows, actor_loss
+from costgrad.agents.a2c import Rows
 from costgrad.rl.gradients.estimators import (
     clipped_score,
     control_variate,
     expected_and_taken,
     expected_cost,
     pathwise,
+    policy_gradient,
     score,
 )
 from costgrad.rl.networks.actor import CategoricalActor, GaussianActor
 from costgrad.rl.networks.critic import Critic, CriticSpec
-from costgrad.rl.networks.distributions import Categorical, SquashedGaussian
+from costgrad.rl.networks.distributions import Categorical, Policy, SquashedGaussian
 from costgrad.rl.optim import Optimizer, descend
 
 DISCRETE = CriticSpec((3,), "discrete", 4, hidden=(16,))
 BOX = CriticSpec((3,), "box", 2, low=(0.0, -3.0), high=(5.0, -1.0), hidden=(16,))
 Actor = CategoricalActor | GaussianActor
 Module = TypeVar("Module", bound=torch.nn.Module)
+
+
+def actor_loss(kind: str, critic: Critic, pi: Policy, samples: Tensor | None, row: Rows) -> Tensor:
+    taken = (row.sample, row.action)
+    return policy_gradient(kind, critic, row.x, pi, samples, taken, row.returns, row.advantage)
 
 
 def generator(seed: int = 0) -> torch.Generator:

@@ -254,7 +254,7 @@ def test_a_target_that_is_no_number_is_said_where_it_counts(target: float) -> No
 def clipped_loss(prediction: float, before: float, target: float, clip: float) -> tuple[float, float]:
     """Loss of a C that says `prediction`, and its slope in that; all of it in scaled units."""
     output, near, wanted = (torch.tensor([number]) for number in (prediction, before, target))
-    loss, slope = Regression().loss_and_slope(output.unsqueeze(-1), wanted, near, clip)
+    loss, slope = Regression().loss_and_gradient(output.unsqueeze(-1), wanted, near, clip)
     assert loss.shape == (1,) and slope.shape == (1, 1)
     return loss.item(), slope.item()
 
@@ -265,7 +265,7 @@ def test_the_slope_that_is_told_is_that_of_the_loss(head: Regression | HLGauss, 
     draw = torch.Generator().manual_seed(0)
     output = torch.randn(50, head.outputs, generator=draw, dtype=torch.float64).requires_grad_()
     target, before = 2 * torch.randn(2, 50, generator=draw, dtype=torch.float64)
-    loss, slope = head.loss_and_slope(output, target, before, clip)
+    loss, slope = head.loss_and_gradient(output, target, before, clip)
     torch.testing.assert_close(slope, torch.autograd.grad(loss.sum(), output)[0])
     plain = head.loss(output, target)
     assert (loss >= plain).all()

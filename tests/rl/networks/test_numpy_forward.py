@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from costgrad.agents.a2c import A2C, A2CConfig
 from costgrad.rl.data import Step
 from costgrad.rl.networks.actor import CategoricalActor, GaussianActor
+from costgrad.rl.networks.batch_norm import BatchNormMLP
 from costgrad.rl.networks.mlp import MLP
 from costgrad.rl.networks.numpy_forward import NumpyForward
 from costgrad.rl.norm import RunningNorm
@@ -168,8 +169,10 @@ def test_on_another_device_it_is_the_tensors_own_pass() -> None:
 
 
 def test_an_ensemble_is_refused() -> None:
-    with pytest.raises(AssertionError, match="single"):
+    with pytest.raises(TypeError, match="single MLP"):
         NumpyForward(None, MLP((3, 4, 2), 2, generator=generator()))
+    with pytest.raises(TypeError, match="not BatchNormMLP"):  # its gains are no layer normalisation's
+        NumpyForward(None, BatchNormMLP((3, 4, 2), generator=generator()))
 
 
 # The same memory ------------------------------------------------------------------------------------------------------
