@@ -75,9 +75,9 @@ class CriticActionGradient:
         self.cost = critic.cost_of(self._output)  # [K, B]
 
     @torch.no_grad()
-    def backward(self, grad_cost: Tensor) -> Tensor:
+    def to_action(self, grad_cost: Tensor) -> Tensor:
         """D loss / d cost [K, B] -> d loss / d action [B, A]."""
-        output = self._critic.head.backward(self._output, grad_cost * self._critic.cost_scale.scale)
+        output = self._critic.head.to_output(self._output, grad_cost * self._critic.cost_scale.scale)
         return self._pass.to_input(output.view_as(self._pass.output))
 
 
@@ -141,7 +141,7 @@ def soft_actor_step(
     through = CriticActionGradient(critic, x, pi.action(sample[0]))
     cost, member = through.cost.max(0)
     grad_cost = torch.zeros_like(through.cost).scatter_(0, member.unsqueeze(0), weight.unsqueeze(0))
-    grad_action = through.backward(grad_cost).unsqueeze(0)
+    grad_action = through.to_action(grad_cost).unsqueeze(0)
     gradients = sample_backward(pi, sample, grad_action, -alpha * weight)
     soft = cost - alpha * entropy
     return ActorLoss(soft @ weight, soft, entropy), acted.from_gaussian(*gradients, out)
@@ -155,7 +155,7 @@ def deterministic_actor_step(
     acted = Pass(actor.net, x)
     action = acted.output.tanh()
     through = CriticActionGradient(critic, x, action, first=True)
-    gradient = tanh_backward(through.backward(weight.unsqueeze(0)), action)
+    gradient = tanh_backward(through.to_action(weight.unsqueeze(0)), action)
     return DeterministicLoss(through.cost[0] @ weight, through.cost[0]), acted.gradient(gradient, out)
 
 

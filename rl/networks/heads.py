@@ -26,7 +26,7 @@ class Regression(nn.Module):
         """[..., 1] -> [...] scaled cost."""
         return output.squeeze(-1)
 
-    def backward(self, output: Tensor, grad_mean: Tensor) -> Tensor:
+    def to_output(self, output: Tensor, grad_mean: Tensor) -> Tensor:
         """D loss / d `mean` [...] -> d loss / d output [..., 1]."""
         return grad_mean.unsqueeze(-1)
 
@@ -95,7 +95,7 @@ class HLGauss(nn.Module):
         """Logits [..., bins] -> the distribution's mean [...], scaled cost."""
         return F.softmax(output, -1) @ self.centers
 
-    def backward(self, output: Tensor, grad_mean: Tensor) -> Tensor:
+    def to_output(self, output: Tensor, grad_mean: Tensor) -> Tensor:
         """D loss / d `mean` [...] -> d loss / d output [..., bins]: probability (center - mean)."""
         probs = F.softmax(output, -1)
         return probs * (self.centers - (probs @ self.centers).unsqueeze(-1)) * grad_mean.unsqueeze(-1)

@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("envs", "rl", "agents", "scripts")
 # What each room may import of the others.
 MAY = {"envs": {"envs"}, "rl": {"rl"}, "agents": {"agents", "rl"}, "scripts": set(ROOMS)}
-SHARED = {"presets"}  # modules of agents/ that are no agent
+SHARED = {"presets", "configs", "common"}  # modules of agents/ that are no agent
 # The floors of rl, lowest first: a file imports from its own floor and from those below.
 FLOORS = (
     ("data", "errors", "returns", "optim"),

@@ -190,7 +190,7 @@ def test_the_gradient_in_the_action_is_that_of_finite_differences(net: str) -> N
     critic, x, action, step = scene.critic, scene.x, scene.action, 1e-6
     through = CriticActionGradient(critic, x, action)
     grad_cost = normal(*through.cost.shape, seed=7)
-    gradient = through.backward(grad_cost)
+    gradient = through.to_action(grad_cost)
     for d in range(2):
         way = torch.zeros(2, dtype=torch.float64)
         way[d] = step
