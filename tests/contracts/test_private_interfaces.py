@@ -108,7 +108,7 @@ def private_uses(nodes: list[ast.AST], own: set[str], inherited: set[str]) -> It
             if node.attr not in ours | PUBLIC:
                 yield node.attr
         elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in pieces:
-            if _private(node.value) and node.value not in own | WORDS:
+            if _private(node.value) and node.value not in own | PUBLIC | WORDS:
                 yield node.value
         elif isinstance(node, ast.Import | ast.ImportFrom):
             modules = [node.module or ""] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names]
