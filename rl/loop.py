@@ -102,6 +102,8 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
     """
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     codec, n = agent.codec, env.num_envs
+    if (check := getattr(agent, "check_parameters", None)) is not None:
+        check()
     agent.on_reset()
     if (hindsight := getattr(agent, "hindsight", None)) is not None:
         hindsight.ask(env)
