@@ -79,7 +79,7 @@ def test_faults_raise_are_skipped_or_cost_the_worst(workers: int, tmp_path: Path
     with pytest.raises(ValueError, match="thirteen"):
         box([numbers(1, 13)], None, None, 2)
     assert (box.ledger.evaluations, box.ledger.failures) == (2, 1)
-    with pytest.raises(UserError, match="cost_fn gave nan: a cost must be a finite number"):
+    with pytest.raises(UserError, match="cost_fn returned nan: a cost must be a finite number"):
         box([numbers(7)], None, None, 1)
     box.close()
 
@@ -261,7 +261,7 @@ def test_a_class_of_the_users_script_is_one_class_in_a_worker(tmp_path: Path) ->
         ({"on_fault": "ignore"}, "on_fault must be one of raise, skip, worst, got 'ignore'"),
         ({"workers": -1}, "workers must be a whole number of at least 0, got -1"),
         ({"workers": 1.5}, "workers must be a whole number of at least 0, got 1.5"),
-        ({"worst_cost": 1e40}, "worst_cost must be a finite number, of float32, got 1e"),
+        ({"worst_cost": 1e40}, "worst_cost must be a finite number in float32, got 1e"),
     ],
 )
 def test_arguments_that_do_not_fit(settings: dict[str, Any], line: str) -> None:
@@ -270,16 +270,16 @@ def test_arguments_that_do_not_fit(settings: dict[str, Any], line: str) -> None:
 
 
 def test_another_shape_is_refused_whatever_is_done_of_faults() -> None:
-    with pytest.raises(UserError, match=r"cost_fn gave shape \(2,\): it must give 3 costs, one a row"):
+    with pytest.raises(UserError, match=r"cost_fn returned shape \(2,\): it must return 3 costs, one per row"):
         BlackBox(lambda o, c, p: o[:2, 0], on_fault="skip")([numbers(1, 2, 3)], None, None, 3)
-    with pytest.raises(UserError, match="it must give numbers"):
+    with pytest.raises(UserError, match="it must return numbers"):
         BlackBox(lambda o, c, p: "much", on_fault="skip")([numbers(1)], None, None, 1)
     for given in (np.array([1j]), [torch.ones((), requires_grad=True)]):
-        with pytest.raises(UserError, match="it must give numbers"):
+        with pytest.raises(UserError, match="it must return numbers"):
             BlackBox(lambda o, c, p, given=given: given, on_fault="skip")([numbers(1)], None, None, 1)
     graph = torch.full((1,), 4.0, requires_grad=True)
     assert BlackBox(lambda o, c, p: graph * 2)([numbers(1)], None, None, 1)[0].tolist() == [[8]]
-    with pytest.raises(UserError, match="a cost must be a finite number, of float32"):
+    with pytest.raises(UserError, match="a cost must be a finite number in float32"):
         BlackBox(lambda o, c, p: [1e40])([numbers(1)], None, None, 1)
     lock = threading.Lock()
     with pytest.raises(UserError, match="cost_fn cannot be sent to workers: cannot pickle"):

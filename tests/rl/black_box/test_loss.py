@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from costgrad.rl.black_box.evaluations import Sets
+from costgrad.rl.black_box.evaluations import SetBuffer
 from costgrad.rl.black_box.loss import BlackBoxLoss, CostConfig
 from costgrad.rl.errors import UserError
 
@@ -162,8 +162,8 @@ def test_a_residual_after_learning_would_be_biased() -> None:
     """Negative control: with C trained on the very answers, the correction vanishes and the bias comes back."""
 
     class Late(BlackBoxLoss):
-        def _ask(self, sample: Any, context: Any, private: Any) -> Any:
-            cost, counts = super()._ask(sample, context, private)
+        def _evaluate(self, sample: Any, context: Any, private: Any) -> Any:
+            cost, counts = super()._evaluate(sample, context, private)
             self._learn(context, sample, cost, counts)
             return cost, counts
 
@@ -242,8 +242,8 @@ def test_rows_that_failed_teach_nothing() -> None:
 
     criterion = BlackBoxLoss(broken, on_fault="skip", config=SMALL)
     loss = criterion(torch.randn(6, 2))
-    assert torch.isfinite(loss) and criterion.known.size == 3 and criterion.ledger.failures == 3
-    assert (criterion.known.known.cost[:3] == 1).all()  # type: ignore[union-attr]
+    assert torch.isfinite(loss) and criterion.buffer.size == 3 and criterion.ledger.failures == 3
+    assert (criterion.buffer.data.cost[:3] == 1).all()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("per", ["sample", "batch"])
@@ -522,8 +522,9 @@ def test_what_it_remembers_follows_it_to_a_device(per: Any) -> None:
     criterion = BlackBoxLoss(square if per == "sample" else mean, per=per, config=SMALL)
     gone_on(criterion)
     criterion.to("meta")
-    known = criterion.known
-    columns = [column for part in (known.sets if isinstance(known, Sets) else [known.known]) for column in part or ()]
+    buffer = criterion.buffer
+    parts = buffer.sets if isinstance(buffer, SetBuffer) else [buffer.data]
+    columns = [column for part in parts for column in part or ()]
     assert columns and {column.device.type for column in columns} == {"meta"}
 
 
@@ -570,7 +571,7 @@ def test_a_model_that_holds_it_is_saved_and_loaded_as_any_other(built: bool, tmp
         ({"choices": (2.0,)}, torch.ones(2, 2), "choices must be whole numbers"),
         ({"evaluations": True}, torch.ones(2, 1), "evaluations must be a whole number of at least 1, got True"),
         ({"evaluations": 1.5}, torch.ones(2, 1), "evaluations must be a whole number of at least 1, got 1.5"),
-        ({"encoder": len}, torch.ones(2, 1), "encoder must be an nn.Module, which learns with C, got a builtin"),
+        ({"encoder": len}, torch.ones(2, 1), "encoder must be an nn.Module, which is trained with C, got a builtin"),
         ({"encoder": nn.Linear(1, 1)}, torch.ones(2, 1), "there is an encoder and no context"),
         ({}, np.ones((2, 1)), "output is a ndarray: it must be a Tensor"),
         ({}, torch.ones(2, 1, dtype=torch.int64), "output holds torch.int64: it must hold floats"),

@@ -144,7 +144,7 @@ def test_an_empty_replay_and_one_half_full_can_be_saved() -> None:
 
 def test_memory_that_the_machine_has_not_got_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costgrad.rl.buffers.replay.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
-    with pytest.raises(UserError, match=r"a replay of 1,000 transitions takes .* GiB .* are free: lower its capacity"):
+    with pytest.raises(UserError, match=r"a replay of 1,000 transitions takes .* GiB .* are free: lower buffer_size"):
         Replay(1000, 0.9).add(step(0))
     Replay(250, 0.9).add(step(0))  # 34 bytes a row: less than nine tenths of what is free
     with pytest.raises(UserError, match="a replay of 250 transitions takes"):
@@ -186,7 +186,7 @@ def test_a_fold_that_no_episode_fills_costs_no_more_than_the_longest() -> None:
 
 
 def test_more_environments_than_rows_are_refused() -> None:
-    with pytest.raises(UserError, match="capacity must be at least the number of environments, 3: 2"):
+    with pytest.raises(UserError, match="buffer_size must be at least the number of environments, 3: 2"):
         Replay(2, 0.9).add(step(0))
 
 
@@ -297,4 +297,4 @@ def test_priorities_go_on_to_the_bit() -> None:
         a, b = whole.sample(8), fresh.sample(8)
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
         for memory in (whole, fresh):
-            memory.prioritise(a.place, a.cost.square() / 1e4)
+            memory.prioritise(a.indices, a.cost.square() / 1e4)
