@@ -13,14 +13,15 @@ BEST_COST = 1.0
 
 
 class ContextualStairs:
-    """1 + the quantised squared distance of the action from a target of the context. The gradient is 0 or none.
+    """1 + the quantised squared distance of the action from a target that depends on the context.
 
         target(x) = tanh(W x),   W [A, 4] ~ N(0, 1/2)
         distance  = |P (a - target(x))|^2 / E_x |P target(x)|^2
         cost      = 1 + STAIR floor(distance / STAIR)
 
-    The optimal cost is 1 in every context, at a = target(x), which a linear policy with tanh attains. The action 0 costs
-    about 2 in any dimension. P [r, A] has orthonormal rows: r is the intrinsic dimension of the action.
+    The gradient is 0 or undefined. The optimal cost is 1 in every context, at a = target(x), which a linear policy with
+    tanh attains. The action 0 costs about 2 in any dimension. P [r, A] has orthonormal rows: r is the intrinsic
+    dimension of the action.
 
     Args:
         dimension: A, of the action.

@@ -234,8 +234,8 @@ class BlackBoxLoss(nn.Module):
     def _evaluate(self, sample: Sample, context: Tensor | None, private: Any) -> tuple[Tensor, Tensor]:
         """Evaluates the black box: cost [M, B] (or [M, 1] of sets), and whether it is valid."""
         outputs = self.outputs.arguments(sample)
-        context = None if context is None else to_numpy(context)
-        costs, valid = self.box(outputs, context, _numpy(private), sample.choice.shape[1])
+        contexts = None if context is None else to_numpy(context)
+        costs, valid = self.box(outputs, contexts, _numpy(private), sample.choice.shape[1])
         cost = torch.from_numpy(np.nan_to_num(costs)).to(sample.continuous)
         return cost.view(len(outputs), -1), torch.from_numpy(valid).view(len(outputs), -1).to(cost.device)
 

@@ -157,7 +157,7 @@ def test_names_are_fit_for_file_names(folder: Path) -> None:
 
 def test_a_native_id_keeps_its_clock_and_says_that_its_numbers_are_those_of_sync() -> None:
     env = make("CartPole-v1", 4)
-    assert env.backend == "native" and env.backend_reason.startswith("native: CartPole steps all at once, the same num")
+    assert env.backend == "native" and env.backend_reason.startswith("native: batched CartPole, bit-equal to gymnasium")
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert env.max_episode_steps == 500 and make("CartPole-v0", 4).max_episode_steps == 200
     assert make("CartPole-v0", 4, env_kwargs={"max_episode_steps": 9}).max_episode_steps == 9

@@ -375,7 +375,7 @@ def test_a_numba_that_fails_is_said_and_does_not_stop_a_run(monkeypatch: pytest.
     monkeypatch.setattr(classic_rows, "compiled", fails)
     env = ours_of("Pendulum-v1", 3)
     env.reset(seed=1)
-    with pytest.warns(RuntimeWarning, match="numba cannot be used, NumPy goes on: RuntimeError: cannot cache"):
+    with pytest.warns(RuntimeWarning, match="numba cannot be used, NumPy is used instead: RuntimeError: cannot cache"):
         everything(env, 9)
 
 
