@@ -19,7 +19,7 @@ class Observations:
     """Converts the observations of one environment to arrays.
 
     Args:
-        space: Box of any shape (flat vectors, images), Discrete (seen as one-hot), MultiBinary, or a Dict of these.
+        space: Box of any shape (flat vectors, images), Discrete (becomes one-hot), MultiBinary, or a Dict of these.
         name: of the observation, in error messages.
 
     Attributes:
@@ -73,8 +73,8 @@ class Observations:
         """Raises UserError unless `obs` is a batch of n."""
         rows = self._rows(obs)
         if rows != n:
-            had = "a single one" if rows is None else f"a batch of {rows}"
-            raise UserError(f"{self.name} is {had}: it must be a batch of {n}, one for each environment")
+            found = "a single one" if rows is None else f"a batch of {rows}"
+            raise UserError(f"{self.name} is {found}: it must be a batch of {n}, one for each environment")
 
     def is_single(self, obs: Any) -> bool:
         """Whether `obs` is a single observation rather than a batch.
@@ -92,8 +92,8 @@ class Observations:
                 raise UserError(f"{self.name} has shape {array.shape}: it must be {shape} or [N, *{shape}]")
             return None if array.shape == shape else len(array)
         if not isinstance(obs, Mapping) or not obs.keys() >= self.parts.keys():
-            had = f"keys {', '.join(map(str, obs))}" if isinstance(obs, Mapping) else f"type {type(obs).__name__}"
-            raise UserError(f"{self.name} has {had}: it must be a dict with {', '.join(self.parts)}")
+            found = f"keys {', '.join(map(str, obs))}" if isinstance(obs, Mapping) else f"type {type(obs).__name__}"
+            raise UserError(f"{self.name} has {found}: it must be a dict with {', '.join(self.parts)}")
         rows = {part._rows(obs[key]) for key, part in self.parts.items()}
         if len(rows) > 1:
             raise UserError(

@@ -129,7 +129,7 @@ def pendulum(s: Any, a: Num, o: Any, first: Num, single: bool, p: Any) -> tuple[
 _CARTPOLE_ANGLE = 12 * 2 * math.pi / 360
 
 
-# Functions that differ between NumPy and numba; `_tell_numba` registers the numba versions.
+# Functions that differ between NumPy and numba; `_register_with_numba` registers the numba versions.
 
 
 def _pick(condition: Num, a: Num, b: Num) -> Num:
@@ -169,7 +169,7 @@ def _wrap_number(x: float) -> float:
 
 
 @functools.cache
-def _tell_numba() -> None:
+def _register_with_numba() -> None:
     """Registers the numba versions of the functions above."""
     from numba import types
     from numba.extending import overload, register_jitable
@@ -203,7 +203,7 @@ def compiled(row: Row, discrete: bool) -> Callable[..., int]:
     from numba import njit
     from numba.extending import register_jitable
 
-    _tell_numba()
+    _register_with_numba()
     register_jitable(row)
 
     def step(

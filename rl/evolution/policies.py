@@ -30,7 +30,7 @@ class Policies:
     Actions are deterministic: tanh of the output for a Box, in [-1, 1]^A, and the mode for discrete choices. The last
     layer is initialised to 0, so that the centre acts alike in every state (as in 1803.07055).
 
-    Observations are normalised by statistics that stay fixed until `renew`, the same for all candidates of a
+    Observations are normalised by statistics that stay fixed until `renew_norm`, the same for all candidates of a
     generation.
 
     Args:
@@ -44,7 +44,7 @@ class Policies:
         actor: the centre; `actor.net` alone has parameters.
         size: P.
         norm: the statistics that normalise observations; None without normalisation.
-        seen: the statistics of the next generation.
+        next_norm: the statistics of the next generation.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Policies:
         self.size = sum(p.numel() for p in self._parameters)
         self._activation = ACTIVATIONS[activation]
         self.norm = RunningNorm(codec.obs_shape) if normalize_obs else None
-        self.seen = RunningNorm(codec.obs_shape)
+        self.next_norm = RunningNorm(codec.obs_shape)
         self._output: NumpyForward | None = None
 
     @property
@@ -115,19 +115,19 @@ class Policies:
         """Actions of the centre in the environment's units, for one observation or a batch; see `Codec.predict`."""
         return self.codec.predict(self.best, obs)
 
-    def see(self, obs: Array, valid: Array) -> None:
+    def record_obs(self, obs: Array, valid: Array) -> None:
         """Adds observations [N, *obs_shape] where `valid` [N] to the statistics of the next generation."""
         if self.norm is not None:
-            self.seen.update(obs, valid)
+            self.next_norm.update(obs, valid)
 
-    def renew(self) -> None:
+    def renew_norm(self) -> None:
         """Starts to normalise by the statistics of all observations so far."""
         if self.norm is not None:
-            self.norm.load_state_dict(self.seen.state_dict())
+            self.norm.load_state_dict(self.next_norm.state_dict())
 
     def state_dict(self) -> dict[str, Tensor]:
         """The centre's parameters and the statistics."""
-        parts = {"net": self.actor.net} | ({"norm": self.norm, "seen": self.seen} if self.norm is not None else {})
+        parts = {"net": self.actor.net} | ({"norm": self.norm, "seen": self.next_norm} if self.norm is not None else {})
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:

@@ -61,7 +61,7 @@ class Population:
         self.candidates = candidates.astype(np.float32)
         self._cost, self.played = np.zeros(len(candidates)), np.zeros(len(candidates), np.int64)
         self._steps[:] = 0
-        self.policies.renew()
+        self.policies.renew_norm()
         self._enqueue()
 
     def on_reset(self) -> None:
@@ -101,7 +101,7 @@ class Population:
 
     def observe(self, step: Step) -> None:
         """Adds the costs of a step to the candidates, and its observations to the statistics."""
-        self.policies.see(step.obs, step.valid)
+        self.policies.record_obs(step.obs, step.valid)
         self._episode_cost += np.where(step.valid, cost_of(step.reward), 0.0)
         self._steps += (step.valid.sum(), (step.valid & (self._playing == IDLE)).sum())
         ended = (step.terminated | step.truncated) & step.valid

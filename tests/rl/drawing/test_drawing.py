@@ -1,4 +1,4 @@
-"""The drawing of an agent: what it says comes from the real modules, and it can be read."""
+"""The diagram of an agent: its texts come from the actual modules, and it is legible."""
 
 from __future__ import annotations
 
@@ -174,7 +174,7 @@ def test_targets_are_told_apart() -> None:
     assert "in one pass" in str(describe(agent("crossq"))) and "tau 0.125" in str(describe(agent("sac", tau=0.125)))
 
 
-def test_what_cannot_be_drawn_is_said() -> None:
+def test_an_agent_that_cannot_be_drawn_is_an_error() -> None:
     with pytest.raises(UserError, match="agent a2c cannot be drawn: it has no actor"):
         made = agent()
         made.actor = None
@@ -264,7 +264,7 @@ def test_svg_is_xml_with_its_text_as_text_and_the_same_each_time() -> None:
 # In a run.
 
 
-def test_a_run_is_introduced_by_its_picture(tmp_path: Path) -> None:
+def test_a_run_starts_with_its_diagram(tmp_path: Path) -> None:
     env, folder = Remade(num_envs=2), tmp_path / "run"
     made = A2C(env.single_observation_space, env.single_action_space, A2CConfig(hidden=(9,)))
     seen: list[list[str]] = []  # at each step

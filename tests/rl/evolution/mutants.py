@@ -77,8 +77,8 @@ MUTANTS = [
     Mutant(
         "search: statistics change within a generation",
         "rl/evolution/policies.py",
-        "self.seen.update(obs, valid)",
-        "self.seen.update(obs, valid), self.renew()",
+        "self.next_norm.update(obs, valid)",
+        "self.next_norm.update(obs, valid), self.renew_norm()",
         "rl/evolution/population",
     ),
     Mutant(

@@ -1,4 +1,4 @@
-"""Candidates among environments: every episode counts once, for who played it from its first step to its last."""
+"""Rollouts of candidates: every episode counts once, for the candidate that played all of it."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ class Player:
 @pytest.mark.parametrize("episodes", [1, 3])
 @pytest.mark.parametrize("envs", [1, 2, 4])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_episode_counts_once_for_its_player(mode: AutoresetMode, envs: int, episodes: int) -> None:
+def test_every_episode_counts_once_for_its_candidate(mode: AutoresetMode, envs: int, episodes: int) -> None:
     book: list[Any] = []
     player, ends = Player(5, episodes), 0
     ticks = interact(player, diaries(book, mode, envs), seed=0)  # type: ignore[arg-type]
@@ -120,7 +120,7 @@ def test_every_episode_counts_once_for_its_player(mode: AutoresetMode, envs: int
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_was_under_way_at_a_fresh_begin_is_played_again_whole(mode: AutoresetMode) -> None:
+def test_unfinished_episodes_are_played_again_after_a_reset(mode: AutoresetMode) -> None:
     book: list[Any] = []
     player = Player(4, 2)
     for part, ticks_count in enumerate((7, 5, 200)):  # other environments each time: fresh episodes, other numbers
@@ -150,7 +150,7 @@ def test_an_evaluation_between_two_steps_changes_nothing() -> None:
     np.testing.assert_array_equal(costs[0], costs[1])
 
 
-def test_the_share_that_rested_is_that_of_the_diaries() -> None:
+def test_the_fraction_of_idle_steps_is_that_of_the_records() -> None:
     book: list[Any] = []
     player = Player(5, 1)
     ticks = interact(player, diaries(book, AutoresetMode.SAME_STEP, 1), seed=0)  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ def test_the_share_that_rested_is_that_of_the_diaries() -> None:
     assert metrics["idle"] == 0.5 and metrics["candidate_cost"] == metrics["cheapest_candidate_cost"]
 
 
-def test_an_episode_that_began_under_one_policy_is_not_anothers() -> None:
+def test_an_episode_belongs_to_one_policy() -> None:
     """The environment that rests when a generation ends goes on resting until its episode ends."""
     player = Player(1, 1)
     population, no, yes = player.population, np.zeros(2, np.bool_), np.ones(2, np.bool_)
@@ -195,7 +195,7 @@ def test_a_reset_row_costs_nothing_and_ends_nothing() -> None:
     assert [cost.tolist() for _, cost in player.played] == [[-3.0, -5.0]]
 
 
-def test_observations_are_normalised_by_what_was_seen_before_the_generation() -> None:
+def test_observations_are_normalised_by_statistics_of_earlier_generations() -> None:
     player, obs = Player(2, 1, normalize=True), np.float32([[1, 5], [3, 7]])
     norm, no = player.policies.norm, np.zeros(2, np.bool_)
     assert norm is not None
@@ -205,4 +205,4 @@ def test_observations_are_normalised_by_what_was_seen_before_the_generation() ->
         player.update()
     assert norm.count == 4 and norm.mean.tolist() == [2.0, 6.0]
     player.observe(Step(obs + 90, player.act(obs), np.ones(2), obs, ~no, no, no, {}))  # reset rows
-    assert player.policies.seen.count == 4
+    assert player.policies.next_norm.count == 4
