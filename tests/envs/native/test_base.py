@@ -1,4 +1,4 @@
-"""The base of batched environments, with a small task: modes, time limit, seeds, infos, state, against SyncVectorEnv."""
+"""The base of batched environments, with a small task: modes, time limit, seeds, infos, state, against sync."""
 
 from __future__ import annotations
 
