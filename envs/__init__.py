@@ -1,4 +1,4 @@
-"""Environments of any origin as one kind of object: a gymnasium VectorEnv."""
+"""Environments from any source as gymnasium VectorEnvs."""
 
 from costgrad.envs.errors import EnvError
 from costgrad.envs.make import MadeEnv, make

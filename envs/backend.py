@@ -1,4 +1,4 @@
-"""One process or many: which is faster for an environment of which both give the same numbers."""
+"""Chooses the faster backend of sync (one process) and async (subprocesses), which give the same numbers."""
 
 from __future__ import annotations
 
@@ -10,28 +10,29 @@ import gymnasium
 from costgrad.envs.build import Builder, guard
 from costgrad.envs.load import find
 
-# What AsyncVectorEnv adds to a step of one environment: pipes, pickles, a process switch. Measured on two shared cores:
-# CartPole-v1 28-65 us a step in sync, 280-490 us in async; steps of 1000 us still lost by it, steps of 3000 us won.
+# Overhead of AsyncVectorEnv per step of an environment: pipes, pickling, process switches. Measured on two shared
+# cores: CartPole-v1 28-65 us per step in sync, 280-490 us in async; steps of 1000 us were slower in async, steps of
+# 3000 us faster.
 ASYNC_OVERHEAD = 500e-6
-_PROBE_SECONDS = 0.03  # time given to the measurement behind `auto`
+_PROBE_SECONDS = 0.03  # time to measure steps for `auto`
 
 
 def async_pays(step_seconds: float, num_envs: int, cores: int) -> bool:
-    """Whether processes beat a loop: N t in one process against N t / k + N c on k = min(cores, N) of them.
+    """Whether async is faster: N t / k + N c on k = min(cores, N) processes against N t in one.
 
     Args:
         step_seconds: t, of one step of one environment.
         num_envs: N.
-        cores: that this process may use.
+        cores: available to this process.
     Returns:
-        t (1 - 1/k) > c with c = `ASYNC_OVERHEAD`; never on one core.
+        t (1 - 1/k) > c with c = `ASYNC_OVERHEAD`; False on one core.
     """
     k = min(cores, num_envs)
     return step_seconds * (1 - 1 / k) > ASYNC_OVERHEAD
 
 
 def choose(builder: Builder, num_envs: int, seed: int) -> tuple[str, str]:
-    """Chooses sync or async, and says why. Both give the same numbers: a noisy measurement changes the speed only."""
+    """Chooses sync or async, and the reason. Both give the same numbers: a noisy measurement only affects speed."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if num_envs == 1 or cores == 1 or builder.render_mode is not None:
         return "sync", "one environment" if num_envs == 1 else "one core" if cores == 1 else "rendering"
@@ -45,7 +46,7 @@ def choose(builder: Builder, num_envs: int, seed: int) -> tuple[str, str]:
 
 
 def _step_seconds(env: gymnasium.Env, seed: int) -> float:
-    """The median time of a step under random actions, within `_PROBE_SECONDS` but never from fewer than two."""
+    """The median time of a step with random actions, measured for `_PROBE_SECONDS`, at least two steps."""
     env.action_space.seed(seed)
     env.reset(seed=seed)
     times: list[float] = []

@@ -1,4 +1,4 @@
-"""What stands between a user's environment and everything else: what it gets wrong becomes one line that says so."""
+"""Wrappers that check a user's environment: violations of gymnasium's interface become one-line errors."""
 
 from __future__ import annotations
 
@@ -20,20 +20,19 @@ from gymnasium.vector.utils import batch_space
 from costgrad.envs.errors import EnvError
 from costgrad.envs.load import one_line
 
-_OURS = str(Path(__file__).parent) + os.sep  # among the libraries, where it is installed
+_OURS = str(Path(__file__).parent) + os.sep  # within the libraries if installed
 _LIBRARIES = tuple({sysconfig.get_path(key) + os.sep for key in ("stdlib", "purelib", "platlib")})
 
 
 class CheckedEnv(gymnasium.Wrapper):
-    """One environment whose `reset` and `step` keep to gymnasium's interface, or raise EnvError.
+    """A single environment whose `reset` and `step` follow gymnasium's interface, or raise EnvError.
 
-    An episode's last obs is handed out as a copy, also where it is a dict: the vector environments reset at once after
-    it, and an environment that writes every obs into one array would overwrite the last obs with the first one of the
-    next episode.
+    An episode's final obs is returned as a copy, also if it is a dict: vector environments reset right after it, and an
+    environment that reuses one array for every obs would overwrite it.
 
     Args:
         env: the environment.
-        name: of it, for people.
+        name: of the environment, for error messages.
     """
 
     def __init__(self, env: gymnasium.Env, name: str) -> None:
@@ -42,7 +41,7 @@ class CheckedEnv(gymnasium.Wrapper):
         self._space: Space[Any] = env.observation_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the wrapped environment's. Raises EnvError: it raises, or returns something else than obs and info."""
+        """As the wrapped environment's. Raises EnvError if it raises, or does not return obs and info."""
         result = _call(self._name, "reset", self.env.reset, seed=seed, options=options)
         if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
             raise EnvError(f"{self._name}.reset returned {_kind(result)}: it must return (obs, info), info a dict")
@@ -50,7 +49,7 @@ class CheckedEnv(gymnasium.Wrapper):
         return result
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
-        """As the wrapped environment's. Raises EnvError: it raises, or returns what `gymnasium.Env.step` does not."""
+        """As the wrapped environment's. Raises EnvError if it raises, or violates `gymnasium.Env.step`."""
         obs, reward, terminated, truncated, info = _five(self._name, _call(self._name, "step", self.env.step, action))
         _check_obs(self._name, "step", self._space, obs)
         if not isinstance(reward, float) and not _is_number(reward):
@@ -63,11 +62,11 @@ class CheckedEnv(gymnasium.Wrapper):
         return obs, reward, terminated, truncated, info
 
     def render(self) -> Any:
-        """As the wrapped environment's. Raises EnvError: it raises; what gymnasium says of a missing package stays."""
+        """As the wrapped environment's. Raises EnvError if it raises, except gymnasium's error of a missing package."""
         return _call(self._name, "render", self.env.render)
 
     def close(self) -> None:
-        """As the wrapped environment's. Whatever is left open then, nothing else is lost for it: it is only said."""
+        """As the wrapped environment's. An exception is only a warning: results are not affected."""
         try:
             super().close()
         except Exception as error:
@@ -75,11 +74,11 @@ class CheckedEnv(gymnasium.Wrapper):
 
 
 class CheckedVectorEnv(VectorWrapper):
-    """The same for a batch of a user's own. Attributes that it lacks are those of the VectorEnv inside.
+    """The same for a user's own VectorEnv. Other attributes are those of the wrapped one.
 
     Args:
         env: the environments.
-        name: of them, for people.
+        name: of the environments, for error messages.
     """
 
     def __init__(self, env: VectorEnv, name: str) -> None:
@@ -88,52 +87,52 @@ class CheckedVectorEnv(VectorWrapper):
         self._space = batch_space(env.single_observation_space, env.num_envs)
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """As the wrapped environments'. Raises EnvError: they raise, or return something else than obs and info."""
+        """As the wrapped environments'. Raises EnvError if they raise, or do not return obs and info."""
         result = _call(self._name, "reset", self.env.reset, seed=seed, options=options)
         if not (isinstance(result, tuple) and len(result) == 2):
             raise EnvError(f"{self._name}.reset returned {_kind(result)}: it must return (obs, info)")
         return result
 
     def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """As the wrapped environments'. Raises EnvError: they raise, or return what `VectorEnv.step` does not."""
+        """As the wrapped environments'. Raises EnvError if they raise, or violate `VectorEnv.step`."""
         result = _five(self._name, _call(self._name, "step", self.env.step, actions))
         _check_obs(self._name, "step", self._space, result[0])
         return result
 
     def render(self) -> Any:
-        """As the wrapped environments'. Raises EnvError: they raise."""
+        """As the wrapped environments'. Raises EnvError if they raise."""
         return _call(self._name, "render", self.env.render)
 
     def close(self, **kwargs: Any) -> None:
-        """As the wrapped environments'. What it raises is only said."""
+        """As the wrapped environments'. An exception is only a warning."""
         try:
             super().close(**kwargs)
         except Exception as error:
             logger.warn(f"{self._name}.close raised {one_line(error)}")
 
     def __getattr__(self, key: str) -> Any:
-        if key == "env":  # not there yet: without this, copying an unfinished object would never end
+        if key == "env":  # not set yet: avoids infinite recursion when an unfinished object is copied
             raise AttributeError(key)
         return getattr(self.env, key)
 
 
 def _call(name: str, method: str, call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Calls user code. Raises EnvError instead of what it raises; a fault of ours stays what it is."""
+    """Calls user code, and turns its exceptions into EnvError, except bugs of this library."""
     try:
         return call(*args, **kwargs)
     except EnvError:
         raise
     except (Exception, SystemExit) as error:
-        place = _place(error)
-        missing = method == "render" and isinstance(error, Error | ImportError)  # told by who films
-        if missing or (place is not None and _is_ours(place)):
+        frame = _user_frame(error)
+        missing = method == "render" and isinstance(error, Error | ImportError)  # reported by the caller
+        if missing or (frame is not None and _is_ours(frame)):
             raise
-        where = f" ({Path(place.filename).name}, line {place.lineno})" if place is not None else ""
+        where = f" ({Path(frame.filename).name}, line {frame.lineno})" if frame is not None else ""
         raise EnvError(f"{name}.{method} raised {one_line(error)}{where}") from error
 
 
 def _five(name: str, result: Any) -> Any:
-    """What `step` returned. Raises EnvError."""
+    """Checks that `step` returned five values. Raises EnvError."""
     if not (isinstance(result, tuple) and len(result) == 5 and isinstance(result[4], dict)):
         must = "(obs, reward, terminated, truncated, info), info a dict"
         raise EnvError(f"{name}.step returned {_kind(result)}: it must return {must}")
@@ -141,13 +140,13 @@ def _five(name: str, result: Any) -> Any:
 
 
 def _check_obs(name: str, method: str, space: Space[Any], obs: Any) -> None:
-    """Raises EnvError where obs is not what the observation space says."""
+    """Raises EnvError if obs does not match the observation space."""
     if wrong := _misfit(space, obs, "obs"):
         raise EnvError(f"{name}.{method} returned {wrong}")
 
 
 def _misfit(space: Space[Any], obs: Any, name: str) -> str:
-    """What is wrong with the form of an obs, "" if nothing is; its numbers are not looked at."""
+    """What is wrong with the shape or dtype of an obs, "" if nothing; values are not checked."""
     if isinstance(space, spaces.Dict):
         if not isinstance(obs, Mapping) or not obs.keys() >= space.keys():
             return f"{name} {_kind(obs)}: it must be a dict with {', '.join(map(str, space))}"
@@ -161,13 +160,13 @@ def _misfit(space: Space[Any], obs: Any, name: str) -> str:
         if shape != space.shape:
             return f"{name} {_kind(obs)}: it must have shape {space.shape}, as the observation space says"
         dtype = (obs if isinstance(obs, np.ndarray) else np.asarray(obs)).dtype
-        if dtype != space.dtype and not np.can_cast(dtype, space.dtype, "same_kind"):  # whole numbers do as floats
+        if dtype != space.dtype and not np.can_cast(dtype, space.dtype, "same_kind"):  # integers may be floats
             return f"{name} of dtype {dtype}: it must be {space.dtype}, as the observation space says"
     return ""
 
 
 def _shape(value: Any, kinds: str = "biuf") -> tuple[int, ...] | None:
-    """Of numbers of NumPy's kinds in an array, a list or alone; None of anything else."""
+    """The shape of numbers of NumPy's `kinds` in an array, a list or alone; None for anything else."""
     try:
         array = np.asarray(value)
     except (TypeError, ValueError, RuntimeError):  # rows of different lengths; a tensor with its graph
@@ -180,7 +179,7 @@ def _is_number(value: Any, kinds: str = "biuf") -> bool:
 
 
 def _kind(value: Any) -> str:
-    """A value in a few words."""
+    """A short description of a value."""
     if isinstance(value, tuple):
         return f"{len(value)} values ({', '.join(type(part).__name__ for part in value)})"
     if isinstance(value, Mapping):
@@ -191,8 +190,8 @@ def _kind(value: Any) -> str:
     return f"type {type(value).__name__}" + (f" of shape {shape}" if shape is not None else "")
 
 
-def _place(error: BaseException) -> traceback.FrameSummary | None:
-    """The line that raised it, or that called into a library which did; None where there was nothing but libraries."""
+def _user_frame(error: BaseException) -> traceback.FrameSummary | None:
+    """The innermost frame outside of other libraries, user code or ours; None if there is none."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.filename != __file__]
     known = (frame for frame in reversed(frames) if not frame.filename.startswith(_LIBRARIES) or _is_ours(frame))
     return next(known, None)

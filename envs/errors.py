@@ -1,8 +1,8 @@
-"""The error that is the user's to mend."""
+"""The error that the user can fix."""
 
 
 class EnvError(ValueError):
-    """An environment that cannot be made, or does what no environment may.
+    """An environment cannot be made, or violates the interface.
 
-    One line that names the thing, its value and what is allowed; the cause is chained where there is one.
+    One line that names the thing, its value and what is allowed; the cause is chained if there is one.
     """

@@ -1,4 +1,4 @@
-"""Which batched form an environment has: many of it in one object that steps them all at once."""
+"""Finds the batched form of an environment: a VectorEnv that steps all rows at once."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from costgrad.envs.tasks.black_box import BlackBoxEnv
 from costgrad.envs.tasks.costs import is_cost_function
 
 OTHER_STREAM = "same dynamics as single environments but another random stream"
-# Where our batched forms of gymnasium's classes are, by how the entry points of those begin.
+# Modules of our batched forms of gymnasium's classes, by prefixes of their entry points.
 _TWINS = {
     "gymnasium.envs.classic_control.": "costgrad.envs.native.classic",
     "gymnasium.envs.mujoco.": "costgrad.envs.native.mujoco_tasks",
@@ -30,12 +30,12 @@ class Native(NamedTuple):
     """A batched form of an environment, or why there is none."""
 
     create: Callable[[int], Any] | None  # of `num_envs`
-    why: str  # which it is and what its numbers are; or why there is none
-    declined: bool = False  # it would be one of ours, but not with these arguments
+    why: str  # description, or the reason why there is none
+    declined: bool = False  # whether ours exists, but not for these arguments
 
 
 def native(found: Found, env_kwargs: Mapping[str, Any], render_mode: str | None) -> Native:
-    """The environment's batched form: ours, which is equal to the single one, before its own. Raises EnvError."""
+    """The environment's batched form: ours, bit-equal to gymnasium's, before its own. Raises EnvError."""
     if isinstance(found.target, EnvSpec) and (task := twin(found.target)) is not None:
         return _equal(task, found.target, dict(env_kwargs), render_mode)
     create, why = _own(found, dict(env_kwargs), render_mode)
@@ -43,7 +43,7 @@ def native(found: Found, env_kwargs: Mapping[str, Any], render_mode: str | None)
 
 
 def twin(spec: EnvSpec) -> type[NativeVectorEnv] | None:
-    """Our batched form of gymnasium's class behind an id. Another class under the same id has none."""
+    """Our batched form of the gymnasium class of an id; None if the class is not gymnasium's."""
     point = spec.entry_point
     if not isinstance(point, str):
         point = f"{getattr(point, '__module__', '')}:{getattr(point, '__qualname__', '')}"
@@ -55,7 +55,7 @@ def twin(spec: EnvSpec) -> type[NativeVectorEnv] | None:
 
 
 def _equal(task: type[NativeVectorEnv], spec: EnvSpec, kwargs: dict[str, Any], render_mode: str | None) -> Native:
-    """The batched form that says what SyncVectorEnv says; declined where it would not."""
+    """The batched form that is bit-equal to SyncVectorEnv; declined if it cannot be."""
     creator = guard(spec.id, creator_of, spec.entry_point)
     check_kwargs(spec.id, creator, kwargs)
     limit = kwargs.pop("max_episode_steps", None)
@@ -75,11 +75,15 @@ def _equal(task: type[NativeVectorEnv], spec: EnvSpec, kwargs: dict[str, Any], r
         made.spec = spec
         return made
 
-    return Native(create, f"{task.__name__} steps all at once, the same numbers as sync")
+    return Native(create, f"batched {task.__name__}, bit-equal to gymnasium's")
 
 
 def _own(found: Found, kwargs: dict[str, Any], render_mode: str | None) -> tuple[Any, str]:
-    """The batched form that comes with the environment, and which it is or why there is none. Raises EnvError."""
+    """The batched form that comes with the environment, with a description or the reason why there is none.
+
+    Raises:
+        EnvError: its class cannot be loaded, or does not take the arguments.
+    """
     target, name = found
     if isinstance(target, EnvSpec):
         if target.vector_entry_point is None:

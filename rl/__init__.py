@@ -1,4 +1,4 @@
-"""C, the training loop, evaluation, and the rooms they stand on."""
+"""C (the learned cost function), the training loop, evaluation, and the packages they use."""
 
 from costgrad.rl.diagnostics.probe import probe
 from costgrad.rl.errors import UserError

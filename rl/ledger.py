@@ -1,4 +1,4 @@
-"""What a run spends: environment steps, by what they are spent on."""
+"""Counts the environment steps of a run, by purpose."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from costgrad.rl.errors import UserError
 
 @dataclass
 class StepLedger:
-    """Environment steps of a run; a row that only resets is none.
+    """Environment steps of a run; reset rows do not count.
 
-    Agents compare by what they took from the environment, and a step of an evaluation is a step. Those of environments
-    that had to step on because others were not done are in it.
+    Sample efficiency compares all steps, those of evaluations included. Steps of environments that had to continue
+    because others were not done count too.
     """
 
     training: int = 0
     evaluation: int = 0
-    """Of the policy on the way and at the end, and of the film."""
+    """Evaluations during and after training, and videos."""
     probes: int = 0
-    """Of whatever else asks the environment for a cost, scripts/probe.py on the run among it; a hook adds its own."""
+    """Everything else that steps the environment, such as scripts/probe.py on the run; hooks add their own steps."""
 
     @property
     def total(self) -> int:
-        """All of them."""
+        """Sum over all purposes."""
         return self.training + self.evaluation + self.probes
 
     def __str__(self) -> str:
@@ -39,15 +39,15 @@ class StepLedger:
         write_text(path, json.dumps(asdict(self)) + "\n")
 
     def add_to(self, path: Path) -> None:
-        """Adds it to what `write` wrote; nothing where there is no file. Raises UserError."""
+        """Adds the counts to a file of `write`; does nothing without one. Raises UserError."""
         if path.exists():
             both = replace(self)
             both.read(path)
             both.write(path)
 
     def read(self, path: Path) -> None:
-        """Adds what `write` wrote; nothing where there is no file. Raises UserError where it holds something else."""
-        if not path.exists():  # a run from before there were ledgers
+        """Adds the counts of a file of `write`; does nothing without one. Raises UserError if the file is damaged."""
+        if not path.exists():  # the run is older than ledgers
             return
         try:
             for name, count in json.loads(path.read_text(encoding="utf-8")).items():

@@ -1,4 +1,4 @@
-"""The Agent protocol and the only training loop."""
+"""The agent protocol and the interaction loop that all training shares."""
 
 from __future__ import annotations
 
@@ -18,34 +18,34 @@ _LARGEST = float(np.finfo(np.float32).max)
 
 
 class Learner(Protocol):
-    """What the loop asks of an agent.
+    """What the loop needs of an agent.
 
-    One that learns in hindsight also has `hindsight`, a `Hindsight` (rl/buffers/hindsight.py) or None.
+    An agent with hindsight experience replay also has `hindsight`, a `Hindsight` (rl/buffers/hindsight.py) or None.
     """
 
     codec: Codec
 
     def on_reset(self) -> None:
-        """Fresh episodes start, perhaps in another number: what the agent holds of unfinished ones ends."""
+        """Called after every reset; drop per-episode state. num_envs may have changed."""
         ...
 
     def act(self, obs: np.ndarray, explore: bool = True) -> np.ndarray:
-        """[N, *obs_shape] -> [N, A] in [-1, 1] or [N] int64. What it knew of the action it keeps until `observe`."""
+        """[N, *obs_shape] -> [N, A] in [-1, 1], [N] or [N, D] int64; keeps what `observe` needs of the action."""
         ...
 
     def observe(self, step: Step) -> None:
-        """Takes in one vector step; the agent owns its memory."""
+        """Stores one vector step; the agent owns its buffer."""
         ...
 
     def update(self) -> dict[str, Tensor]:
-        """Learns when it is time to; the metrics of that update, or {}."""
+        """Trains if an update is due; returns its metrics, or {}."""
         ...
 
 
 class Agent(Learner, Protocol):
-    """What the loop, the evaluation and the checkpoints ask of an agent; there is no base class.
+    """What the loop, evaluation and checkpoints need of an agent; there is no base class.
 
-    One that has a C says what it estimates by `estimates()`, an `Estimate` (rl/diagnostics/estimand.py).
+    An agent with a C also has `estimand()`, which returns an `Estimand` (rl/diagnostics/estimand.py).
     """
 
     def predict(
@@ -53,13 +53,13 @@ class Agent(Learner, Protocol):
     ) -> tuple[np.ndarray, Any]:
         """An action for one observation or a batch, NumPy in and out, in the environment's units.
 
-        It leaves the training state alone.
+        It does not change the training state.
 
         Args:
             obs: [*observation_space.shape] or [N, *observation_space.shape]; a dict of such for a Dict.
-            state: what the agent remembers of an episode; one without memory hands it back.
-            episode_start: [N] where an episode begins, for an agent with memory.
-            deterministic: the likeliest action instead of a sample.
+            state: the recurrent state of the agent; returned as it is by agents without one.
+            episode_start: [N] whether an episode begins, for recurrent agents.
+            deterministic: the mode of the policy instead of a sample.
 
         Returns:
             the action or actions, and the next `state`.
@@ -67,38 +67,38 @@ class Agent(Learner, Protocol):
         ...
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """Tensors and JSON: everything that decides the future, optimisers and generators included."""
+        """Tensors and JSON: the full training state, including optimisers and random generators."""
         ...
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
+        """Restores what `state` returned."""
         ...
 
 
 class Tick(NamedTuple):
-    """What stands after one vector step."""
+    """The result of one vector step."""
 
     step: int  # environment steps so far; reset rows do not count
     metrics: dict[str, Tensor]  # of the update that followed this step, or {}
-    returns: list[float]  # of the episodes that ended on this step, in reward
+    returns: list[float]  # undiscounted, in reward, of the episodes that ended in this step
     lengths: list[int]  # of the same episodes, in steps
 
 
 def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterator[Tick]:
-    """From obs to action to transition to agent, for ever; yields after each vector step.
+    """Runs observation, action, transition, update without end; yields after each vector step.
 
-    Evaluation, checkpoints, progress and users' hooks stand around this generator, never inside it.
+    Evaluation, checkpoints, progress and users' hooks are outside of this generator.
 
     Args:
-        agent: learns in place.
+        agent: is trained in place.
         env: N environments in any of gymnasium's three autoreset modes.
         seed: of the first reset; environment i starts from seed + i.
-        step: environment steps already done, when a run goes on.
+        step: environment steps already done, when a run is resumed.
     Yields:
-        one `Tick` a vector step.
+        one `Tick` per vector step.
     Raises:
-        UserError: an observation or a reward is not finite, or of another shape than it must be; the agent learns in
-            hindsight, and the environment has no function that says what another goal would have cost.
+        UserError: an observation or a reward is not finite or has the wrong shape; or the agent uses hindsight
+            experience replay and the environment has no `compute_reward`.
     """
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     codec, n = agent.codec, env.num_envs
@@ -115,7 +115,7 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
     codec.obs.check_rows(raw, n)
     obs = codec.obs(raw)
     _check_finite(returns, obs, step)
-    checked = False  # the form of what `step` returns, once: it does not change
+    checked = False  # shapes and dtypes of what `step` returns are checked once: they do not change
     while True:
         action = agent.act(obs)
         raw, reward, terminated, truncated, info = env.step(codec.env_action(action))
@@ -126,7 +126,7 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
         done = terminated | truncated
         any_done = bool(done.any())
 
-        next_obs = codec.obs(raw)  # what the actions led to; at an episode's end not what the next act sees
+        next_obs = codec.obs(raw)  # at an episode's end not the observation of the next action
         if any_done and mode == AutoresetMode.SAME_STEP:
             if "final_obs" not in info:
                 raise UserError("the environments reset in the same step: their info must hold final_obs, it does not")
@@ -162,7 +162,7 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
 
 
 def _check_form(n: int, **values: Any) -> None:
-    """Raises UserError naming the first that is not an array [N], or holds endings other than as bool."""
+    """Raises UserError that names the first value that is not an array [N], or a flag that is not bool."""
     for name, value in values.items():
         if not isinstance(value, np.ndarray) or value.shape != (n,):
             kind = f"shape {value.shape}" if isinstance(value, np.ndarray) else f"type {type(value).__name__}"
@@ -172,8 +172,8 @@ def _check_form(n: int, **values: Any) -> None:
 
 
 def _check_finite(reward: np.ndarray, obs: np.ndarray, step: int) -> None:
-    """Raises UserError naming the environment whose reward or observation is NaN or infinite."""
-    # One sum each on the common path: it is not finite if any element is not. Rewards become float32 later.
+    """Raises UserError that names the environment whose reward or observation is NaN or infinite."""
+    # Fast path, one sum each: a sum is not finite if any element is not. Rewards become float32 later.
     if abs(reward.sum()) < _LARGEST and math.isfinite(obs.sum()):
         return
     for name, value in (("reward", reward), ("observation", obs)):

@@ -1,4 +1,4 @@
-"""Running normalisation, kept inside the modules that use it and therefore inside their checkpoints."""
+"""Running normalisation. The statistics are buffers of the modules that use them, so checkpoints hold them."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from costgrad.rl.data import to_numpy
 
 
 class RunningNorm(nn.Module):
-    """Shifts and scales observations to mean 0 and variance 1 with the statistics of all that `update` has seen.
+    """Normalises observations to mean 0 and variance 1 by running statistics over all batches of `update`.
 
     Vectors are normalised per entry. Images (three dimensions) are normalised per channel: the statistics of a channel
-    are pooled over rows and columns, so that the picture keeps its shape.
+    are pooled over rows and columns, so the image keeps its spatial structure.
 
     Statistics merge as in Chan, Golub & LeVeque 1979 (parallel variance), in float64: float32 drifts after 1e7 rows.
 
@@ -41,8 +41,8 @@ class RunningNorm(nn.Module):
         for name, value in (("mean", 0.0), ("var", 1.0)):
             self.register_buffer(name, torch.full(kept, value, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))
-        # What observations meet, in float32. x * scale + shift would be one operation, but then two large numbers
-        # cancel wherever the mean is far from 0: of an entry that never varies the rounding alone would be left.
+        # float32 copies that `forward` uses. x * scale + shift would be one operation, but would cancel two large
+        # numbers where the mean is far from 0: for a constant entry only the rounding error would remain.
         self.register_buffer("center", torch.zeros(kept))
         self.register_buffer("scale", torch.ones(kept))
 
@@ -51,11 +51,11 @@ class RunningNorm(nn.Module):
         return ((obs - self.center) * self.scale).clamp(-self.clip, self.clip)
 
     def update(self, obs: np.ndarray | Tensor, weight: np.ndarray | Tensor | None = None) -> None:
-        """Takes a batch into the statistics; the arithmetic is NumPy's, as observations come from the host.
+        """Adds a batch to the statistics, computed in NumPy because observations are on the CPU.
 
         Args:
             obs: [B, *shape].
-            weight: [B] 1 or 0; rows of weight 0 do not count. None counts all.
+            weight: [B] 1 or 0; rows of weight 0 are ignored. None counts all.
         """
         row = _array(obs)
         if weight is not None and not (counted := _array(weight) > 0).all():
@@ -79,11 +79,11 @@ class RunningNorm(nn.Module):
 
 
 class CostUnit(nn.Module):
-    """The size of a task's discounted costs: what a temperature or a weight is counted in.
+    """The scale of a task's discounted costs: the unit of a temperature or of a loss coefficient.
 
-    max(std(G), max|G| / 5) of G_t = cost_t + discount_{t-1} G_{t-1}, what each episode has cost so far, looking back
-    (as FlashSAC scales rewards, 2604.04539). It depends on the task's costs alone, not on C nor on what an agent adds
-    to them: a temperature counted in the size of soft returns would feed on itself.
+    max(std(G), max|G| / 5) of the backward discounted sum G_t = cost_t + discount_{t-1} G_{t-1} within an episode
+    (as FlashSAC scales rewards, 2604.04539). It depends on the task's costs alone, not on C or on entropy terms: a
+    temperature relative to the scale of soft returns would amplify itself.
     """
 
     largest: Tensor
@@ -93,41 +93,41 @@ class CostUnit(nn.Module):
         super().__init__()
         self.past = RunningNorm(())
         self.register_buffer("largest", torch.zeros(()))
-        self.register_buffer("going", torch.zeros(0, dtype=torch.float64))  # [N] of the episodes under way
+        self.register_buffer("going", torch.zeros(0, dtype=torch.float64))  # [N] of the unfinished episodes
 
     @property
     def value(self) -> float:
-        """In the environment's units of cost; 1 until costs other than 0 have been seen."""
+        """In the environment's units of cost; 1 until a nonzero cost was seen."""
         return (
             max(float(to_numpy(self.past.var)) ** 0.5 * bool(self.past.count), float(to_numpy(self.largest)) / 5) or 1.0
         )
 
     def on_reset(self) -> None:
-        """Fresh episodes start, perhaps in another number."""
+        """Called after every reset; drops the sums of unfinished episodes. num_envs may have changed."""
         self.going = self.going[:0]
 
     def update(self, cost: np.ndarray, discount: np.ndarray, done: np.ndarray, valid: np.ndarray) -> None:
-        """Takes in a rollout.
+        """Adds a rollout to the statistics.
 
         Args:
             cost: [T, N].
             discount: [T, N].
-            done: [T, N] whether the episode ended with the row.
-            valid: [T, N] 1 or 0; rows of weight 0 do not count.
+            done: [T, N] whether the episode ended with this step.
+            valid: [T, N] 1 or 0; rows of 0 are ignored.
         """
-        going = to_numpy(self.going) if len(self.going) else np.zeros(cost.shape[1])
+        carry = to_numpy(self.going) if len(self.going) else np.zeros(cost.shape[1])
         past = np.empty(cost.shape)
         for t in range(len(cost)):
-            past[t] = cost[t] * valid[t] + going
-            going = np.where(done[t], 0.0, discount[t] * past[t])
-        self.going = torch.from_numpy(going)
+            past[t] = cost[t] * valid[t] + carry
+            carry = np.where(done[t], 0.0, discount[t] * past[t])
+        self.going = torch.from_numpy(carry)
         counted = past[valid > 0]
         if len(counted):
             self.past.update(counted)
             self.largest.fill_(max(float(np.abs(counted).max()), float(to_numpy(self.largest))))
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
-        """As torch's, of whatever number of environments."""
+        """As torch's, for any number of environments."""
         self.going = torch.zeros_like(state_dict.get(f"{prefix}going", self.going))
         super()._load_from_state_dict(state_dict, prefix, *args)
 

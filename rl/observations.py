@@ -1,7 +1,7 @@
-"""Observations: from what the environment shows to one array of numbers for each.
+"""Preprocessing of observations: each observation of an environment becomes one array.
 
-Everything becomes float32, but bytes stay bytes: an image in a memory is then a quarter as large, and C and the actors
-make float32 of the few rows that they see. The entries of a Dict are laid flat, one behind the other.
+Everything becomes float32, except that uint8 stays uint8: an image in a buffer then takes a quarter of the memory, and
+C and the actors convert only the rows of a batch. The entries of a Dict are flattened and concatenated.
 """
 
 from __future__ import annotations
@@ -17,18 +17,18 @@ from costgrad.rl.errors import UserError
 
 
 class Observations:
-    """Translates the observations of one environment.
+    """Converts the observations of one environment to arrays.
 
     Args:
-        space: Box of any shape (flat vectors, images), Discrete (seen as one-hot), MultiBinary, or a Dict of these.
-        name: of the observation, for people.
+        space: Box of any shape (flat vectors, images), Discrete (becomes one-hot), MultiBinary, or a Dict of these.
+        name: of the observation, in error messages.
 
     Attributes:
-        shape: of one observation as the agent sees it.
-        slices: where each entry of a Dict lies in the vector; {} of another space.
+        shape: of one converted observation.
+        slices: of each entry of a Dict within the flat vector; {} for other spaces.
 
     Raises:
-        UserError: a space that no agent here can be trained on.
+        UserError: the space is not supported.
     """
 
     def __init__(self, space: Space[Any], name: str = "obs") -> None:
@@ -55,17 +55,17 @@ class Observations:
             )
 
     def __call__(self, obs: Any) -> np.ndarray:
-        """A batch from the environment [N, ...] -> [N, *shape], float32 or uint8, that shares no memory with it."""
+        """A batch from the environment [N, ...] -> a copy [N, *shape], float32 or uint8."""
         if self.parts:
             return _flat([part(obs[key]) for key, part in self.parts.items()])
         if self._first is not None:
             return np.eye(self.shape[0], dtype=np.float32)[np.asarray(obs) - self._first]
-        stays = self._bytes and getattr(obs, "dtype", None) == np.uint8
-        # A copy even where nothing changes: an environment may overwrite its arrays at the next step.
-        return np.array(obs, dtype=np.uint8 if stays else np.float32).reshape(-1, *self.shape)
+        keep_uint8 = self._bytes and getattr(obs, "dtype", None) == np.uint8
+        # Always a copy: an environment may overwrite its arrays in the next step.
+        return np.array(obs, dtype=np.uint8 if keep_uint8 else np.float32).reshape(-1, *self.shape)
 
     def stack(self, each: Sequence[Any]) -> np.ndarray:
-        """Single observations from the environment, n of them -> [n, *shape]."""
+        """Stacks n single observations from the environment: -> [n, *shape]."""
         if self.parts:
             return _flat([part.stack([obs[key] for obs in each]) for key, part in self.parts.items()])
         return self(np.stack(each))
@@ -78,30 +78,30 @@ class Observations:
         return {key: part.split(x[:, self.slices[key]].reshape(-1, *part.shape)) for key, part in self.parts.items()}
 
     def check_rows(self, obs: Any, n: int) -> None:
-        """Raises UserError where it is not a batch of n."""
+        """Raises UserError unless `obs` is a batch of n."""
         rows = self._rows(obs)
         if rows != n:
-            had = "a single one" if rows is None else f"a batch of {rows}"
-            raise UserError(f"{self.name} is {had}: it must be a batch of {n}, one for each environment")
+            found = "a single one" if rows is None else f"a batch of {rows}"
+            raise UserError(f"{self.name} is {found}: it must be a batch of {n}, one for each environment")
 
     def is_single(self, obs: Any) -> bool:
-        """Whether it is one observation, not a batch.
+        """Whether `obs` is a single observation rather than a batch.
 
         Raises:
-            UserError: it is neither.
+            UserError: neither of them.
         """
         return self._rows(obs) is None
 
     def _rows(self, obs: Any) -> int | None:
-        """N of a batch, None of a single observation. Raises UserError."""
+        """N of a batch, None for a single observation. Raises UserError."""
         if not self.parts:
             array, shape = np.asarray(obs), self.space.shape or ()
             if array.shape not in (shape, (*array.shape[:1], *shape)) or array.size == 0:
                 raise UserError(f"{self.name} has shape {array.shape}: it must be {shape} or [N, *{shape}]")
             return None if array.shape == shape else len(array)
         if not isinstance(obs, Mapping) or not obs.keys() >= self.parts.keys():
-            had = f"keys {', '.join(map(str, obs))}" if isinstance(obs, Mapping) else f"type {type(obs).__name__}"
-            raise UserError(f"{self.name} has {had}: it must be a dict with {', '.join(self.parts)}")
+            found = f"keys {', '.join(map(str, obs))}" if isinstance(obs, Mapping) else f"type {type(obs).__name__}"
+            raise UserError(f"{self.name} has {found}: it must be a dict with {', '.join(self.parts)}")
         rows = {part._rows(obs[key]) for key, part in self.parts.items()}
         if len(rows) > 1:
             raise UserError(
@@ -111,5 +111,5 @@ class Observations:
 
 
 def _flat(parts: list[np.ndarray]) -> np.ndarray:
-    """[N, *shape] each -> [N, sum of their sizes] float32."""
+    """Concatenates flattened parts: [N, *shape] each -> [N, sum of their sizes] float32."""
     return np.concatenate([part.reshape(len(part), -1) for part in parts], 1, dtype=np.float32)

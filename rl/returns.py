@@ -1,8 +1,8 @@
-"""Returns in cost units: arrays in, arrays out, or tensors in, tensors out; no networks, no gradients.
+"""Returns in cost units, for NumPy arrays or tensors: TD targets, lambda-returns, generalised advantage estimation.
 
-`discount` is gamma per transition and 0 where the task terminated; `cut` marks where a trace may not go on because the
-next row belongs to another episode. Truncation is a cut with the discount left alone, so the cost beyond the clock is
-still counted through `next_value`.
+No networks, no gradients. `discount` is gamma per transition and 0 where the task terminated; `cut` marks the last step
+of an episode, after which the next row belongs to another one. A truncated step is cut but keeps its discount, so it
+bootstraps from `next_value`.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from typing import TypeVar
 import numpy as np
 from torch import Tensor
 
-ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)  # only what both understand is used, so that both give the same numbers
+ArrayT = TypeVar("ArrayT", np.ndarray, Tensor)  # only operations that both support, so both give the same numbers
 
 
 def td_target(cost: ArrayT, discount: ArrayT, next_value: ArrayT) -> ArrayT:
-    """The sum cost + discount * next_value; all three of one shape."""
+    """Temporal-difference target cost + discount * next_value; all three of one shape."""
     return cost + discount * next_value
 
 
 def lambda_return(cost: ArrayT, discount: ArrayT, next_value: ArrayT, cut: ArrayT, lambda_: float) -> ArrayT:
-    """The lambda-return (Sutton & Barto 2018, eq. 12.20, with endings).
+    """The lambda-return (Sutton & Barto 2018, eq. 12.20, with episode ends).
 
-    G_t = cost_t + discount_t * ((1 - l_t) * next_value_t + l_t * G_{t+1}), with l_t = lambda where the episode goes on
-    in row t+1, and 0 where it was cut or the rollout ends.
+    G_t = cost_t + discount_t * ((1 - l_t) * next_value_t + l_t * G_{t+1}), with l_t = lambda where the episode
+    continues in row t+1, and 0 where it was cut or the rollout ends.
 
     Args:
         cost: [T, N].
         discount: [T, N] gamma, 0 where terminated.
-        next_value: [T, N] cost-to-go from the state that row t led to, the true last one at an episode's end.
+        next_value: [T, N] cost-to-go of the next state of row t, which is the final one at an episode's end.
         cut: [T, N] bool, terminated or truncated.
-        lambda_: 0 (one step) to 1 (all costs until the cut).
+        lambda_: 0 (one-step TD) to 1 (all costs until the cut).
 
     Returns:
         [T, N].
@@ -47,13 +47,13 @@ def lambda_return(cost: ArrayT, discount: ArrayT, next_value: ArrayT, cut: Array
 
 
 def gae(cost: ArrayT, discount: ArrayT, value: ArrayT, next_value: ArrayT, cut: ArrayT, lambda_: float) -> ArrayT:
-    """Generalised advantage estimation (1506.02438) of the cost: the lambda-return less `value`.
+    """Generalised advantage estimation (1506.02438) of the cost: the lambda-return minus `value`.
 
     Args:
-        cost: [T, N], and so are the others; see `lambda_return`.
+        cost: [T, N], as are the others; see `lambda_return`.
         discount: gamma, 0 where terminated.
-        value: cost-to-go of the state that row t acted in.
-        next_value: cost-to-go of the state that row t led to.
+        value: cost-to-go of the state of row t.
+        next_value: cost-to-go of the next state of row t.
         cut: terminated or truncated.
         lambda_: from 0 to 1.
 

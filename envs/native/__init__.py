@@ -1,1 +1,1 @@
-"""Batched environments that give the same numbers as gymnasium's, and envpool's."""
+"""Batched environments: native ones, bit-equal to gymnasium's, and those of envpool."""

@@ -1,4 +1,4 @@
-"""Gymnasium's classic control as batches: the same numbers, bit by bit, for a small part of the time."""
+"""Batched versions of gymnasium's classic control, bit-equal and much faster."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ from costgrad.envs.native import classic_rows
 from costgrad.envs.native.actions import as_array, check_values
 from costgrad.envs.native.base import Advance, Array, NativeVectorEnv
 
-AHEAD = 128  # first states drawn from a generator at once: an episode's end then costs an index, not a call
-_ROOM = 2**17  # and of all rows together: what is drawn ahead takes some megabytes, however many rows there are
-# Vector steps in NumPy before "auto" loads numba's code. They cost about as much above its steps as its loading does,
-# 0.6 s: who stops earlier has saved that, and who goes on has paid it at most twice.
+AHEAD = 128  # initial states drawn from a generator at once: a reset then takes an index instead of a call
+_ROOM = 2**17  # maximum over all rows, which bounds the memory to some megabytes
+# Vector steps in NumPy before "auto" loads numba's code. Their extra time is about the time to load it, 0.6 s: shorter
+# runs save the loading, longer ones pay at most twice.
 PATIENCE = 10_000
 _GYMNASIUM = "gymnasium.envs.classic_control."
 _MOST = float(np.finfo(np.float64).max)
-_loaded: set[type[ClassicVectorEnv]] = set()  # whose numba code this process has
+_loaded: set[type[ClassicVectorEnv]] = set()  # classes whose numba code is loaded in this process
 
 
 class ClassicVectorEnv(NativeVectorEnv):
-    """One row function of classic_rows.py for N rows, through NumPy or in one call of numba's machine code.
+    """A row function of classic_rows.py for N rows, in NumPy or compiled by numba.
 
-    The two give the same bits. A task gives the class attributes, `_draw`, and what differs from the rest.
+    Both give the same bits. A task defines the class attributes and `_draw`, and overrides other hooks where needed.
     """
 
     row: ClassVar[classic_rows.Row]
-    argument: ClassVar[str | None] = None  # of the constructor, beside the render mode
+    argument: ClassVar[str | None] = None  # the constructor's argument beside the render mode
     state_size: ClassVar[int]  # S
-    draws: ClassVar[int]  # random numbers of a first state, float64 each
+    draws: ClassVar[int]  # number of random float64 per initial state
 
     def __init__(
         self,
@@ -55,23 +55,23 @@ class ClassicVectorEnv(NativeVectorEnv):
 
         Args:
             num_envs: N.
-            max_episode_steps: None: the clock ends no episode.
+            max_episode_steps: time limit; None: no limit.
             render_mode: None or "rgb_array".
-            autoreset_mode: what happens to a row that has ended.
-            kernel: "numpy", "numba", or "auto": numba where it is installed, once `PATIENCE` steps have been done.
+            autoreset_mode: when rows that ended are reset.
+            kernel: "numpy", "numba", or "auto": numba if it is installed, after `PATIENCE` steps.
             kwargs: those of gymnasium's constructor.
         Raises:
-            EnvError: numba is asked for and not installed.
+            EnvError: kernel is "numba" and numba is not installed.
         """
         twin: Any = load_env_creator(self.entry_point)(render_mode=render_mode, **kwargs)
         super().__init__(twin, num_envs, max_episode_steps, autoreset_mode)
         (size,) = twin.observation_space.shape
         self.state = np.zeros((self.state_size, num_envs))  # [S, N]
-        self.obs = np.zeros((num_envs, size), dtype=np.float32)  # what was seen last
+        self.obs = np.zeros((num_envs, size), dtype=np.float32)  # the last observations
         self.ahead = max(1, min(AHEAD, _ROOM // num_envs))
-        self.drawn = np.zeros((num_envs, self.ahead, self.state_size))  # first states drawn ahead, what is seen of them
-        self.seen = np.zeros((num_envs, self.ahead, size), dtype=np.float32)
-        self.used = np.full(num_envs, self.ahead)  # how many of them have been used
+        self.drawn = np.zeros((num_envs, self.ahead, self.state_size))  # initial states drawn ahead
+        self.drawn_obs = np.zeros((num_envs, self.ahead, size), dtype=np.float32)  # and their observations
+        self.used = np.full(num_envs, self.ahead)  # number of drawn states that were used
         self._final_obs = self.obs.copy()
         self._parameter = np.array([2.0, self._read_argument()])
         space = self.single_action_space
@@ -83,16 +83,16 @@ class ClassicVectorEnv(NativeVectorEnv):
         self._step: Callable[..., int] | None = None
         self.engine = "NumPy"
         if kernel == "auto":
-            there = importlib.util.find_spec("numba") is not None
-            self.engine += f", after {PATIENCE:,} steps numba" if there else ": numba is not installed"
+            installed = importlib.util.find_spec("numba") is not None
+            self.engine += f", after {PATIENCE:,} steps numba" if installed else ": numba is not installed"
         if kernel == "numba" or (kernel == "auto" and type(self) in _loaded):
             self._load(must=kernel == "numba")
 
     @classmethod
     def declines(cls, kwargs: Mapping[str, Any]) -> str | None:
-        """All but plain numbers: what others do in gymnasium's formulas is up to them."""
+        """Declines arguments other than plain numbers, which may behave differently in gymnasium's formulas."""
         if np.lib.NumpyVersion(np.__version__) < "2.0.0":
-            return "under NumPy 1 gymnasium's float32 terms are of other types"
+            return "under NumPy 1 gymnasium's float32 terms have other dtypes"
         odd = [f"{key}={value!r}" for key, value in kwargs.items() if not isinstance(value, (int, float))]
         return f"it takes plain numbers only, not {', '.join(odd)}" if odd else None
 
@@ -105,21 +105,21 @@ class ClassicVectorEnv(NativeVectorEnv):
             return super().step(actions)
         given = as_array(actions, self._action_shape, self.single_action_space)
         if not self._ready:
-            self._skipped()
+            self._rows_to_reset()
         n, final = self.num_envs, self._final_obs
         obs, reward = np.empty(final.shape, np.float32), np.empty(n)
         terminated, truncated = np.empty(n, np.bool_), np.empty(n, np.bool_)
         same_step = self.autoreset_mode is AutoresetMode.SAME_STEP
         values, single = self._values(given)
         arguments = (
-            *(self.state, self.obs, self.elapsed, self._ended, self.drawn, self.seen, self.used),
+            *(self.state, self.obs, self.elapsed, self._ended, self.drawn, self.drawn_obs, self.used),
             *(values, single, *self._bounds, self._parameter, self._limit, same_step),
             *(obs, final, reward, terminated, truncated),
         )
         ended = self._step(*arguments)
         if ended == classic_rows.BAD_ACTION:
             check_values(given, self.single_action_space)  # raises
-        if ended == classic_rows.DRY:
+        if ended == classic_rows.EXHAUSTED:
             self._draw_ahead(np.flatnonzero(self.used == self.ahead))
             ended = self._step(*arguments)
         if not same_step:
@@ -131,19 +131,20 @@ class ClassicVectorEnv(NativeVectorEnv):
         return obs, reward, terminated, truncated, {}
 
     def _load(self, must: bool) -> None:
-        """Takes up numba's code. Raises EnvError where it must and cannot."""
+        """Loads numba's code. Raises EnvError if it must and cannot."""
         try:
             self._step = classic_rows.compiled(type(self).row, self._discrete)
             _loaded.add(type(self))
             self.engine = "numba"
-        except Exception as error:  # not installed, not made for this NumPy, no folder for the code, and what not
+        except Exception as error:  # not installed, incompatible with this NumPy, no writable cache, ...
             if must:
-                raise EnvError(f"kernel 'numba' is not there ({error}): pip install 'costgrad[numba]'") from error
+                raise EnvError(f"kernel 'numba' is not available ({error}): pip install 'costgrad[numba]'") from error
             if not isinstance(error, ImportError):
-                warnings.warn(f"numba cannot be used, NumPy goes on: {one_line(error)}", RuntimeWarning, stacklevel=3)
+                text = f"numba cannot be used, NumPy is used instead: {one_line(error)}"
+                warnings.warn(text, RuntimeWarning, stacklevel=3)
 
     def _values(self, actions: Array) -> tuple[Array, bool]:
-        """Actions as the row functions take them, [N], and whether they are float32."""
+        """Actions for the row functions, [N], and whether they were float32."""
         if self._discrete:
             return np.ascontiguousarray(actions), False
         return actions[:, 0].astype(np.float64), actions.dtype == np.float32
@@ -158,13 +159,13 @@ class ClassicVectorEnv(NativeVectorEnv):
         return obs, reward, terminated, {}
 
     def _start(self, rows: Array, options: dict[str, Any] | None) -> dict[str, Array]:
-        if options is not None:  # the generators stand where gymnasium's do: `reset` has settled them
-            states = self._first(np.stack([self._draw(self.rngs[i], 1, options) for i in rows.tolist()]))[:, 0]
-            self.state[:, rows], self.obs[rows] = states.T, self._look(states)
+        if options is not None:  # `reset` has set the generators back to the state of gymnasium's
+            states = self._initial_states(np.stack([self._draw(self.rngs[i], 1, options) for i in rows.tolist()]))[:, 0]
+            self.state[:, rows], self.obs[rows] = states.T, self._initial_obs(states)
             return {}
         self._draw_ahead(rows[self.used[rows] == self.ahead])
-        taken = self.used[rows]
-        self.state[:, rows], self.obs[rows] = self.drawn[rows, taken].T, self.seen[rows, taken]
+        index = self.used[rows]
+        self.state[:, rows], self.obs[rows] = self.drawn[rows, index].T, self.drawn_obs[rows, index]
         self.used[rows] += 1
         return {}
 
@@ -175,30 +176,30 @@ class ClassicVectorEnv(NativeVectorEnv):
         return {"state": self.state.T, "obs": self.obs}
 
     def _draw_ahead(self, rows: Array) -> None:
-        """Draws `ahead` first states for each of these rows, which have none left."""
+        """Draws `ahead` initial states for rows that have none left."""
         if len(rows):
-            states = self._first(np.stack([self._draw(self.rngs[i], self.ahead, None) for i in rows.tolist()]))
-            self.drawn[rows], self.seen[rows], self.used[rows] = states, self._look(states), 0
+            states = self._initial_states(np.stack([self._draw(self.rngs[i], self.ahead, None) for i in rows.tolist()]))
+            self.drawn[rows], self.drawn_obs[rows], self.used[rows] = states, self._initial_obs(states), 0
 
-    def _settle(self, rows: Array) -> None:
+    def _rewind_rngs(self, rows: Array) -> None:
         for i in rows.tolist():
             self.rngs[i].bit_generator.advance(-int(self.ahead - self.used[i]) * self.draws)
         self.used[rows] = self.ahead
 
     @abstractmethod
     def _draw(self, rng: np.random.Generator, n: int, options: dict[str, Any] | None) -> Array:
-        """What n of gymnasium's resets draw, [n, draws]. Raises ValueError as gymnasium does for wrong options."""
+        """The random numbers of n resets of gymnasium, [n, draws]. Raises ValueError as gymnasium for wrong options."""
 
     def _read_argument(self) -> float:
         """The constructor's argument as the row function takes it."""
         return float(getattr(self.twin, self.argument)) if self.argument else 0.0
 
-    def _first(self, drawn: Array) -> Array:
-        """First states of what was drawn: [..., draws] -> [..., S], of its type."""
+    def _initial_states(self, drawn: Array) -> Array:
+        """Initial states from random numbers: [..., draws] -> [..., S], of the same dtype."""
         return drawn
 
-    def _look(self, states: Array) -> Array:
-        """What a reset shows of first states: [..., S] -> [..., O] float32."""
+    def _initial_obs(self, states: Array) -> Array:
+        """Observations of initial states: [..., S] -> [..., O] float32."""
         return states.astype(np.float32)
 
     def _pose(self, i: int) -> None:
@@ -216,7 +217,7 @@ class CartPole(ClassicVectorEnv):
 
 
 class Acrobot(ClassicVectorEnv):
-    """Acrobot-v1. Its first states are rounded to float32, and what is seen of them is computed in it."""
+    """Acrobot-v1. Its initial states are rounded to float32, and their observations are computed in float32."""
 
     entry_point = _GYMNASIUM + "acrobot:AcrobotEnv"
     row, state_size, draws = classic_rows.acrobot, 4, 4
@@ -224,7 +225,7 @@ class Acrobot(ClassicVectorEnv):
     def _draw(self, rng: np.random.Generator, n: int, options: dict[str, Any] | None) -> Array:
         return rng.uniform(*utils.maybe_parse_reset_bounds(options, -0.1, 0.1), size=(n, 4)).astype(np.float32)
 
-    def _look(self, states: Array) -> Array:
+    def _initial_obs(self, states: Array) -> Array:
         t1, t2 = states[..., 0], states[..., 1]
         return np.stack([np.cos(t1), np.sin(t1), np.cos(t2), np.sin(t2), states[..., 2], states[..., 3]], axis=-1)
 
@@ -241,7 +242,7 @@ class MountainCar(ClassicVectorEnv):
     def _draw(self, rng: np.random.Generator, n: int, options: dict[str, Any] | None) -> Array:
         return rng.uniform(*utils.maybe_parse_reset_bounds(options, -0.6, -0.4), size=(n, 1))
 
-    def _first(self, drawn: Array) -> Array:
+    def _initial_states(self, drawn: Array) -> Array:
         return np.concatenate([drawn, np.zeros_like(drawn)], axis=-1)
 
 
@@ -256,7 +257,7 @@ class MountainCarContinuous(MountainCar):
 
 
 class Pendulum(ClassicVectorEnv):
-    """Pendulum-v1. The third component of its state is the last torque, which the renderer shows; NaN: none yet."""
+    """Pendulum-v1. The third state component is the last torque, for the renderer; NaN: none yet."""
 
     entry_point = _GYMNASIUM + "pendulum:PendulumEnv"
     row, argument, state_size, draws = classic_rows.pendulum, "g", 3, 2
@@ -270,10 +271,10 @@ class Pendulum(ClassicVectorEnv):
         high = np.array([utils.verify_number_and_cast(given.get(key, corner[key])) for key in corner])
         return rng.uniform(-high, high, size=(n, 2))
 
-    def _first(self, drawn: Array) -> Array:
+    def _initial_states(self, drawn: Array) -> Array:
         return np.concatenate([drawn, np.full((*drawn.shape[:-1], 1), np.nan)], axis=-1)
 
-    def _look(self, states: Array) -> Array:
+    def _initial_obs(self, states: Array) -> Array:
         angle, speed = states[..., 0], states[..., 1]
         return np.stack([np.cos(angle), np.sin(angle), speed], axis=-1).astype(np.float32)
 

@@ -1,16 +1,16 @@
-"""The dynamics of gymnasium's classic control, each written once: for a batch in NumPy, for one row in numba.
+"""The dynamics of gymnasium's classic control, each written once, for a batch in NumPy and for one row in numba.
 
-A row function takes one step of the state that it is given:
+A row function steps the state that it is given:
 
     s       [S, N] or [S] float64, the state; overwritten
-    a       [N] or a number, the action: int64, or float64 of one component
-    o       [O, N] or [O] float32, where obs is written
-    first   [N] or a bool: s is as a reset left it
-    single  bool: a was given in float32, in which gymnasium then computes some of the terms
+    a       [N] or a number, the action: int64, or float64 with one component
+    o       [O, N] or [O] float32, the output for obs
+    first   [N] or a bool: whether this is the first step after a reset
+    single  bool: whether a was float32; gymnasium then computes some terms in float32
     p       [2] float64: the exponent 2, and the argument of gymnasium's constructor
     returns reward and terminated, [N] or a number each
 
-Every line does gymnasium's operations in gymnasium's order and precision, so that the numbers are the same bits.
+Every line has gymnasium's operations in the same order and precision, so that results are bit-equal.
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ import numpy as np
 
 Num = Any  # an array of N, or one number
 Row = Callable[[Any, Num, Any, Num, bool, Any], tuple[Num, Num]]
-BAD_ACTION, DRY = -1, -2  # what a compiled step returns that has stepped nothing; DRY: a row has no drawn state left
+BAD_ACTION, EXHAUSTED = -1, -2  # returned by a compiled step without stepping; EXHAUSTED: no drawn state is left
 
 
 def cartpole(s: Any, a: Num, o: Any, first: Num, single: bool, p: Any) -> tuple[Num, Num]:
-    """Of s and o: cart's place, its speed, pole's angle, its speed. p[1]: 1 for `sutton_barto_reward`, else 0."""
+    """State and obs: cart position and velocity, pole angle and velocity. p[1]: 1 for `sutton_barto_reward`, else 0."""
     x, x_dot, theta, theta_dot = s[0], s[1], s[2], s[3]
     cos, sin = np.cos(theta), np.sin(theta)
     temp = (_pick(a == 1, 10.0, -10.0) + 0.05 * np.square(theta_dot) * sin) / 1.1
@@ -43,9 +43,9 @@ def cartpole(s: Any, a: Num, o: Any, first: Num, single: bool, p: Any) -> tuple[
 
 
 def acrobot(s: Any, a: Num, o: Any, first: Num, single: bool, p: Any) -> tuple[Num, Num]:
-    """Of s: two angles, two speeds; o: their cosines and sines, and the speeds. Runge-Kutta over 0.2 s."""
+    """State: two angles, two velocities; obs: their cosines and sines, the velocities. Runge-Kutta over 0.2 s."""
     t1, t2, v1, v2, torque = s[0], s[1], s[2], s[3], a - 1.0
-    # The slopes of the angles are the speeds v, u, w, x of the four stages.
+    # The derivatives of the angles are the velocities v, u, w, x of the four stages.
     a1, b1 = _acrobot_acceleration(t1, t2, v1, v2, torque, p[0])
     u1, u2 = v1 + 0.1 * a1, v2 + 0.1 * b1
     a2, b2 = _acrobot_acceleration(t1 + 0.1 * v1, t2 + 0.1 * v2, u1, u2, torque, p[0])
@@ -64,7 +64,7 @@ def acrobot(s: Any, a: Num, o: Any, first: Num, single: bool, p: Any) -> tuple[N
 
 
 def _acrobot_acceleration(t1: Num, t2: Num, v1: Num, v2: Num, torque: Num, two: Any) -> tuple[Num, Num]:
-    """Of both angles, as in Sutton's book; all lengths, masses and moments are 1, the centres of mass at 1/2."""
+    """Angular accelerations, as in Sutton's book; all lengths, masses and moments are 1, the centres of mass at 1/2."""
     cos, sin = np.cos(t2), np.sin(t2)
     d1 = 0.25 + (1.25 + cos) + 1.0 + 1.0
     d2 = 0.25 + 0.5 * cos + 1.0
@@ -75,41 +75,41 @@ def _acrobot_acceleration(t1: Num, t2: Num, v1: Num, v2: Num, torque: Num, two: 
 
 
 def mountain_car(s: Any, a: Num, o: Any, first: Num, single: bool, p: Any) -> tuple[Num, Num]:
-    """Of s and o: place and speed. p[1]: the goal's speed."""
+    """State and obs: position and velocity. p[1]: the goal's velocity."""
     speed = s[1] + ((a - 1) * 0.001 + np.cos(3 * s[0]) * -0.0025)
     speed = np.minimum(np.maximum(speed, -0.07), 0.07)
-    place = np.minimum(np.maximum(s[0] + speed, -1.2), 0.6)
-    speed = _pick((place == -1.2) & (speed < 0), 0.0, speed)
-    s[0], s[1] = place, speed
-    o[0], o[1] = place, speed
-    return -1.0, (place >= 0.5) & (speed >= p[1])
+    position = np.minimum(np.maximum(s[0] + speed, -1.2), 0.6)
+    speed = _pick((position == -1.2) & (speed < 0), 0.0, speed)
+    s[0], s[1] = position, speed
+    o[0], o[1] = position, speed
+    return -1.0, (position >= 0.5) & (speed >= p[1])
 
 
 def mountain_car_continuous(s: Any, a: Num, o: Any, first: Num, single: bool, p: Any) -> tuple[Num, Num]:
-    """Of s and o: place and speed, which gymnasium holds in float32 from the first step on. p[1]: the goal's speed.
+    """State and obs: position and velocity, in float32 after the first step as in gymnasium. p[1]: the goal's velocity.
 
-    In NumPy float32 with a Python number stays float32, and with a float64 array's element becomes float64. So a row
-    is wide (float64) in its first step, and where the action is float64 and not replaced by a bound, a Python number.
+    In NumPy, float32 with a Python number stays float32, and with a float64 array element becomes float64. So a row is
+    wide (float64) in its first step, and if its action is float64 and not clipped to a bound, a Python number.
     """
     inside = (a >= -1.0) & (a <= 1.0)
     wide = first | (inside & (not single))
-    slope = 0.0025 * np.cos(_pick(first, 3 * s[0], _f32(3 * s[0])))
-    push = np.minimum(np.maximum(a, -1.0), 1.0) * 0.0015 - slope
-    push = _pick(inside & single, _f32(_f32(a * _f32(0.0015)) - _f32(slope)), push)
+    gravity = 0.0025 * np.cos(_pick(first, 3 * s[0], _f32(3 * s[0])))
+    push = np.minimum(np.maximum(a, -1.0), 1.0) * 0.0015 - gravity
+    push = _pick(inside & single, _f32(_f32(a * _f32(0.0015)) - _f32(gravity)), push)
     speed = _pick(wide, s[1] + push, _f32(s[1] + _f32(push)))
-    wide = first | (wide & (np.abs(speed) <= 0.07))  # a speed replaced by its bound is a Python number too
+    wide = first | (wide & (np.abs(speed) <= 0.07))  # a clipped velocity is a Python number too
     speed = np.minimum(np.maximum(speed, -0.07), 0.07)
-    place = _pick(wide, s[0] + speed, _f32(s[0] + _f32(speed)))
-    place = np.minimum(np.maximum(place, -1.2), 0.6)
-    speed = _pick((place == -1.2) & (speed < 0), 0.0, speed)
-    terminated = (place >= _pick(wide, 0.45, _f32(0.45))) & (speed >= _pick(wide, p[1], _f32(p[1])))
-    s[0], s[1] = _f32(place), _f32(speed)
+    position = _pick(wide, s[0] + speed, _f32(s[0] + _f32(speed)))
+    position = np.minimum(np.maximum(position, -1.2), 0.6)
+    speed = _pick((position == -1.2) & (speed < 0), 0.0, speed)
+    terminated = (position >= _pick(wide, 0.45, _f32(0.45))) & (speed >= _pick(wide, p[1], _f32(p[1])))
+    s[0], s[1] = _f32(position), _f32(speed)
     o[0], o[1] = s[0], s[1]
     return _pick(terminated, 100.0, 0.0) - _pow(a, p[0]) * 0.1, terminated
 
 
 def pendulum(s: Any, a: Num, o: Any, first: Num, single: bool, p: Any) -> tuple[Num, Num]:
-    """Of s: angle, speed, last torque; o: the angle's cosine and sine, speed. p[1]: 3 g / 2."""
+    """State: angle, velocity, last torque; obs: cosine and sine of the angle, velocity. p[1]: 3 g / 2."""
     theta, speed = s[0], s[1]
     u = np.minimum(np.maximum(a, -2.0), 2.0)
     if single:
@@ -129,7 +129,7 @@ def pendulum(s: Any, a: Num, o: Any, first: Num, single: bool, p: Any) -> tuple[
 _CARTPOLE_ANGLE = 12 * 2 * math.pi / 360
 
 
-# What NumPy and numba write differently. `compiled` gives numba its own form of each.
+# Functions that differ between NumPy and numba; `_register_with_numba` registers the numba versions.
 
 
 def _pick(condition: Num, a: Num, b: Num) -> Num:
@@ -142,7 +142,7 @@ def _f32(x: Num) -> Num:
 
 
 def _wrap(x: Num) -> Num:
-    """To [-pi, pi], a turn at a time."""
+    """Wraps to [-pi, pi], one turn at a time."""
     while np.any(x > math.pi):
         x = np.where(x > math.pi, x - 2 * math.pi, x)
     while np.any(x < -math.pi):
@@ -151,9 +151,9 @@ def _wrap(x: Num) -> Num:
 
 
 def _pow(x: Num, two: Any) -> Num:
-    """The pow of libm, which is what gymnasium's `x**2` of a single number is.
+    """The pow of libm, which gymnasium's `x**2` of a scalar uses.
 
-    x * x and the power of arrays differ from it by one bit in one case of a thousand. libm's powf has no array form.
+    x * x and the power of arrays differ from it by one bit in one of a thousand cases. libm's powf has no array form.
     """
     if x.dtype == np.float32:
         return np.array([number ** np.float32(two) for number in x])
@@ -169,18 +169,18 @@ def _wrap_number(x: float) -> float:
 
 
 @functools.cache
-def _tell_numba() -> None:
-    """Gives numba its form of the functions above."""
+def _register_with_numba() -> None:
+    """Registers the numba versions of the functions above."""
     from numba import types
     from numba.extending import overload, register_jitable
 
-    def wrap(x: float) -> Any:  # named and annotated as what it returns, as numba wants it
+    def wrap(x: float) -> Any:  # numba requires the name and annotations of what it returns
         return _wrap_number
 
     overload(_wrap)(wrap)
     overload(_pick)(lambda condition, a, b: lambda condition, a, b: a if condition else b)
     overload(_f32)(lambda x: lambda x: np.float64(np.float32(x)))
-    # The exponent comes out of p: of a constant 2 the compiler would make x * x.
+    # The exponent comes from p: the compiler would turn a constant 2 into x * x.
     overload(_pow)(
         lambda x, two: (lambda x, two: x ** np.float32(two)) if x == types.float32 else (lambda x, two: x**two)
     )
@@ -189,38 +189,38 @@ def _tell_numba() -> None:
 
 @functools.cache
 def compiled(row: Row, discrete: bool) -> Callable[..., int]:
-    """One step of a batch with its clock, endings and restarts, in one call of machine code.
+    """One step of a batch with time limits, episode ends and resets, in one call of compiled code.
 
-    The machine code is kept on disk: the first time ever it takes seconds to make, later half of one to load. What is
-    on disk is made anew when this file changes, so all that goes into it stands here.
+    The compiled code is cached on disk: compiling takes seconds once, loading half a second. The cache is invalidated
+    when this file changes, so everything that is compiled must be in this file.
 
     Args:
         row: one of the row functions.
-        discrete: whether actions are int64, not float64.
+        discrete: whether actions are int64 rather than float64.
     Raises:
-        ImportError: numba is not installed, and whatever numba raises.
+        ImportError: numba is not installed. Other errors of numba are not caught.
     """
     from numba import njit
     from numba.extending import register_jitable
 
-    _tell_numba()
+    _register_with_numba()
     register_jitable(row)
 
     def step(
-        state: Any, obs: Any, elapsed: Any, ended: Any, drawn: Any, seen: Any, used: Any,
+        state: Any, obs: Any, elapsed: Any, ended: Any, drawn: Any, drawn_obs: Any, used: Any,
         actions: Any, single: bool, low: Any, high: Any, p: Any, limit: int, same_step: bool,
         new_obs: Any, final_obs: Any, reward: Any, terminated: Any, truncated: Any,
     ) -> int:  # fmt: skip
-        """What `NativeVectorEnv.step` does, in one pass; returns how many rows ended, BAD_ACTION or DRY."""
+        """`NativeVectorEnv.step` in one pass; returns the number of rows that ended, BAD_ACTION or EXHAUSTED."""
         for i in range(len(actions)):
             if not (low <= actions[i] <= high):
                 return BAD_ACTION
         for i in range(len(actions)):
             if used[i] == drawn.shape[1]:
-                return DRY
+                return EXHAUSTED
         count = 0
         for i in range(len(actions)):
-            if ended[i]:  # in NEXT_STEP: this step resets it
+            if ended[i]:  # NEXT_STEP: this step resets the row
                 reward[i], done, restart = 0.0, False, True
                 terminated[i] = truncated[i] = False
             else:
@@ -231,13 +231,13 @@ def compiled(row: Row, discrete: bool) -> Callable[..., int]:
                 restart = done and same_step
             ended[i] = done and not same_step
             count += done
-            for j in range(obs.shape[1]):  # loops: to assign slices takes twice the time of the whole step
+            for j in range(obs.shape[1]):  # loops: assigning slices would double the time of the whole step
                 final_obs[i, j] = obs[i, j]
             if restart:
                 for j in range(state.shape[0]):
                     state[j, i] = drawn[i, used[i], j]
                 for j in range(obs.shape[1]):
-                    obs[i, j] = seen[i, used[i], j]
+                    obs[i, j] = drawn_obs[i, used[i], j]
                 used[i] += 1
                 elapsed[i] = 0
             for j in range(obs.shape[1]):
@@ -249,6 +249,6 @@ def compiled(row: Row, discrete: bool) -> Callable[..., int]:
     memory = f"{f64}, {f32}, {counts}, {flags}, float64[:, :, ::1], float32[:, :, ::1], {counts}"
     given = f"{action}[::1], boolean, {action}, {action}, float64[::1], int64, boolean"
     signature = f"int64({memory}, {given}, {f32}, {f32}, float64[::1], {flags}, {flags})"
-    # As NumPy divides: Python's check for 0 takes as long as all the rest.
+    # NumPy's division: Python's check for 0 takes as long as everything else.
     machine_code: Callable[..., int] = njit(signature, cache=True, error_model="numpy")(step)
     return machine_code

@@ -1,4 +1,4 @@
-"""The `info` of N rows as gymnasium has it: [N, ...] under a name, and under `_{name}` [N] bool whom it speaks of."""
+"""The `info` of N rows in gymnasium's form: `name` [N, ...], and a mask `_{name}` [N] bool of the rows that have it."""
 
 from __future__ import annotations
 
@@ -11,36 +11,36 @@ Info = dict[str, Any]
 
 
 def of_all(info: Info, n: int) -> Info:
-    """Info [N, ...] of all n rows, with its masks."""
+    """Adds masks to info [N, ...] that all n rows have."""
     return info | dict.fromkeys([f"_{key}" for key in info], np.ones(n, dtype=np.bool_))
 
 
 def of_rows(info: Info, rows: Array) -> Info:
-    """What info [N, ...] says of `rows` [N] bool, with its masks; 0 for the others, as gymnasium has it."""
-    said: Info = {}
+    """Info [N, ...] of `rows` [N] bool with masks; 0 for the others, as in gymnasium."""
+    masked: Info = {}
     for key, value in info.items():
         kept = np.zeros_like(value)
         kept[rows] = value[rows]
-        said |= {key: kept, f"_{key}": rows.copy()}
-    return said
+        masked |= {key: kept, f"_{key}": rows.copy()}
+    return masked
 
 
-def with_rows(info: Info, fresh: Info, rows: Array) -> Info:
-    """Info with its masks, in which `rows` say something else.
+def with_rows(info: Info, new: Info, rows: Array) -> Info:
+    """Info with masks, in which `rows` have other values.
 
     Args:
         info: [N, ...] each, without masks; overwritten.
-        fresh: what the rows say, [n, ...] each. Gymnasium has 0 where they do not say what the others do.
+        new: info of the rows, [n, ...] each. As in gymnasium, they get 0 for keys that only `info` has.
         rows: [N] bool, n of them True.
     """
-    said: Info = {}
-    for key in info | fresh:
-        if key not in fresh and rows.all():
-            continue  # nobody says it: gymnasium leaves it out
+    masked: Info = {}
+    for key in info | new:
+        if key not in new and rows.all():
+            continue  # no row has it: gymnasium leaves it out
         if key in info:
-            value, mask = info[key], np.ones(len(rows), dtype=np.bool_) if key in fresh else ~rows
+            value, mask = info[key], np.ones(len(rows), dtype=np.bool_) if key in new else ~rows
         else:
-            value, mask = np.zeros((len(rows), *fresh[key].shape[1:]), dtype=fresh[key].dtype), rows.copy()
-        value[rows] = fresh.get(key, 0)
-        said |= {key: value, f"_{key}": mask}
-    return said
+            value, mask = np.zeros((len(rows), *new[key].shape[1:]), dtype=new[key].dtype), rows.copy()
+        value[rows] = new.get(key, 0)
+        masked |= {key: value, f"_{key}": mask}
+    return masked

@@ -1,7 +1,7 @@
-"""Gymnasium's ten MuJoCo v5 tasks for N rows: what is seen, what it is worth, and when it ends.
+"""Gymnasium's ten MuJoCo v5 tasks for N rows: observations, rewards and terminations.
 
-The formulas are gymnasium's, operation by operation and type by type (a control cost is a float32 where the actions
-are), so that the numbers are equal and not merely close.
+The formulas have gymnasium's operations in the same order and dtypes (control costs are float32 if the actions are), so
+that the results are bit-equal.
 """
 
 from __future__ import annotations
@@ -12,51 +12,51 @@ from typing import Any
 import numpy as np
 
 from costgrad.envs.native.base import Array
-from costgrad.envs.native.mujoco_batch import ALL, Judgement, MujocoVectorEnv, lengths
+from costgrad.envs.native.mujoco_batch import ALL, MujocoVectorEnv, Outcome, lengths
 
 _GYMNASIUM = "gymnasium.envs.mujoco."
 
 
 class _Runner(MujocoVectorEnv):
-    """What is worth something is the way made along x, and perhaps health; control costs, and perhaps contacts."""
+    """Rewards velocity along x and optionally health; costs of control and optionally of contacts."""
 
-    axes = 1  # of the plane it moves over: x, or x and y
+    axes = 1  # of the position: x, or x and y
 
     @property
-    def _unseen(self) -> int:
-        """How many of qpos, those that say where on that plane it is, are not seen."""
+    def _excluded(self) -> int:
+        """Number of first entries of qpos, the position, that are not in obs."""
         return self.axes if self.settings.exclude_current_positions_from_observation else 0
 
-    def _see(self, rows: Array | slice) -> tuple[Array, ...]:
-        return self.qpos[rows, self._unseen :], self.qvel[rows]
+    def _obs_parts(self, rows: Array | slice) -> tuple[Array, ...]:
+        return self.qpos[rows, self._excluded :], self.qvel[rows]
 
-    def _place(self) -> Array:
+    def _position(self) -> Array:
         """[N, axes]."""
         return self.qpos[:, : self.axes]
 
-    def _where(self, rows: Array | slice) -> dict[str, Array]:
-        """What info says of where the rows are, after a step and after a reset."""
+    def _position_info(self, rows: Array | slice) -> dict[str, Array]:
+        """The entries of info on the position, after a step and after a reset."""
         if self.axes == 1:
             return {"x_position": self.qpos[rows, 0].copy()}
         x, y = self.qpos[rows, 0].copy(), self.qpos[rows, 1].copy()
         return {"x_position": x, "y_position": y, "distance_from_origin": lengths(self.qpos[rows, :2])}
 
     def _healthy(self) -> Array | None:
-        """[N] bool; None where health is no matter."""
+        """[N] bool; None for tasks without health."""
         return None
 
     def _control_cost(self, actions: Array) -> Array:
-        """[N] of the actions' own type."""
+        """[N], of the actions' dtype."""
         cost: Array = self.settings.ctrl_cost_weight * np.square(actions).sum(1)
         return cost
 
     def _contact_cost(self) -> Array | None:
-        """[N]; None where contacts cost nothing."""
+        """[N]; None for tasks without contact costs."""
         return None
 
-    def _judge(self, actions: Array, before: Array) -> Judgement:
-        velocity = (self._place() - before) / self.dt
-        info = self._where(ALL)
+    def _outcome(self, actions: Array, before: Array) -> Outcome:
+        velocity = (self._position() - before) / self.dt
+        info = self._position_info(ALL)
         info |= {f"{axis}_velocity": velocity[:, k].copy() for k, axis in enumerate("xy"[: self.axes])}
         reward = info["reward_forward"] = self.settings.forward_reward_weight * info["x_velocity"]
         terminated = np.zeros(self.num_envs, dtype=np.bool_)
@@ -71,19 +71,19 @@ class _Runner(MujocoVectorEnv):
             cost = cost + contact
         return reward - cost, terminated, info
 
-    def _greet(self, rows: Array) -> dict[str, Array]:
-        return self._where(rows)
+    def _reset_info(self, rows: Array) -> dict[str, Array]:
+        return self._position_info(rows)
 
 
 class HalfCheetah(_Runner):
-    """Runs, never ends."""
+    """Runs; never terminates."""
 
     entry_point = _GYMNASIUM + "half_cheetah_v5:HalfCheetahEnv"
     normal_velocity = True
 
 
 class Swimmer(_Runner):
-    """Swims in the plane, never ends."""
+    """Swims in the plane; never terminates."""
 
     entry_point = _GYMNASIUM + "swimmer_v5:SwimmerEnv"
     axes = 2
@@ -94,11 +94,11 @@ class Walker2d(_Runner):
 
     entry_point = _GYMNASIUM + "walker2d_v5:Walker2dEnv"
 
-    def _see(self, rows: Array | slice) -> tuple[Array, ...]:
-        return self.qpos[rows, self._unseen :], np.clip(self.qvel[rows], -10, 10)
+    def _obs_parts(self, rows: Array | slice) -> tuple[Array, ...]:
+        return self.qpos[rows, self._excluded :], np.clip(self.qvel[rows], -10, 10)
 
-    def _where(self, rows: Array | slice) -> dict[str, Array]:
-        return super()._where(rows) | {"z_distance_from_origin": self.qpos[rows, 1] - self.init_qpos[1]}
+    def _position_info(self, rows: Array | slice) -> dict[str, Array]:
+        return super()._position_info(rows) | {"z_distance_from_origin": self.qpos[rows, 1] - self.init_qpos[1]}
 
     def _healthy(self) -> Array:
         low_z, high_z = self.settings.healthy_z_range
@@ -108,7 +108,7 @@ class Walker2d(_Runner):
 
 
 class Hopper(Walker2d):
-    """Hops on one leg in the xz plane, and is less healthy than a walker where any state is far out."""
+    """Hops on one leg in the xz plane; is also unhealthy if any state is out of range."""
 
     entry_point = _GYMNASIUM + "hopper_v5:HopperEnv"
 
@@ -120,7 +120,7 @@ class Hopper(Walker2d):
 
 
 class Ant(_Runner):
-    """Walks on four legs; how hard the ground pushes costs and is seen."""
+    """Walks on four legs; contact forces are in the cost and in obs."""
 
     entry_point = _GYMNASIUM + "ant_v5:AntEnv"
     axes = 2
@@ -132,19 +132,19 @@ class Ant(_Runner):
         super().__init__(*args, **kwargs)
         self._main = self.model.body(self.settings.main_body).id
 
-    def _felt(self, rows: Array | slice) -> Array:
-        """Contact forces in their range, [n, nbody, 6]."""
-        return np.clip(self.seen["cfrc_ext"][rows], *self.settings.contact_force_range)
+    def _contact_forces(self, rows: Array | slice) -> Array:
+        """Clipped contact forces, [n, nbody, 6]."""
+        return np.clip(self.derived["cfrc_ext"][rows], *self.settings.contact_force_range)
 
-    def _see(self, rows: Array | slice) -> tuple[Array, ...]:
-        seen = super()._see(rows)
-        return (*seen, self._felt(rows)[:, 1:]) if self.settings.include_cfrc_ext_in_observation else seen
+    def _obs_parts(self, rows: Array | slice) -> tuple[Array, ...]:
+        parts = super()._obs_parts(rows)
+        return (*parts, self._contact_forces(rows)[:, 1:]) if self.settings.include_cfrc_ext_in_observation else parts
 
-    def _place(self) -> Array:
-        return self.seen["xpos"][:, self._main, :2]
+    def _position(self) -> Array:
+        return self.derived["xpos"][:, self._main, :2]
 
     def _contact_cost(self) -> Array:
-        cost: Array = self.settings.contact_cost_weight * np.square(self._felt(ALL)).sum((1, 2))
+        cost: Array = self.settings.contact_cost_weight * np.square(self._contact_forces(ALL)).sum((1, 2))
         return cost
 
     def _healthy(self) -> Array:
@@ -154,43 +154,43 @@ class Ant(_Runner):
 
 
 class Humanoid(_Runner):
-    """Walks on two legs in space; sees inertias, velocities and forces of its bodies, and how the ground pushes."""
+    """Walks on two legs in 3D; obs has inertias, velocities and forces of its bodies, and contact forces."""
 
     entry_point = _GYMNASIUM + "humanoid_v5:HumanoidEnv"
     axes = 2
     reads = ("xipos", "cinert", "cvel", "qfrc_actuator", "cfrc_ext", "ten_length", "ten_velocity")
-    parts = ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")  # of obs, each of which can be left out
+    parts = ("cinert", "cvel", "qfrc_actuator", "cfrc_ext")  # of obs, each optional
 
     @classmethod
     def declines(cls, kwargs: Mapping[str, Any]) -> str | None:
         """As `MujocoVectorEnv.declines`."""
         for part in cls.parts:
-            # Gymnasium asks whether it `is True`, while it counts any number into the size of obs.
+            # Gymnasium tests `is True`, but uses any number in the size of obs.
             flag = kwargs.get(key := f"include_{part}_in_observation", True)
             if not isinstance(flag, bool):
                 return f"{key}={flag!r} is not a bool"
         return super().declines(kwargs)
 
-    def _see(self, rows: Array | slice) -> tuple[Array, ...]:
-        first = {"qfrc_actuator": 6}  # the root's six; of bodies, the world
+    def _obs_parts(self, rows: Array | slice) -> tuple[Array, ...]:
+        first = {"qfrc_actuator": 6}  # skips the root's six; of bodies, the world
         wanted = [part for part in self.parts if getattr(self.settings, f"include_{part}_in_observation")]
-        return (*super()._see(rows), *(self.seen[part][rows, first.get(part, 1) :] for part in wanted))
+        return (*super()._obs_parts(rows), *(self.derived[part][rows, first.get(part, 1) :] for part in wanted))
 
-    def _where(self, rows: Array | slice) -> dict[str, Array]:
-        tendons = {f"tendon_{what}": self.seen[f"ten_{what}"][rows].copy() for what in ("length", "velocity")}
-        return super()._where(rows) | tendons
+    def _position_info(self, rows: Array | slice) -> dict[str, Array]:
+        tendons = {f"tendon_{what}": self.derived[f"ten_{what}"][rows].copy() for what in ("length", "velocity")}
+        return super()._position_info(rows) | tendons
 
-    def _place(self) -> Array:
+    def _position(self) -> Array:
         """The centre of mass."""
         mass = self.model.body_mass
-        centre: Array = np.einsum("b,nbj->nj", mass, self.seen["xipos"]) / mass.sum()
+        centre: Array = np.einsum("b,nbj->nj", mass, self.derived["xipos"]) / mass.sum()
         return centre[:, :2]
 
     def _control_cost(self, actions: Array) -> Array:
         return super()._control_cost(self.ctrl)
 
     def _contact_cost(self) -> Array:
-        squares = np.square(self.seen["cfrc_ext"]).sum((1, 2))
+        squares = np.square(self.derived["cfrc_ext"]).sum((1, 2))
         return np.clip(self.settings.contact_cost_weight * squares, *self.settings.contact_cost_range)
 
     def _healthy(self) -> Array:
@@ -200,14 +200,14 @@ class Humanoid(_Runner):
 
 
 class InvertedPendulum(MujocoVectorEnv):
-    """Keeps a pole up on a cart."""
+    """Balances a pole on a cart."""
 
     entry_point = _GYMNASIUM + "inverted_pendulum_v5:InvertedPendulumEnv"
 
-    def _see(self, rows: Array | slice) -> tuple[Array, ...]:
+    def _obs_parts(self, rows: Array | slice) -> tuple[Array, ...]:
         return self.qpos[rows], self.qvel[rows]
 
-    def _judge(self, actions: Array, before: Array) -> Judgement:
+    def _outcome(self, actions: Array, before: Array) -> Outcome:
         finite = np.isfinite(self.qpos).all(1) & np.isfinite(self.qvel).all(1)
         terminated = ~finite | (np.abs(self.qpos[:, 1]) > 0.2)
         survive = (~terminated).astype(np.int64)
@@ -215,22 +215,22 @@ class InvertedPendulum(MujocoVectorEnv):
 
 
 class InvertedDoublePendulum(MujocoVectorEnv):
-    """Keeps two poles up, one on the other, on a cart."""
+    """Balances two poles, one on the other, on a cart."""
 
     entry_point = _GYMNASIUM + "inverted_double_pendulum_v5:InvertedDoublePendulumEnv"
     reads = ("site_xpos", "qfrc_constraint")
     normal_velocity = True
 
-    def _see(self, rows: Array | slice) -> tuple[Array, ...]:
+    def _obs_parts(self, rows: Array | slice) -> tuple[Array, ...]:
         angles = self.qpos[rows, 1:]
-        velocity, force = np.clip(self.qvel[rows], -10, 10), np.clip(self.seen["qfrc_constraint"][rows, :1], -10, 10)
+        velocity, force = np.clip(self.qvel[rows], -10, 10), np.clip(self.derived["qfrc_constraint"][rows, :1], -10, 10)
         return self.qpos[rows, :1], np.sin(angles), np.cos(angles), velocity, force
 
-    def _judge(self, actions: Array, before: Array) -> Judgement:
-        x, y = self.seen["site_xpos"][:, 0, 0], self.seen["site_xpos"][:, 0, 2]
+    def _outcome(self, actions: Array, before: Array) -> Outcome:
+        x, y = self.derived["site_xpos"][:, 0, 0], self.derived["site_xpos"][:, 0, 2]
         terminated = y <= 1
         survive = self.settings.healthy_reward * (~terminated).astype(np.int64)
-        # In gymnasium these are single numbers, of which `**` is pow; of an array it would be a multiplication.
+        # In gymnasium these are scalars, for which `**` is pow; for arrays it would be a multiplication.
         x2, y2, v2 = np.float_power(x, 2), np.float_power(y - 2, 2), np.float_power(self.qvel[:, 1:3], 2)
         distance, velocity = 0.01 * x2 + y2, 1e-3 * v2[:, 0] + 5e-3 * v2[:, 1]
         info = {"reward_survive": survive, "distance_penalty": -distance, "velocity_penalty": -velocity}
@@ -238,7 +238,7 @@ class InvertedDoublePendulum(MujocoVectorEnv):
 
 
 class Reacher(MujocoVectorEnv):
-    """Brings the tip of an arm of two joints to a target that stays where the episode puts it."""
+    """Moves the tip of a two-joint arm to a target, which is fixed in an episode."""
 
     entry_point = _GYMNASIUM + "reacher_v5:ReacherEnv"
     reads = ("xpos",)
@@ -258,16 +258,16 @@ class Reacher(MujocoVectorEnv):
         qvel[-2:] = 0
         return qpos, qvel
 
-    def _way(self, rows: Array | slice) -> Array:
-        """From target to tip, [n, 3]."""
-        return self.seen["xpos"][rows, self._tip] - self.seen["xpos"][rows, self._target]
+    def _target_to_tip(self, rows: Array | slice) -> Array:
+        """The vector from target to tip, [n, 3]."""
+        return self.derived["xpos"][rows, self._tip] - self.derived["xpos"][rows, self._target]
 
-    def _see(self, rows: Array | slice) -> tuple[Array, ...]:
+    def _obs_parts(self, rows: Array | slice) -> tuple[Array, ...]:
         theta = self.qpos[rows, :2]
-        return np.cos(theta), np.sin(theta), self.qpos[rows, 2:], self.qvel[rows, :2], self._way(rows)[:, :2]
+        return np.cos(theta), np.sin(theta), self.qpos[rows, 2:], self.qvel[rows, :2], self._target_to_tip(rows)[:, :2]
 
-    def _judge(self, actions: Array, before: Array) -> Judgement:
-        distance = -lengths(self._way(ALL)) * self.settings.reward_dist_weight
+    def _outcome(self, actions: Array, before: Array) -> Outcome:
+        distance = -lengths(self._target_to_tip(ALL)) * self.settings.reward_dist_weight
         control = -np.square(actions).sum(1) * self.settings.reward_control_weight
         info = {"reward_dist": distance, "reward_ctrl": control}
         return distance + control, np.zeros(self.num_envs, dtype=np.bool_), info
@@ -288,19 +288,19 @@ class Pusher(MujocoVectorEnv):
         def cylinder() -> Array:
             return np.concatenate([rng.uniform(-0.3, 0, 1), rng.uniform(-0.2, 0.2, 1)])
 
-        qpos, place = self.init_qpos.copy(), cylinder()
-        while np.linalg.norm(place) <= 0.17:  # from the goal, which is at the origin
-            place = cylinder()
-        qpos[-4:-2], qpos[-2:] = place, 0
+        qpos, position = self.init_qpos.copy(), cylinder()
+        while np.linalg.norm(position) <= 0.17:  # from the goal, which is at the origin
+            position = cylinder()
+        qpos[-4:-2], qpos[-2:] = position, 0
         qvel = self.init_qvel + rng.uniform(-0.005, 0.005, self.model.nv)
         qvel[-4:] = 0
         return qpos, qvel
 
-    def _see(self, rows: Array | slice) -> tuple[Array, ...]:
-        return self.qpos[rows, :7], self.qvel[rows, :7], *(self.seen["xpos"][rows, body] for body in self._bodies)
+    def _obs_parts(self, rows: Array | slice) -> tuple[Array, ...]:
+        return self.qpos[rows, :7], self.qvel[rows, :7], *(self.derived["xpos"][rows, body] for body in self._bodies)
 
-    def _judge(self, actions: Array, before: Array) -> Judgement:
-        arm, cylinder, goal = (self.seen["xpos"][:, body] for body in self._bodies)
+    def _outcome(self, actions: Array, before: Array) -> Outcome:
+        arm, cylinder, goal = (self.derived["xpos"][:, body] for body in self._bodies)
         near = -lengths(cylinder - arm) * self.settings.reward_near_weight
         distance = -lengths(cylinder - goal) * self.settings.reward_dist_weight
         control = -np.square(actions).sum(1) * self.settings.reward_control_weight

@@ -1,4 +1,4 @@
-"""Environments of the package envpool, which steps them in threads of its own."""
+"""Environments of the package envpool, which steps them in its own threads."""
 
 from __future__ import annotations
 
@@ -21,13 +21,12 @@ Array = np.ndarray
 
 
 class PoolVectorEnv(VectorEnv[Any, Any, Any]):
-    """N of envpool's environments under gymnasium's spaces, with the same task but numbers and streams of its own.
+    """N environments of envpool with gymnasium's spaces: the same tasks, but not bit-equal, with other random streams.
 
-    An ended row is reset by the step after its end, which ignores its action (NEXT_STEP); its last obs has been handed
-    out. Row i is seeded with seed + i.
+    A row that ended is reset by the next step, which ignores its action (NEXT_STEP). Row i is seeded with seed + i.
 
-    What is not to be had of envpool (1.2): an episode that the task ends on the last step of its clock is reported as
-    truncated alone; resetting some rows, or with options; rendering. `info` is envpool's own, without masks.
+    Limitations of envpool (1.2): an episode that terminates in the last step before the time limit is only reported as
+    truncated; no reset of single rows or with options; no rendering. `info` is envpool's own, without masks.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.NEXT_STEP}  # noqa: RUF012
@@ -35,16 +34,16 @@ class PoolVectorEnv(VectorEnv[Any, Any, Any]):
     def __init__(
         self, name: str, single: gymnasium.Env[Any, Any], num_envs: int, seed: int, kwargs: Mapping[str, Any]
     ) -> None:
-        """Makes them.
+        """Makes the environments.
 
         Args:
-            name: gymnasium's id, which must be one of envpool's too.
-            single: gymnasium's environment of that id: its spaces are ours.
+            name: gymnasium's id, which envpool must know too.
+            single: gymnasium's environment of that id, for its spaces.
             num_envs: N.
-            seed: of a first `reset` without one.
-            kwargs: envpool's arguments, `max_episode_steps` for instance.
+            seed: of the first `reset` without a seed.
+            kwargs: envpool's arguments, such as `max_episode_steps`.
         Raises:
-            EnvError: envpool is not installed, does not know the id or an argument, or shows something else.
+            EnvError: envpool is not installed, does not know the id or an argument, or has other spaces.
         """
         try:
             import envpool
@@ -62,7 +61,7 @@ class PoolVectorEnv(VectorEnv[Any, Any, Any]):
         self._shape = (num_envs, *(self.single_action_space.shape or ()))
         self._pool: Any = None  # made by `reset`
 
-        def fresh(seeds: list[int]) -> Any:
+        def make_pool(seeds: list[int]) -> Any:
             made = envpool.make_gymnasium(name, num_envs=num_envs, env_seed=[s % 2**31 for s in seeds], **kwargs)
             for ours, theirs in (
                 (self.single_observation_space, made.observation_space),
@@ -72,16 +71,16 @@ class PoolVectorEnv(VectorEnv[Any, Any, Any]):
                     raise EnvError(f"envpool's {name} has {theirs} where gymnasium's has {ours}; use another backend")
             return made
 
-        self._fresh = partial(_quietly, f"envpool's {name}", fresh)
-        self._fresh(list(range(num_envs)))  # raises here, not at the first reset
+        self._make_pool = partial(_quietly, f"envpool's {name}", make_pool)
+        self._make_pool(list(range(num_envs)))  # raises here, not at the first reset
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Array, dict[str, Any]]:
-        """Starts all episodes: obs [N, *obs_shape] and info. Without a seed the random streams go on."""
+        """Starts all episodes: obs [N, *obs_shape] and info. Without a seed the random streams continue."""
         if options:
             raise EnvError(f"envpool takes no options at a reset, got {', '.join(options)}")
-        if seed is not None or self._pool is None:  # envpool takes seeds only when it is made
+        if seed is not None or self._pool is None:  # envpool takes seeds only in its constructor
             first = self._seed if seed is None else seed
-            self._pool = self._fresh([first + i for i in range(self.num_envs)])
+            self._pool = self._make_pool([first + i for i in range(self.num_envs)])
         obs, info = self._pool.reset()
         return self._obs(obs), info
 
@@ -95,7 +94,7 @@ class PoolVectorEnv(VectorEnv[Any, Any, Any]):
         return self._obs(obs), reward.astype(np.float64), terminated, truncated, info
 
     def close_extras(self, **kwargs: Any) -> None:
-        """Ends its threads."""
+        """Stops its threads."""
         self._pool = None
 
     def _obs(self, obs: Array) -> Array:
@@ -103,7 +102,7 @@ class PoolVectorEnv(VectorEnv[Any, Any, Any]):
 
 
 def _quietly(name: str, call: Callable[..., Any], *args: Any) -> Any:
-    """Calls it. What envpool raises is a TypeError or an AssertionError, and its spaces warn of their own rounding."""
+    """Calls envpool without the warnings of its spaces about rounding. Raises EnvError instead of its exceptions."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return guard(name, call, *args)

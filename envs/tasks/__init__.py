@@ -1,1 +1,1 @@
-"""Tasks of our own: cost functions, staircases, goals, and those whose optimum is known."""
+"""The library's own tasks: cost functions, staircases, goals, and tasks with a known optimum."""

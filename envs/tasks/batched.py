@@ -1,4 +1,4 @@
-"""A task written once for n rows at a time: one row is a gymnasium.Env, many rows are a VectorEnv."""
+"""Tasks written once for n rows: one row is a gymnasium.Env, many rows are a VectorEnv."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Transition = tuple[Array, Array, Array]  # next_state [n, S], reward [n], termin
 
 
 class BatchedTask(gymnasium.Env[Any, Any]):
-    """An environment of one row. A task gives its spaces, `horizon`, and the three functions below."""
+    """An environment of one row. A task defines its spaces, `horizon`, and the three methods below."""
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
-    horizon: int | None = None  # steps until the clock ends an episode; None: it never does
-    horizon_terminates: bool = False  # True where nothing follows the last step: it is then terminated, not truncated
+    horizon: int | None = None  # time limit of an episode in steps; None: no limit
+    horizon_terminates: bool = False  # whether the last step is terminated rather than truncated
     state: Array  # [1, S]
     elapsed: int
 
@@ -37,7 +37,7 @@ class BatchedTask(gymnasium.Env[Any, Any]):
 
     @abstractmethod
     def observe(self, state: Array) -> Any:
-        """What is seen of it: state [n, S] -> obs [n, *obs_shape], a new array, or a dict of such."""
+        """The observation: state [n, S] -> obs [n, *obs_shape], a new array, or a dict of such."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts an episode: obs [*obs_shape] and an empty info."""
@@ -49,16 +49,16 @@ class BatchedTask(gymnasium.Env[Any, Any]):
         """One step: obs [*obs_shape], reward, terminated, truncated, info."""
         self.state, reward, terminated = self.transition(self.state, np.asarray(action)[None], self.np_random)
         self.elapsed += 1
-        clock = self.horizon is not None and self.elapsed >= self.horizon
-        ended = bool(terminated[0]) or (clock and self.horizon_terminates)
-        return _row(self.observe(self.state), 0), float(reward[0]), ended, clock and not self.horizon_terminates, {}
+        timeout = self.horizon is not None and self.elapsed >= self.horizon
+        ended = bool(terminated[0]) or (timeout and self.horizon_terminates)
+        return _row(self.observe(self.state), 0), float(reward[0]), ended, timeout and not self.horizon_terminates, {}
 
 
 class TaskVectorEnv(VectorEnv[Any, Any, Any]):
     """N rows of a `BatchedTask` that step in one call, with one random stream for all of them.
 
-    An ended row is reset in the same step (SAME_STEP): `info["final_obs"]` is an object array [N] that holds the
-    last obs where `info["_final_obs"]` [N] is True. Every array handed out is a new one.
+    A row that ended is reset in the same step (SAME_STEP): `info["final_obs"]` is an object array [N] that holds the
+    last obs where `info["_final_obs"]` [N] is True. All returned arrays are new.
     """
 
     metadata: dict[str, Any] = {"render_modes": [], "autoreset_mode": AutoresetMode.SAME_STEP}  # noqa: RUF012
@@ -66,9 +66,10 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
     def __init__(
         self, task: Callable[..., BatchedTask], num_envs: int = 1, max_episode_steps: int | None = None, **kwargs: Any
     ) -> None:
-        """`task(**kwargs)` gives spaces and dynamics, and what it raises is handed on.
+        """`task(**kwargs)` defines spaces and dynamics; its exceptions are not caught.
 
-        `max_episode_steps` truncates as gymnasium's TimeLimit does, beside the task's own clock. Raises EnvError.
+        `max_episode_steps` truncates as gymnasium's TimeLimit does, in addition to the task's own time limit. Raises
+        EnvError.
         """
         if max_episode_steps is not None and (not isinstance(max_episode_steps, int) or max_episode_steps < 1):
             raise EnvError(f"max_episode_steps is {max_episode_steps!r}: it must be a whole number of at least 1")
@@ -80,7 +81,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
         self.state: Array = np.zeros((num_envs, 0))  # [N, S]
         self.elapsed = np.zeros(num_envs, dtype=np.int64)
         self.limit = max_episode_steps
-        self.clock = True  # whether episodes are truncated
+        self.clock = True  # whether time limits truncate episodes
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Starts all episodes: obs [N, *obs_shape] and an empty info."""
@@ -96,8 +97,9 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
         self.elapsed += 1
         truncated = np.zeros(self.num_envs, dtype=np.bool_)
         if task.horizon is not None:
-            clock = self.elapsed >= task.horizon
-            terminated, truncated = (terminated | clock, truncated) if task.horizon_terminates else (terminated, clock)
+            timeout = self.elapsed >= task.horizon
+            flags = (terminated | timeout, truncated) if task.horizon_terminates else (terminated, timeout)
+            terminated, truncated = flags
         if self.limit is not None:
             truncated = truncated | (self.elapsed >= self.limit)
         truncated &= self.clock
@@ -109,7 +111,7 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
             for i in rows.tolist():
                 final_obs[i] = _row(obs, i)
             info = {"final_obs": final_obs, "_final_obs": done}
-            state = state.copy()  # a task may hand back the array that it was given
+            state = state.copy()  # a task may return its argument
             state[rows] = task.initial(self.np_random, len(rows))
             _put(obs, rows, task.observe(state[rows]))
             self.elapsed[rows] = 0
@@ -117,12 +119,12 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
         return obs, reward, terminated, truncated, info
 
     def get_state(self) -> dict[str, Any]:
-        """A copy of all that the future depends on, the generator included, for `set_state` here or elsewhere."""
+        """A copy of the full state, including the generator, for `set_state` here or in another instance."""
         generator = self.np_random.bit_generator.state
         return {"state": self.state.copy(), "elapsed": self.elapsed.copy(), "generator": generator}
 
     def set_state(self, state: dict[str, Any]) -> None:
-        """Goes on exactly as the environments did that gave `state`. Raises EnvError: of another number."""
+        """Restores a state of `get_state`. Raises EnvError for another num_envs."""
         if len(state["elapsed"]) != self.num_envs:
             raise EnvError(
                 f"a state of num_envs {len(state['elapsed'])} cannot be set here: it must be {self.num_envs}"
@@ -131,13 +133,13 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
         self.np_random.bit_generator.state = state["generator"]
 
     def reseed(self, seed: int) -> None:
-        """Starts the random stream anew; the states stay as they are."""
+        """Reseeds the random stream; the states do not change."""
         self.np_random, _ = seeding.np_random(seed)
 
     def stop_clock(self) -> int | None:
-        """From now on nothing is truncated: for who rolls on past a time limit. Returns the limit that there was.
+        """Removes the time limits, for rollouts beyond them. Returns the limit.
 
-        A last step that terminates (`horizon_terminates`) still does.
+        With `horizon_terminates` the last step still terminates.
         """
         self.clock = False
         limits = [] if self.task.horizon is None or self.task.horizon_terminates else [self.task.horizon]
@@ -145,14 +147,14 @@ class TaskVectorEnv(VectorEnv[Any, Any, Any]):
 
 
 def _row(obs: Any, i: int) -> Any:
-    """A copy of row i of what a task shows."""
+    """A copy of row i of an observation."""
     return {key: part[i].copy() for key, part in obs.items()} if isinstance(obs, dict) else obs[i].copy()
 
 
-def _put(obs: Any, rows: Array, fresh: Any) -> None:
-    """Writes fresh rows over some of what a task shows."""
+def _put(obs: Any, rows: Array, new: Any) -> None:
+    """Replaces rows of an observation."""
     if isinstance(obs, dict):
         for key, part in obs.items():
-            part[rows] = fresh[key]
+            part[rows] = new[key]
     else:
-        obs[rows] = fresh
+        obs[rows] = new

@@ -22,9 +22,8 @@ class BlackBoxEnv(BatchedTask):
     - with `start`: `cost_fn(state, action) -> (next_state, cost)` or `(next_state, cost, terminated)`: obs is the
       state, the first one drawn from `start`.
 
-    Without `start` the calls have nothing to do with each other, and the last one terminates the episode; with `start`
-    the cost would go on, and the last one truncates it. As it draws no random numbers between calls, a cost function
-    that wants noise brings its own.
+    Without `start` the calls are independent, and the last one terminates the episode; with `start` the last one
+    truncates it. A cost function gets no random generator: for noise it uses its own.
     """
 
     def __init__(
@@ -38,28 +37,28 @@ class BlackBoxEnv(BatchedTask):
         batched: bool | None = None,
         render_mode: str | None = None,
     ) -> None:
-        """Arguments that are None are taken from what `cost_function` put on `cost_fn`.
+        """Arguments that are None are taken from the attributes that `cost_function` set on `cost_fn`.
 
         Args:
             cost_fn: gets float64 arrays, action [A] within its bounds and context or state [S]; returns a number.
-            low: the action's lower bounds in its own units, [A] or a number.
-            high: its upper bounds; low and high are broadcast against each other.
+            low: lower bounds of the action in its own units, [A] or a number.
+            high: upper bounds; low and high are broadcast against each other.
             context: a Box, a pair (low, high) to draw from uniformly, or a function `sample(rng) -> [S]`.
-            start: the same for first states.
+            start: the same for initial states.
             steps: calls in an episode, 1 unless given; must be given with `start`.
-            batched: `cost_fn` takes [N, A] (and [N, S]) and returns [N] (and [N, S]).
+            batched: whether `cost_fn` takes [N, A] (and [N, S]) and returns [N] (and [N, S]).
             render_mode: only None.
         Raises:
-            EnvError: bounds missing or the wrong way round, context and start at once, `steps` missing.
+            EnvError: bounds are missing or reversed, both context and start are given, or `steps` is missing.
         """
         self.cost_fn, self.label = cost_fn, f"cost function {short_name(cost_fn)}"
         given = dict(zip(MARKS, (low, high, context, start, steps, batched), strict=True))
         for key, value in given.items():
             given[key] = getattr(cost_fn, key, None) if value is None else value
         if render_mode is not None:
-            raise EnvError(f"{self.label} cannot render '{render_mode}': there is nothing to see")
+            raise EnvError(f"{self.label} cannot render '{render_mode}': it has no picture")
         if given["context"] is not None and given["start"] is not None:
-            raise EnvError(f"{self.label} has both context and start: only one of them can be what it is given")
+            raise EnvError(f"{self.label} has both context and start: only one of them may be given")
         if given["start"] is not None and given["steps"] is None:
             raise EnvError(f"{self.label} has start but no steps: say how many calls make an episode, as in steps=100")
         self.low, self.high = bounds(self.label, given["low"], given["high"])
@@ -73,7 +72,7 @@ class BlackBoxEnv(BatchedTask):
         self.action_space = Box(self.low.astype(np.float32), self.high.astype(np.float32))
 
     def initial(self, rng: np.random.Generator, n: int) -> Array:
-        """Draws n contexts or first states, [n, S]."""
+        """Draws n contexts or initial states, [n, S]."""
         return self._sample(rng, n)
 
     def observe(self, state: Array) -> Array:
@@ -82,7 +81,7 @@ class BlackBoxEnv(BatchedTask):
 
     def transition(self, state: Array, action: Array, rng: np.random.Generator) -> Transition:
         """Calls `cost_fn`, once where it is batched, else once a row. Raises EnvError, see `_call` and `_finite`."""
-        # float32 rounds a bound to either side of what the user wrote, and a logarithm at 0 would mind.
+        # float32 rounding may move an action beyond the bounds, where e.g. a logarithm is undefined.
         action = np.clip(action.astype(np.float64), self.low, self.high)
         n = len(action)
         if self.batched:
@@ -101,7 +100,7 @@ class BlackBoxEnv(BatchedTask):
             raise EnvError(f"{self.label} raised {one_line(error)} for action {action.tolist()}") from error
 
     def _unpack(self, result: Any, rows: tuple[int, ...], state: Array, action: Array) -> Transition:
-        """next_state [*rows, S], cost [*rows], terminated [*rows] of what `cost_fn` returned for rows=() or (n,)."""
+        """next_state [*rows, S], cost [*rows], terminated [*rows] of the result of `cost_fn`; rows is () or (n,)."""
         terminated: Any = np.zeros(rows, dtype=np.bool_)
         if self.stateful:
             if not isinstance(result, tuple) or len(result) not in (2, 3):
@@ -115,11 +114,11 @@ class BlackBoxEnv(BatchedTask):
         return next_state, self._finite(result, "cost", rows, action), terminated
 
     def _finite(self, value: Any, what: str, shape: tuple[int, ...], action: Array) -> Array:
-        """The value as float64 of this shape. Raises EnvError if it has another, or is not finite."""
+        """The value as finite float64 of this shape. Raises EnvError if it is not."""
         try:
             array = np.asarray(value, dtype=np.float64)
-            if value is None:  # which NumPy would take for NaN
-                raise TypeError("a function without a return statement")
+            if value is None:  # NumPy would convert None to NaN
+                raise TypeError("no return value")
         except (TypeError, ValueError) as error:
             raise EnvError(f"{self.label} returned {value!r} as its {what}: it must be a number") from error
         if array.shape != shape:

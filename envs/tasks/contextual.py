@@ -1,4 +1,4 @@
-"""A staircase that asks for another action in every context, in as many dimensions as one likes."""
+"""A contextual staircase cost, with an optimal action that depends on the context, in any dimension."""
 
 from __future__ import annotations
 
@@ -7,28 +7,29 @@ import numpy as np
 from costgrad.envs.errors import EnvError
 from costgrad.envs.tasks.batched import Array
 
-CONTEXT = 4  # numbers in a context
-STAIR = 0.02  # height of a stair; the mean cost of doing nothing lies about 50 of them above the lowest
+CONTEXT = 4  # dimension of the context
+STAIR = 0.02  # height of a step; the mean cost of the action 0 is about 50 steps above the lowest
 BEST_COST = 1.0
 
 
 class ContextualStairs:
-    """1 + the squared distance of the action from what the context wants, in stairs; its gradient is 0 or none.
+    """1 + the quantised squared distance of the action from a target that depends on the context.
 
         target(x) = tanh(W x),   W [A, 4] ~ N(0, 1/2)
         distance  = |P (a - target(x))|^2 / E_x |P target(x)|^2
         cost      = 1 + STAIR floor(distance / STAIR)
 
-    The best cost is 1 in every context, that of a = target(x), which a linear policy behind tanh attains. Doing nothing
-    costs about 2 whatever the dimension. P [r, A] has orthonormal rows: r is how many dimensions of the action matter.
+    The gradient is 0 or undefined. The optimal cost is 1 in every context, at a = target(x), which a linear policy with
+    tanh attains. The action 0 costs about 2 in any dimension. P [r, A] has orthonormal rows: r is the intrinsic
+    dimension of the action.
 
     Args:
         dimension: A, of the action.
-        intrinsic: r; None is all of them.
+        intrinsic: r; None means A.
         seed: of W and P.
 
     Raises:
-        EnvError: an argument out of its range.
+        EnvError: an argument is out of range.
     """
 
     steps, batched, start = 1, True, None
@@ -45,20 +46,20 @@ class ContextualStairs:
         self.directions: Array | None = None  # P; None is the identity
         if intrinsic is not None and intrinsic < dimension:
             self.directions = np.linalg.qr(rng.normal(size=(dimension, intrinsic)))[0].T
-        wanted = self._matters(self.target(rng.uniform(*self.context, (10_000, CONTEXT))))
-        self.unit = float(np.square(wanted).sum(-1).mean())
+        targets = self._project(self.target(rng.uniform(*self.context, (10_000, CONTEXT))))
+        self.unit = float(np.square(targets).sum(-1).mean())
 
     def target(self, context: Array) -> Array:
-        """The best action: [N, 4] -> [N, A]."""
+        """The optimal action: [N, 4] -> [N, A]."""
         return np.tanh(context @ self.weight.T)
 
     def distance(self, context: Array, action: Array) -> Array:
-        """What the stairs are cut from: [N, 4], [N, A] -> [N]."""
-        return np.square(self._matters(action - self.target(context))).sum(-1) / self.unit
+        """The normalised squared distance before quantisation: [N, 4], [N, A] -> [N]."""
+        return np.square(self._project(action - self.target(context))).sum(-1) / self.unit
 
     def __call__(self, context: Array, action: Array) -> Array:
         """Cost [N] of actions [N, A] in contexts [N, 4]."""
         return BEST_COST + STAIR * np.floor(self.distance(context, action) / STAIR)
 
-    def _matters(self, action: Array) -> Array:
+    def _project(self, action: Array) -> Array:
         return action if self.directions is None else action @ self.directions.T

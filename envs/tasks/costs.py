@@ -1,4 +1,4 @@
-"""How a function says that it is a cost, of which actions, and where its contexts or first states come from."""
+"""The decorator `cost_function`: marks a function as a cost, with action bounds and a source of contexts or states."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from costgrad.envs.errors import EnvError
 from costgrad.envs.tasks.batched import Array
 
 Sampler = Callable[[np.random.Generator], Any]
-Source = Box | Sampler | tuple[Any, Any] | list[Any]  # where contexts or first states come from
+Source = Box | Sampler | tuple[Any, Any] | list[Any]  # of contexts or initial states
 _Function = TypeVar("_Function", bound=Callable[..., Any])
 MARKS = ("low", "high", "context", "start", "steps", "batched")
 
@@ -26,7 +26,7 @@ def cost_function(
     steps: int | None = None,
     batched: bool = False,
 ) -> Callable[[_Function], _Function]:
-    """Marks a function as a cost function; the arguments are those of `BlackBoxEnv`. It can be called as before.
+    """Marks a function as a cost function; the arguments are those of `BlackBoxEnv`. It can still be called.
 
     ```python
     @cost_function(low=[-1, 0], high=[3, 2])
@@ -44,10 +44,10 @@ def cost_function(
 
 
 def is_cost_function(target: Any, env_kwargs: Mapping[str, Any]) -> bool:
-    """Whether a callable is a cost function and not a factory.
+    """Whether a callable is a cost function rather than a factory.
 
-    It is one if it carries bounds (`low` or `high`), or if it has a required positional argument, its action, that
-    `env_kwargs` does not fill. A class never is.
+    It is one if it has bounds (`low` or `high`), or a required positional argument, its action, that is not in
+    `env_kwargs`. A class never is.
     """
     if isinstance(target, type) or not callable(target):
         return False
@@ -66,14 +66,14 @@ def is_cost_function(target: Any, env_kwargs: Mapping[str, Any]) -> bool:
 
 
 def bounds(label: str, low: Any, high: Any) -> tuple[Array, Array]:
-    """An action's bounds as float64 arrays [A], [A].
+    """The action bounds as float64 arrays [A], [A].
 
     Args:
-        label: whose bounds they are, for the error.
+        label: whose bounds they are, for error messages.
         low: [A] or a number, broadcast against `high`.
         high: [A] or a number.
     Raises:
-        EnvError: one is missing, not finite, of another shape, or low is not below high.
+        EnvError: a bound is missing, not finite or of a wrong shape, or low is not below high.
     """
     if low is None or high is None:
         raise EnvError(
@@ -91,7 +91,7 @@ def _pair(label: str, low: Any, high: Any, what: str) -> tuple[Array, Array]:
         pair = np.broadcast_arrays(np.atleast_1d(np.asarray(low, float)), np.atleast_1d(np.asarray(high, float)))
     except (TypeError, ValueError) as error:
         raise EnvError(f"{label} has {what} bounds {low} and {high}: both must be [A] or a number") from error
-    # A state may start at one point, but an action without choice is a mistake.
+    # A fixed initial state is fine, but an action with a single value is a mistake.
     ordered = pair[0] < pair[1] if what == "action" else pair[0] <= pair[1]
     if pair[0].ndim != 1 or not ordered.all():
         raise EnvError(f"{label} has {what} bounds {low} and {high}: low must be below high, both [A]")
@@ -101,10 +101,10 @@ def _pair(label: str, low: Any, high: Any, what: str) -> tuple[Array, Array]:
 def sampler(
     label: str, source: Source | None, stateful: bool
 ) -> tuple[Box, Callable[[np.random.Generator, int], Array]]:
-    """The obs space and a function `sample(rng, n) -> [n, S]` for contexts or, where `stateful`, for first states.
+    """The obs space and a function `sample(rng, n) -> [n, S]` of contexts or, if `stateful`, of initial states.
 
     Raises:
-        EnvError: `source` is neither None, a Box, a pair (low, high) nor a function, or has infinite bounds.
+        EnvError: `source` is not None, a Box, a pair (low, high) or a function; or has infinite bounds.
     """
     if source is None:
         return Box(0.0, 1.0, (1,)), lambda rng, n: np.zeros((n, 1))
@@ -118,7 +118,7 @@ def sampler(
     low, high = _pair(label, low, high, "start" if stateful else "context")
     if not (np.isfinite(low).all() and np.isfinite(high).all()):
         raise EnvError(f"{label} cannot draw uniformly between {low} and {high}: give a function sample(rng)")
-    # A state may leave the bounds that it started in; a context may not.
+    # A state may leave its initial bounds; a context stays within.
     space = Box(-np.inf, np.inf, low.shape) if stateful else Box(low.astype("f4"), high.astype("f4"))
     return space, lambda rng, n: rng.uniform(low, high, (n, len(low)))
 

@@ -1,7 +1,7 @@
-"""Tasks with a goal that the observation names, and who says what reaching another goal would have been worth.
+"""Goal-conditioned tasks, and access to the reward function of goal-conditioned environments.
 
-Their interface is gymnasium-robotics': observations are a Dict of `observation`, `achieved_goal` and `desired_goal`,
-and `compute_reward(achieved_goal, desired_goal, info)` takes any pair of goals, one or many.
+The interface is that of gymnasium-robotics: observations are a Dict of `observation`, `achieved_goal` and
+`desired_goal`, and `compute_reward(achieved_goal, desired_goal, info)` takes any goals, single or batched.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ FUNCTIONS = ("compute_reward", "compute_terminated")
 
 
 class GoalTask(BatchedTask):
-    """A place among G numbers, and another one that it is to be: state [n, 2 G] holds both.
+    """A position of G numbers that must reach a goal: state [n, 2 G] holds both.
 
-    Every step costs 1, but for those that end at the goal. A task gives `move`, `reached` and `initial`.
+    Every step costs 1, except steps that end at the goal. A task defines `move`, `reached` and `initial`.
     """
 
     terminates = False  # whether the task ends at the goal
 
     def __init__(self, low: float, high: float, size: int) -> None:
-        places = Box(low, high, (size,))
-        self.observation_space = Dict({"observation": places, "achieved_goal": places, "desired_goal": places})
+        box = Box(low, high, (size,))
+        self.observation_space = Dict({"observation": box, "achieved_goal": box, "desired_goal": box})
 
     @abstractmethod
-    def move(self, place: Array, action: Array) -> Array:
-        """The next place: [n, G], [n, A] or [n] -> [n, G]."""
+    def move(self, position: Array, action: Array) -> Array:
+        """The next position: [n, G], [n, A] or [n] -> [n, G]."""
 
     @abstractmethod
     def reached(self, achieved: Array, desired: Array) -> Array:
-        """Whether a place is the goal: [..., G], [..., G] -> [...] bool."""
+        """Whether a position is at the goal: [..., G], [..., G] -> [...] bool."""
 
     def observe(self, state: Array) -> dict[str, Array]:
         """[n, G] float32 each."""
-        place, goal = np.split(state.astype(np.float32), 2, axis=1)
-        return {"observation": place, "achieved_goal": place.copy(), "desired_goal": goal}
+        position, goal = np.split(state.astype(np.float32), 2, axis=1)
+        return {"observation": position, "achieved_goal": position.copy(), "desired_goal": goal}
 
     def transition(self, state: Array, action: Array, rng: np.random.Generator) -> Transition:
-        """Takes state [n, 2 G]; the goal stays."""
-        place, goal = np.split(state, 2, axis=1)
-        place = self.move(place, action)
-        ended = self.compute_terminated(place, goal, {})
-        return np.concatenate((place, goal), 1), self.compute_reward(place, goal, {}), ended
+        """Takes state [n, 2 G]; the goal does not change."""
+        position, goal = np.split(state, 2, axis=1)
+        position = self.move(position, action)
+        ended = self.compute_terminated(position, goal, {})
+        return np.concatenate((position, goal), 1), self.compute_reward(position, goal, {}), ended
 
     def compute_reward(self, achieved_goal: Array, desired_goal: Array, info: dict[str, Any]) -> Array:
-        """0 where the goal is reached, else -1: [..., G], [..., G] -> [...]."""
+        """0 at the goal, else -1: [..., G], [..., G] -> [...]."""
         return np.where(self.reached(achieved_goal, desired_goal), 0.0, -1.0)
 
     def compute_terminated(self, achieved_goal: Array, desired_goal: Array, info: dict[str, Any]) -> Array:
@@ -63,9 +63,9 @@ class GoalTask(BatchedTask):
 
 
 class BitFlip(GoalTask):
-    """n bits, of which an action flips one, until they are as asked for (Andrychowicz et al. 2017, section 3.1).
+    """n bits; an action flips one of them, until they equal the goal (Andrychowicz et al. 2017, section 3.1).
 
-    First bits and goal are drawn with equal chances, the goal never as the bits are. The clock truncates after n steps.
+    Initial bits and goal are uniform, and never equal. The time limit truncates after n steps.
     With D ~ Binomial(n, 1/2) bits to flip,
 
         optimal return = -(E[D | D > 0] - 1) = 1 - n / (2 - 2^(1 - n)).
@@ -89,12 +89,12 @@ class BitFlip(GoalTask):
             goal[same] = rng.integers(0, 2, (int(same.sum()), self.n))
         return np.concatenate((bits, goal), 1)
 
-    def move(self, place: Array, action: Array) -> Array:
+    def move(self, position: Array, action: Array) -> Array:
         """Flips bit `action` [n]."""
-        return place ^ np.eye(self.n, dtype=place.dtype)[action]
+        return position ^ np.eye(self.n, dtype=position.dtype)[action]
 
     def reached(self, achieved: Array, desired: Array) -> Array:
-        """Every bit is right."""
+        """Whether all bits are equal."""
         return (achieved == desired).all(-1)
 
     def optimal_return(self) -> float:
@@ -103,9 +103,9 @@ class BitFlip(GoalTask):
 
 
 class PointGoal(GoalTask):
-    """A point in [-1, 1]^d goes up to 0.1 in each direction a step, and is to be within a radius of its goal.
+    """A point in [-1, 1]^d moves up to 0.1 per dimension and step, and must be within a radius of its goal.
 
-    Start and goal ~ U[-1, 1]^d. The episode goes on at the goal, until the clock truncates it after T steps.
+    Start and goal ~ U[-1, 1]^d. The episode continues at the goal, until the time limit truncates it after T steps.
     """
 
     STEP = 0.1
@@ -123,18 +123,18 @@ class PointGoal(GoalTask):
         """Points and goals [n, 2 d]."""
         return rng.uniform(-1.0, 1.0, (n, 2 * self.size))
 
-    def move(self, place: Array, action: Array) -> Array:
-        """Takes action [n, d]; an action beyond its bounds counts as the bound, and so does a point."""
-        return np.clip(place + self.STEP * np.clip(action, -1.0, 1.0), -1.0, 1.0)
+    def move(self, position: Array, action: Array) -> Array:
+        """Takes action [n, d]; actions and points are clipped to their bounds."""
+        return np.clip(position + self.STEP * np.clip(action, -1.0, 1.0), -1.0, 1.0)
 
     def reached(self, achieved: Array, desired: Array) -> Array:
-        """The Euclidean distance is at most the radius."""
+        """Whether the Euclidean distance is at most the radius."""
         return np.linalg.norm(achieved - desired, axis=-1) <= self.radius
 
     def optimal_return(self, state: Array) -> Array:
-        """Of episodes that start in state [n, 2 d]: minus the steps that do not yet end at the goal, [n].
+        """The optimal return from state [n, 2 d], [n]: minus the number of steps that do not end at the goal.
 
-        After k steps whatever lies within 0.1 k of the start in every direction can be reached.
+        In k steps every point within 0.1 k of the start in each dimension can be reached.
         """
         start, goal = np.split(state, 2, axis=1)
         steps = np.arange(1, self.horizon + 1)[:, None, None]
@@ -145,20 +145,20 @@ class PointGoal(GoalTask):
 def goal_function(
     env: VectorEnv, name: str, single: Callable[[], gymnasium.Env | None]
 ) -> Callable[[Array, Array, dict[str, Any]], Any]:
-    """`compute_reward` or `compute_terminated` of environments with goals.
+    """`compute_reward` or `compute_terminated` of goal-conditioned environments.
 
     Args:
-        env: many of them.
+        env: the vector environment.
         name: of the function.
-        single: makes one, where those of `env` live in other processes.
+        single: makes a single environment, for `env` with subprocesses.
 
     Raises:
-        AttributeError: they have no such function.
+        AttributeError: there is no such function.
     """
     inner = env.unwrapped
-    for holder in (inner, getattr(inner, "task", None)):
-        if hasattr(holder, name):
-            return getattr(holder, name)
+    for owner in (inner, getattr(inner, "task", None)):
+        if hasattr(owner, name):
+            return getattr(owner, name)
     one = single() if isinstance(inner, AsyncVectorEnv) else (getattr(inner, "envs", None) or [None])[0]
     if one is None:
         raise AttributeError(f"{type(inner).__name__} has no {name}")

@@ -1,6 +1,6 @@
-"""Tasks whose right answer is known in closed form: what an agent learns on them can be called right or wrong.
+"""Tasks with optima in closed form, on which the result of learning can be verified.
 
-`register` makes them gymnasium ids; importing this module calls it.
+`register` registers them with gymnasium; importing this module calls it.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ __all__ = ["LQR", "BitFlip", "Chain", "ConstantCost", "OneStepQuadratic", "Point
 
 
 class ConstantCost(BatchedTask):
-    """The reward is r whatever is done. What is to be learnt is its value, and what an episode's end means.
+    """The reward is always r. Tests the value, and the handling of termination and truncation.
 
-    After each step the episode terminates with probability p, and after T steps the clock truncates it: both flags
-    can be set on one step. obs ~ U[-1, 1]^2, drawn anew each step, says nothing.
+    After each step the episode terminates with probability p, and after T steps the time limit truncates it: both flags
+    can be set in one step. obs ~ U[-1, 1]^2, independent in each step, is uninformative.
 
         value = r (1 + gamma (1 - p) + ...) = r / (1 - gamma (1 - p)),   the same with and without truncation.
     """
@@ -34,7 +34,7 @@ class ConstantCost(BatchedTask):
     def __init__(
         self, reward: float = 1.0, horizon: int | None = 100, terminate: float = 0.0, discrete: bool = True
     ) -> None:
-        """r, T (None: no clock), p in [0, 1], and two discrete actions or one in [-1, 1]. Raises EnvError."""
+        """r, T (None: no time limit), p in [0, 1], and two discrete actions or one in [-1, 1]. Raises EnvError."""
         if not 0 <= terminate <= 1:
             raise EnvError(f"ConstantCost has terminate={terminate}: it must be a probability in [0, 1]")
         self.reward, self.horizon, self.terminate = reward, horizon, terminate
@@ -50,12 +50,12 @@ class ConstantCost(BatchedTask):
         return state.astype(np.float32)
 
     def transition(self, state: Array, action: Array, rng: np.random.Generator) -> Transition:
-        """The action changes nothing."""
+        """The action has no effect."""
         n = len(state)
         return rng.uniform(-1.0, 1.0, (n, 2)), np.full(n, float(self.reward)), rng.random(n) < self.terminate
 
     def value(self, gamma: float) -> float:
-        """Returns r / (1 - gamma (1 - p)), the discounted return from any obs. Truncation leaves it as it is."""
+        """Returns r / (1 - gamma (1 - p)), the discounted return from any obs. Truncation does not change it."""
         return self.reward / (1 - gamma * (1 - self.terminate))
 
     def optimal_return(self) -> float:
@@ -66,7 +66,7 @@ class ConstantCost(BatchedTask):
 
 
 class Chain(BatchedTask):
-    """n states in a row; action 1 goes right, action 0 left (at the left end: nowhere). Every step costs 1.
+    """n states in a row; action 1 goes right, action 0 left (no move at the left end). Every step costs 1.
 
     An episode starts at the left end, terminates at the right end, and is truncated after T steps. obs is one-hot [n].
 
@@ -95,13 +95,13 @@ class Chain(BatchedTask):
         return next_state, np.full(len(state), -1.0), next_state == self.n - 1
 
     def action_values(self, probs: Array, gamma: float) -> Array:
-        """The discounted return of each action in each state under a policy, without a clock; 0 at the right end.
+        """The discounted return of each action in each state under a policy, without a time limit; 0 at the right end.
 
-        Bellman's equation, solved: v = (I - gamma P)^-1 r over the states that do not end (Sutton & Barto 2018, 3.14).
+        Solves Bellman's equation: v = (I - gamma P)^-1 r over the non-terminal states (Sutton & Barto 2018, 3.14).
 
         Args:
             probs: [n, 2] of going left and right in each state.
-            gamma: below 1, or a policy that gets there.
+            gamma: below 1, unless the policy reaches the right end.
         Returns:
             [n, 2].
         """
@@ -123,7 +123,7 @@ class Chain(BatchedTask):
         return np.append(-discounted, 0.0)
 
     def optimal_return(self) -> float:
-        """-(n - 1), or -T where the clock is shorter than the way."""
+        """-(n - 1), or -T if the time limit is shorter."""
         return -float(min(self.n - 1, self.horizon or self.n - 1))
 
 
@@ -132,8 +132,8 @@ class OneStepQuadratic(BatchedTask):
 
         reward = -(|a - a*(s)|^2 + floor),   a*(s)_i = 1 + s_i + s_{i+1} / 2   (indices modulo d).
 
-    a* lies in [-0.5, 2.5], inside the bounds. The best return is -floor, and doing without the context (a = 1 for
-    every s) loses d (1 + 1/4) / 3 more, or 3/4 where d is 1.
+    a* lies in [-0.5, 2.5], inside the bounds. The optimal return is -floor; ignoring the context (a = 1 for every
+    s) costs d (1 + 1/4) / 3 more, or 3/4 if d is 1.
     """
 
     def __init__(self, size: int = 2, floor: float = 1.0) -> None:
@@ -172,7 +172,7 @@ class OneStepQuadratic(BatchedTask):
 
 
 def register() -> None:
-    """Registers the tasks as `costgrad/{name}-v0` with gymnasium, each with its batched form. Twice is once."""
+    """Registers the tasks as `costgrad/{name}-v0` with gymnasium, each with its batched form. Can be repeated."""
     black_boxes = {"Staircase": staircase, "Quantised": quantised}
     tasks: dict[str, Any] = {
         cls.__name__: cls for cls in (ConstantCost, Chain, OneStepQuadratic, LQR, BitFlip, PointGoal)

@@ -1,4 +1,4 @@
-"""The linear-quadratic regulator: the one control problem with many steps whose optimum is a formula."""
+"""The linear-quadratic regulator: a multi-step control problem with a closed-form optimum."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from costgrad.envs.tasks.batched import Array, BatchedTask, Transition
 
 
 class LQR(BatchedTask):
-    """A pushed mass, disturbed at random; noise is what makes standing still cost something.
+    """A pushed mass with random disturbances, which make even the rest position cost something.
 
         s' = A s + B a + w,   w ~ N(0, noise^2 I),   cost = s' Q s + a' R a,   s_0 ~ U[-1, 1]^2
         A = [[1, 0.2], [0, 0.95]],  B = [[0], [0.2]],  Q = diag(1, 0.1),  R = [[0.1]],  a in [-10, 10]
 
-    obs is s = (position, speed). The clock truncates after T steps. With the optimal gain the action's standard
-    deviation is near 1, so its bounds are all but never met and the formulas below hold.
+    obs is s = (position, speed). The time limit truncates after T steps. With the optimal gain the standard
+    deviation of the action is near 1, so it almost never reaches its bounds and the formulas below hold.
 
     Source: Bertsekas, Dynamic Programming and Optimal Control, vol. 1, section 3.1 (vol. 2, 3.2 with discount).
     """
@@ -42,7 +42,7 @@ class LQR(BatchedTask):
         return state.astype(np.float32)
 
     def transition(self, state: Array, action: Array, rng: np.random.Generator) -> Transition:
-        """Takes state [n, 2], action [n, 1]; an action beyond its bounds counts as the bound. Nothing terminates."""
+        """Takes state [n, 2], action [n, 1]; actions are clipped to their bounds. Nothing terminates."""
         n = len(state)
         action = np.clip(action.astype(np.float64), -self.bound, self.bound)
         cost = ((state @ self.Q) * state).sum(1) + ((action @ self.R) * action).sum(1)
@@ -50,7 +50,7 @@ class LQR(BatchedTask):
         return next_state, -cost, np.zeros(n, dtype=np.bool_)
 
     def cost_matrix(self, gamma: float = 1.0) -> Array:
-        """P [2, 2]: s' P s is the optimal discounted cost-to-go of s, but for a constant.
+        """P [2, 2]: s' P s is the optimal discounted cost-to-go of s, up to a constant.
 
         Riccati's equation, iterated from P = Q to its fixed point:
         P = Q + g A' P A - g^2 A' P B (R + g B' P B)^-1 B' P A.
@@ -65,11 +65,11 @@ class LQR(BatchedTask):
         return P
 
     def optimal_gain(self, gamma: float = 1.0) -> Array:
-        """K [1, 2] of the optimal action a = -K s without a clock."""
+        """K [1, 2] of the optimal action a = -K s without a time limit."""
         return self._gain(self.cost_matrix(gamma), gamma)
 
     def optimal_value(self, state: Array, gamma: float) -> Array:
-        """The discounted return of the optimal controller without a clock: state [n, 2] -> [n].
+        """The discounted return of the optimal controller without a time limit: state [n, 2] -> [n].
 
         -(s' P s + noise^2 tr(P) gamma / (1 - gamma)), for gamma < 1.
         """
@@ -77,7 +77,7 @@ class LQR(BatchedTask):
         return -(((state @ P) * state).sum(1) + self.noise**2 * np.trace(P) * gamma / (1 - gamma))
 
     def policy_matrix(self, gain: Array, gamma: float) -> Array:
-        """P [2, 2] of a = -K s for any stable gain K [1, 2]: s' P s is its discounted cost-to-go, but for a constant.
+        """P [2, 2] of a = -K s for any stable gain K [1, 2]: s' P s is its discounted cost-to-go, up to a constant.
 
         Lyapunov's equation, iterated to its fixed point: P = Q + K' R K + g (A - B K)' P (A - B K).
         """
@@ -91,7 +91,7 @@ class LQR(BatchedTask):
         return P
 
     def action_cost(self, state: Array, action: Array, gain: Array, gamma: float) -> Array:
-        """The discounted cost of an action after which a = -K s acts, without a clock: [n, 2], [n, 1] -> [n].
+        """The discounted cost of an action followed by a = -K s, without a time limit: [n, 2], [n, 1] -> [n].
 
         s' Q s + a' R a + g (m' P m + noise^2 tr(P) / (1 - g)) with m = A s + B a, for gamma g < 1.
         """
@@ -122,7 +122,7 @@ class LQR(BatchedTask):
         return self.expected_return(self.optimal_gain(gamma))
 
     def best_return(self) -> float:
-        """The highest expected return that any controller reaches, one that reads the clock included.
+        """The highest expected return of any controller, including time-dependent ones.
 
         Backwards from P_T = 0: P_t = Q + A' P_{t+1} (A - B K_t); return = -(tr(P_0) / 3 + noise^2 sum tr(P_t), t >= 1).
         """

@@ -1,4 +1,4 @@
-"""Two costs that look like a bowl from afar and have a gradient of zero almost everywhere."""
+"""Two quantised quadratic costs, with a gradient of zero almost everywhere."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ BEST_COST = 1.0  # of both functions
 
 @cost_function(low=[-1.0, -1.0], high=[3.0, 3.0], batched=True)
 def staircase(action: np.ndarray) -> np.ndarray:
-    """1 + floor(4 |a - c|^2) / 4: a bowl in stairs. The lowest stair, |a - c| < 1/2, costs 1.
+    """1 + floor(4 |a - c|^2) / 4: a quantised quadratic. The lowest step, |a - c| < 1/2, costs 1.
 
     Args:
         action: [N, 2] or [2].
@@ -24,7 +24,7 @@ def staircase(action: np.ndarray) -> np.ndarray:
 
 @cost_function(low=[-1.0, -1.0], high=[3.0, 3.0], batched=True)
 def quantised(action: np.ndarray) -> np.ndarray:
-    """1 + |q(a) - c|^2, where q rounds to multiples of 1/2: a bowl behind a coarse actuator. At best 1.
+    """1 + |q(a) - c|^2, where q rounds to multiples of 1/2: a quadratic of a coarse actuator. The minimum is 1.
 
     Args:
         action: [N, 2] or [2].

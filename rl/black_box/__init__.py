@@ -1,1 +1,1 @@
-"""C as a loss for any PyTorch graph: a black box's calls, its outputs and what was evaluated."""
+"""C as a differentiable loss for any PyTorch model with a black-box cost function."""

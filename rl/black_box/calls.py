@@ -1,4 +1,4 @@
-"""Calls of a function that nobody can differentiate: counted, limited, in processes if asked, its faults caught."""
+"""Calls of a black-box cost function: counted, with a budget, a cache, worker processes and error handling."""
 
 from __future__ import annotations
 
@@ -26,52 +26,52 @@ from costgrad.rl.errors import UserError
 
 Array = np.ndarray
 Fault = Literal["raise", "skip", "worst"]
-LARGEST = float(np.finfo(np.float32).max)  # that C can learn from
+LARGEST = float(np.finfo(np.float32).max)  # the largest cost that C can learn from
 
 
 class BudgetSpent(UserError):
-    """The black box may not be asked any more."""
+    """The evaluation budget is used up."""
 
 
 @dataclass
 class CallLedger:
-    """What a black box was asked so far."""
+    """Counts the evaluations of a black box."""
 
     evaluations: int = 0
-    """Costs asked for: one a row, or one a set where only the set has a cost. Those that failed are among them."""
+    """Evaluations, failed ones included: one per row, or one per set where only the set has a cost."""
     failures: int = 0
-    """Evaluations that raised, came too late or gave no finite number."""
+    """Evaluations that raised, timed out or returned no finite number."""
     cached: int = 0
-    """Costs that were known already; they are no evaluations."""
+    """Costs taken from the cache; they do not count as evaluations."""
     seconds: float = 0.0
     """Time spent waiting for the black box."""
 
     def __str__(self) -> str:
-        """For people."""
+        """One line for people."""
         return (
-            f"{self.evaluations:,} evaluations, {self.failures:,} failed, {self.cached:,} known before, "
+            f"{self.evaluations:,} evaluations, {self.failures:,} failed, {self.cached:,} cached, "
             f"{self.seconds:.1f} s in the black box"
         )
 
 
 class BlackBox:
-    """A cost function behind a ledger.
+    """A cost function with a ledger of its evaluations.
 
     Args:
         cost_fn: `cost_fn(output, context, private) -> costs`, NumPy in, lower is better.
-        batched: it takes B rows and returns [B]; otherwise one row a call, and returns a number.
-        per: "sample": a cost a row; "batch": one number for all the rows of a call, which is one evaluation.
-        workers: processes that it runs in; 0 runs it here. They import the main module anew, so a script that asks for
-            them keeps its calls under `if __name__ == "__main__":`.
-        timeout: seconds that one call may take; needs a worker, for only a process can be ended.
-        on_fault: what a call that raises, is late or gives NaN or infinity does: "raise" hands it on as an error;
-            "skip" leaves its rows out; "worst" gives them `worst_cost`.
-        worst_cost: None takes the largest cost seen so far, and leaves the row out as long as there is none.
-        budget: evaluations in all; None sets no limit.
-        cache: costs of so many different rows are remembered (for `per="sample"`); a function that is noisy wants 0.
+        batched: whether `cost_fn` takes B rows and returns [B]; otherwise it takes one row and returns a number.
+        per: "sample": one cost per row; "batch": one cost for all rows of a call, which is one evaluation.
+        workers: worker processes; 0 calls `cost_fn` in this process. Workers import the main module, so a script must
+            guard its calls by `if __name__ == "__main__":`.
+        timeout: seconds per call; needs workers, because only a process can be stopped.
+        on_fault: what to do if a call raises, times out or returns NaN or infinity: "raise" an error, "skip" its rows,
+            or give them the "worst" cost.
+        worst_cost: of on_fault="worst"; None takes the largest cost so far, and skips rows as long as there is none.
+        budget: maximum number of evaluations; None sets no limit.
+        cache: number of rows whose costs are cached (for `per="sample"`); use 0 for noisy functions.
 
     Raises:
-        UserError: arguments that do not fit together.
+        UserError: invalid arguments.
     """
 
     def __init__(
@@ -94,77 +94,77 @@ class BlackBox:
             if value is not None and (not isinstance(value, Integral) or value < 0):
                 raise UserError(f"{name} must be a whole number of at least 0, got {value}")
         if worst_cost is not None and not abs(worst_cost) <= LARGEST:
-            raise UserError(f"worst_cost must be a finite number, of float32, got {worst_cost}")
+            raise UserError(f"worst_cost must be a finite number in float32, got {worst_cost}")
         if timeout is not None and not timeout > 0:
             raise UserError(f"timeout must be above 0 seconds, got {timeout}")
         if timeout is not None and not workers:
-            raise UserError("timeout needs workers of at least 1: a function that runs here cannot be ended")
+            raise UserError("timeout needs workers of at least 1: a call in this process cannot be stopped")
         if cache and per == "batch":
-            raise UserError("cache is for per='sample': the same set hardly ever comes twice")
+            raise UserError("cache is for per='sample': the same set is rarely evaluated twice")
         self.cost_fn, self.batched, self.per, self.workers, self.timeout = cost_fn, batched, per, workers, timeout
         self.on_fault, self.budget = on_fault, budget
         self.worst_cost, self._largest = worst_cost, -math.inf
         self.ledger = CallLedger()
-        self.known: OrderedDict[bytes, float] = OrderedDict()
+        self._cached: OrderedDict[bytes, float] = OrderedDict()
         self.cache = cache
         self._pool: Any = None
 
     def __call__(self, outputs: Sequence[Any], context: Any, private: Any, rows: int) -> tuple[Array, Array]:
-        """Asks for costs.
+        """Evaluates costs, or takes them from the cache.
 
         Args:
             outputs: M variants, each as `cost_fn` takes it: an array of `rows` rows, or a tuple of such.
             context: rows that are the same for every variant, or None.
-            private: the same, anything that a row's index picks from; a tuple of arrays and lists is columns.
+            private: also the same for every variant, indexed by row; a tuple of arrays and lists is columns.
             rows: B.
 
         Returns:
-            cost [M, B] (or [M] where only a set has a cost) float64, and whether it counts, bool of the same shape.
+            cost [M, B] (or [M] where only a set has a cost) float64, and whether it is valid, bool of the same shape.
 
         Raises:
-            BudgetSpent: before anything is asked that the budget has no room for.
-            UserError: `cost_fn` gives another shape; or it is late or gives no finite number, where that is raised.
+            BudgetSpent: the budget is too small; raised before any evaluation.
+            UserError: `cost_fn` returns a wrong shape; or with on_fault="raise", it fails, see there.
         """
-        if self.per == "batch":  # what a function does to its arrays is its own affair, as with rows
+        if self.per == "batch":  # copies: `cost_fn` may write to its arguments
             jobs = [tuple(_copied(value) for value in (output, context, private)) for output in outputs]
-            cost, counts, _ = self._answers(jobs, [1] * len(jobs))
-            return cost, counts
+            cost, valid, _ = self._evaluate(jobs, [1] * len(jobs))
+            return cost, valid
         private = list(private) if isinstance(private, tuple) and not columns(private) else private
         keys = [
             [self._key(output, context, private, i) for i in range(rows)] if self.cache else [] for output in outputs
         ]
-        cost, counts = np.full((len(outputs), rows), np.nan), np.zeros((len(outputs), rows), dtype=bool)
+        cost, valid = np.full((len(outputs), rows), np.nan), np.zeros((len(outputs), rows), dtype=bool)
         for m, row_keys in enumerate(keys):
             for i, key in enumerate(row_keys):
-                if key in self.known:
-                    self.known.move_to_end(key)
-                    cost[m, i], counts[m, i] = self.known[key], True
-        known = int(counts.sum())
-        wanted = [np.flatnonzero(~row) for row in counts]
-        parts = [(m, part) for m, row in enumerate(wanted) for part in self._parts(row)]
+                if key in self._cached:
+                    self._cached.move_to_end(key)
+                    cost[m, i], valid[m, i] = self._cached[key], True
+        cached = int(valid.sum())
+        missing = [np.flatnonzero(~row) for row in valid]
+        parts = [(m, part) for m, row in enumerate(missing) for part in self._parts(row)]
         jobs = [tuple(self._rows(value, part) for value in (outputs[m], context, private)) for m, part in parts]
         sizes = [len(part) for _, part in parts]
-        said, fine, told = self._answers(jobs, sizes)
-        self.ledger.cached += known
+        costs, ok, cacheable = self._evaluate(jobs, sizes)
+        self.ledger.cached += cached
         start = 0
         for (m, part), size in zip(parts, sizes, strict=True):
-            cost[m, part], counts[m, part] = said[start : start + size], fine[start : start + size]
-            for i, own in zip(part, told[start : start + size], strict=True) if self.cache else ():
-                if own:
-                    self.known[keys[m][i]] = float(cost[m, i])
+            cost[m, part], valid[m, part] = costs[start : start + size], ok[start : start + size]
+            for i, store in zip(part, cacheable[start : start + size], strict=True) if self.cache else ():
+                if store:
+                    self._cached[keys[m][i]] = float(cost[m, i])
             start += size
-        while len(self.known) > self.cache:
-            self.known.popitem(last=False)
-        return cost, counts
+        while len(self._cached) > self.cache:
+            self._cached.popitem(last=False)
+        return cost, valid
 
     def close(self) -> None:
-        """Ends the worker processes; a later call starts new ones."""
+        """Stops the worker processes; a later call starts new ones."""
         if self._pool is not None:
             _end(self._pool)
             self._pool = None
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy has processes of its own."""
+        """Without the workers: a copy starts its own."""
         return self.__dict__ | {"_pool": None}
 
     def state(self) -> dict[str, Any]:
@@ -173,69 +173,70 @@ class BlackBox:
         return {"ledger": asdict(self.ledger), "largest": largest}
 
     def load_state(self, meta: dict[str, Any]) -> None:
-        """Takes up what `state` gave."""
+        """Restores what `state` returned."""
         self.ledger = CallLedger(**meta["ledger"])
         self._largest = -math.inf if meta["largest"] is None else meta["largest"]
 
     def _rows(self, values: Any, rows: Array) -> Any:
-        """What a call gets of them: the rows, or the only row itself."""
-        taken = _take(values, rows)
-        if self.batched or taken is None:
-            return taken
-        return tuple(None if part is None else part[0] for part in taken) if isinstance(taken, tuple) else taken[0]
+        """The argument of a call: rows if batched, else the single row without its axis."""
+        picked = _take(values, rows)
+        if self.batched or picked is None:
+            return picked
+        return tuple(None if part is None else part[0] for part in picked) if isinstance(picked, tuple) else picked[0]
 
     def _parts(self, rows: Array) -> list[Array]:
-        """Splits rows into calls: one by one, or as many a call as keep all workers busy."""
+        """Splits rows into calls: one row each, or if batched one call per worker."""
         if not len(rows):
             return []
         return np.array_split(rows, len(rows) if not self.batched else min(max(self.workers, 1), len(rows)))
 
-    def _answers(self, jobs: list[tuple[Any, ...]], sizes: list[int]) -> tuple[Array, Array, Array]:
-        """Costs of calls that are worth so many evaluations each, one behind the other.
+    def _evaluate(self, jobs: list[tuple[Any, ...]], sizes: list[int]) -> tuple[Array, Array, Array]:
+        """Runs calls that are `sizes` evaluations each.
 
         Returns:
-            these, which of them count, and which `cost_fn` gave itself.
+            costs, concatenated over the calls; which are valid; which are cacheable, for they come from `cost_fn`.
         """
-        asked = sum(sizes)
-        if self.budget is not None and self.ledger.evaluations + asked > self.budget:
+        requested = sum(sizes)
+        if self.budget is not None and self.ledger.evaluations + requested > self.budget:
             raise BudgetSpent(
-                f"the budget is {self.budget} evaluations: {self.ledger.evaluations} were made and {asked} more are due"
+                f"the budget is {self.budget} evaluations: "
+                f"{self.ledger.evaluations} were made and {requested} more are due"
             )
-        self.ledger.evaluations += asked
-        begun = time.perf_counter()
+        self.ledger.evaluations += requested
+        start = time.perf_counter()
         try:
-            said = self._in_workers(jobs) if self.workers else [_attempt(self.cost_fn, job) for job in jobs]
+            results = self._in_workers(jobs) if self.workers else [_attempt(self.cost_fn, job) for job in jobs]
         finally:
-            self.ledger.seconds += time.perf_counter() - begun
-        cost = np.concatenate([self._checked(*pair) for pair in zip(said, sizes, strict=True)] or [np.empty(0)])
-        fine = np.abs(cost) <= LARGEST
-        self.ledger.failures += int((~fine).sum())
-        if fine.any():
-            self._largest = max(self._largest, float(cost[fine].max()))
-        if fine.all() or self.on_fault == "skip":
-            return cost, fine, fine
+            self.ledger.seconds += time.perf_counter() - start
+        cost = np.concatenate([self._checked(*pair) for pair in zip(results, sizes, strict=True)] or [np.empty(0)])
+        valid = np.abs(cost) <= LARGEST
+        self.ledger.failures += int((~valid).sum())
+        if valid.any():
+            self._largest = max(self._largest, float(cost[valid].max()))
+        if valid.all() or self.on_fault == "skip":
+            return cost, valid, valid
         if self.on_fault == "raise":
-            faults = [fault for fault in said if isinstance(fault, Exception)]
+            faults = [fault for fault in results if isinstance(fault, Exception)]
             if faults:
                 raise faults[0]
-            raise UserError(f"cost_fn gave {cost[~fine][0]}: a cost must be a finite number, of float32")
+            raise UserError(f"cost_fn returned {cost[~valid][0]}: a cost must be a finite number in float32")
         worst = self._largest if self.worst_cost is None else self.worst_cost
-        return np.where(fine, cost, worst), fine | math.isfinite(worst), fine
+        return np.where(valid, cost, worst), valid | math.isfinite(worst), valid
 
-    def _checked(self, said: Any, size: int) -> Array:
-        """What a call gave as [size] float64; NaN where it failed. Raises UserError for another shape."""
-        if isinstance(said, Exception):
+    def _checked(self, result: Any, size: int) -> Array:
+        """The result of a call as [size] float64; NaN if it failed. Raises UserError for a wrong shape."""
+        if isinstance(result, Exception):
             return np.full(size, np.nan)
         try:
-            given = np.asarray(to_numpy(said) if isinstance(said, Tensor) else said)
+            given = np.asarray(to_numpy(result) if isinstance(result, Tensor) else result)
             if np.iscomplexobj(given):
                 raise TypeError("complex")
             cost = given.astype(np.float64)
-        except (TypeError, ValueError, RuntimeError) as error:  # the last of a list of Tensors with a graph
-            raise UserError(f"cost_fn gave {said!r}: it must give numbers") from error
+        except (TypeError, ValueError, RuntimeError) as error:  # RuntimeError: a list of Tensors with a graph
+            raise UserError(f"cost_fn returned {result!r}: it must return numbers") from error
         if cost.size != size or cost.ndim > 2:
-            wanted = f"{size} costs, one a row" if self.per == "sample" and self.batched else "one number"
-            raise UserError(f"cost_fn gave shape {cost.shape}: it must give {wanted}")
+            wanted = f"{size} costs, one per row" if self.per == "sample" and self.batched else "one number"
+            raise UserError(f"cost_fn returned shape {cost.shape}: it must return {wanted}")
         return cost.reshape(size)
 
     def _in_workers(self, jobs: list[tuple[Any, ...]]) -> list[Any]:
@@ -243,30 +244,30 @@ class BlackBox:
 
         from pebble import ProcessExpired, ProcessPool
 
-        sent = [_pickled(job, "private cannot be sent to workers") for job in jobs]  # outputs and context always can
+        sent = [_pickled(job, "private cannot be sent to workers") for job in jobs]  # outputs and context always can be
         if self._pool is None:
-            fresh = multiprocessing.get_context("spawn")  # a fork would take torch's threads along, half alive
+            spawn = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in a broken state
             installed = (_pickled(self.cost_fn, "cost_fn cannot be sent to workers"),)
-            self._pool = ProcessPool(self.workers, context=fresh, initializer=_install, initargs=installed)
-            weakref.finalize(self, _end, self._pool)  # one that is dropped leaves no processes behind
+            self._pool = ProcessPool(self.workers, context=spawn, initializer=_install, initargs=installed)
+            weakref.finalize(self, _end, self._pool)  # stops the workers when the object is garbage-collected
         futures = [self._pool.schedule(_work, args=(job,), timeout=self.timeout) for job in sent]
-        said: list[Any] = []
+        results: list[Any] = []
         for future in futures:
             try:
-                said.append(future.result())
+                results.append(future.result())
             except Late:
-                said.append(UserError(f"cost_fn took longer than its timeout of {self.timeout} s"))
+                results.append(UserError(f"cost_fn took longer than its timeout of {self.timeout} s"))
             except ProcessExpired as error:
-                said.append(UserError(f"the process that cost_fn ran in ended: {error}"))
+                results.append(UserError(f"the process that cost_fn ran in ended: {error}"))
             except BrokenExecutor as error:
                 raise UserError(
-                    "no worker started: a script that asks for them keeps its calls under "
+                    "no worker started: a script with workers must guard its calls by "
                     f'if __name__ == "__main__": ({error})'
                 ) from error
-        return said
+        return results
 
     def _key(self, output: Any, context: Any, private: Any, row: int) -> bytes:
-        """What tells a row's question from others."""
+        """The cache key of a row: a hash of its inputs."""
         parts = (_take(part, np.array([row])) for part in (output, context, private))
         return hashlib.blake2b(_pickled(tuple(parts), "cache cannot remember private"), digest_size=16).digest()
 
@@ -275,7 +276,7 @@ _installed: Callable[..., Any]
 
 
 def _install(pickled: bytes) -> None:
-    """The first thing that a worker does. Programs that the function starts end with the worker."""
+    """Initialises a worker. Programs that `cost_fn` starts are killed with the worker."""
     global _installed
     os.setsid()
     signal.signal(signal.SIGTERM, lambda *_: os.killpg(0, signal.SIGKILL))
@@ -288,7 +289,7 @@ def _end(pool: Any) -> None:
 
 
 def _pickled(value: Any, fault: str) -> bytes:
-    """With the classes of the user's own script, the same for `cost_fn` and what it gets. Raises UserError."""
+    """Pickles by value the classes of the user's own script, for `cost_fn` and its arguments. Raises UserError."""
     try:
         return cloudpickle.dumps(value)
     except (TypeError, AttributeError, pickle.PicklingError) as error:
@@ -296,42 +297,42 @@ def _pickled(value: Any, fault: str) -> bytes:
 
 
 def _work(job: bytes) -> Any:
-    """What it gives, or the exception, in a form that comes through to another process."""
-    said = _attempt(_installed, cloudpickle.loads(job))
-    if isinstance(said, Exception):
+    """Runs a call in a worker: its result, or the exception in a form that can be pickled."""
+    result = _attempt(_installed, cloudpickle.loads(job))
+    if isinstance(result, Exception):
         try:
-            pickle.loads(pickle.dumps(said))
+            pickle.loads(pickle.dumps(result))
         except Exception:  # a class of the user's own script, say
-            return UserError(f"cost_fn raised {type(said).__name__}: {said}")
-    return said
+            return UserError(f"cost_fn raised {type(result).__name__}: {result}")
+    return result
 
 
 def _attempt(cost_fn: Callable[..., Any], job: tuple[Any, ...]) -> Any:
-    """What it gives, or the exception that it raises."""
+    """The result of a call, or the exception that it raises."""
     try:
         return cost_fn(*job)
-    except SystemExit as error:  # a program made into a function, say: not the end of this one
+    except SystemExit as error:  # `cost_fn` called sys.exit, which must not end this process
         return UserError(f"cost_fn called exit ({error.code})")
     except Exception as error:
         return error
 
 
 def columns(private: Any) -> bool:
-    """Whether a tuple holds columns of rows, and is not itself rows."""
+    """Whether it is a tuple of columns rather than rows."""
     return isinstance(private, tuple) and all(
         isinstance(column, np.ndarray | Tensor | list | tuple) or column is None for column in private
     )
 
 
 def _copied(values: Any) -> Any:
-    """Arrays, and those in a tuple, in memory of their own; other things as they are."""
+    """Copies of arrays, also within a tuple; other values unchanged."""
     if isinstance(values, tuple):
         return tuple(map(_copied, values))
     return values.copy() if isinstance(values, np.ndarray) else values
 
 
 def _take(values: Any, rows: Array) -> Any:
-    """Rows of an array, of a tuple of arrays, of any other sequence; None stays None."""
+    """Rows of an array, a tuple of arrays or another sequence; None stays None."""
     if values is None:
         return None
     if isinstance(values, np.ndarray):

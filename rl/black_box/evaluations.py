@@ -1,4 +1,4 @@
-"""What a black box said, for C to learn from: rows in a ring, or whole sets."""
+"""Buffers of black-box evaluations that C is trained on: single rows, or sets of rows."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ import torch
 from torch import Tensor
 
 
-class Known(NamedTuple):
-    """Evaluations, one behind the other; a set is B rows and one cost."""
+class Evaluations(NamedTuple):
+    """A batch of evaluations; a set is B rows with one cost."""
 
-    context: Tensor  # [R, *context_shape], or [R, 0] without
+    context: Tensor  # [R, *context_shape], or [R, 0] without context
     continuous: Tensor  # [R, D]
     choice: Tensor  # [R]
     cost: Tensor  # [R], or [R / B]
 
 
-class Rows:
-    """The newest rows that each have a cost, in memory that is allocated once.
+class RowBuffer:
+    """A ring buffer of the newest rows, each with its own cost.
 
     Args:
         capacity: rows.
@@ -28,53 +28,54 @@ class Rows:
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
         self.size = self.next = 0
-        self.known: Known | None = None
+        self.data: Evaluations | None = None
 
     def to(self, device: torch.device) -> None:
-        """Moves them."""
-        if self.known is not None:
-            self.known = Known(*(column.to(device) for column in self.known))
+        """Moves the data to a device."""
+        if self.data is not None:
+            self.data = Evaluations(*(column.to(device) for column in self.data))
 
-    def add(self, fresh: Known) -> None:
+    def add(self, rows: Evaluations) -> None:
         """Copies rows over the oldest."""
-        if self.known is None:
-            self.known = Known(*(column.new_zeros(self.capacity, *column.shape[1:]) for column in fresh))
-        fresh = Known(*(column[-self.capacity :] for column in fresh))
-        place = (self.next + torch.arange(len(fresh.cost))) % self.capacity
-        for column, values in zip(self.known, fresh, strict=True):
-            column[place] = values
-        self.next = (self.next + len(fresh.cost)) % self.capacity
-        self.size = min(self.size + len(fresh.cost), self.capacity)
+        if self.data is None:
+            self.data = Evaluations(*(column.new_zeros(self.capacity, *column.shape[1:]) for column in rows))
+        rows = Evaluations(*(column[-self.capacity :] for column in rows))
+        indices = (self.next + torch.arange(len(rows.cost))) % self.capacity
+        for column, values in zip(self.data, rows, strict=True):
+            column[indices] = values
+        self.next = (self.next + len(rows.cost)) % self.capacity
+        self.size = min(self.size + len(rows.cost), self.capacity)
 
-    def draw(self, rows: int, generator: torch.Generator) -> Known:
-        """So many of them, with replacement."""
-        assert self.known is not None
-        place = torch.randint(self.size, (rows,), generator=generator)
-        return Known(*(column[place] for column in self.known))
+    def draw(self, rows: int, generator: torch.Generator) -> Evaluations:
+        """Samples `rows` rows with replacement."""
+        assert self.data is not None
+        indices = torch.randint(self.size, (rows,), generator=generator)
+        return Evaluations(*(column[indices] for column in self.data))
 
 
-class Sets:
-    """The newest sets that each have a cost.
+class SetBuffer:
+    """The newest sets of rows, each with one cost.
 
     Args:
         capacity: sets.
     """
 
     def __init__(self, capacity: int) -> None:
-        self.sets: deque[Known] = deque(maxlen=capacity)
+        self.sets: deque[Evaluations] = deque(maxlen=capacity)
 
     def to(self, device: torch.device) -> None:
-        """Moves them."""
-        for i, known in enumerate(self.sets):
-            self.sets[i] = Known(*(column.to(device) for column in known))
+        """Moves the data to a device."""
+        for i, rows in enumerate(self.sets):
+            self.sets[i] = Evaluations(*(column.to(device) for column in rows))
 
-    def add(self, fresh: Known) -> None:
-        """Copies a set in, over the oldest."""
-        self.sets.append(Known(*(column.clone() for column in fresh)))
+    def add(self, rows: Evaluations) -> None:
+        """Copies a set over the oldest."""
+        self.sets.append(Evaluations(*(column.clone() for column in rows)))
 
-    def draw(self, rows: int, generator: torch.Generator) -> Known:
-        """As many sets as have so many rows, one at least, with replacement; all of the newest's size."""
+    def draw(self, rows: int, generator: torch.Generator) -> Evaluations:
+        """Samples sets of about `rows` rows in all, at least one, with replacement; all of the newest set's size."""
         size = len(self.sets[-1].choice)
-        like = [i for i, known in enumerate(self.sets) if len(known.choice) == size]
-        place = torch.randint(len(like), (max(1, rows // size),), generator=generator)
-        return Known(*(torch.cat(column) for column in zip(*(self.sets[like[i]] for i in place), strict=True)))
+        same_size = [i for i, each in enumerate(self.sets) if len(each.choice) == size]
+        indices = torch.randint(len(same_size), (max(1, rows // size),), generator=generator)
+        drawn = [self.sets[same_size[i]] for i in indices]
+        return Evaluations(*(torch.cat(column) for column in zip(*drawn, strict=True)))

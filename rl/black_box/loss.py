@@ -1,14 +1,14 @@
-"""C as a loss: trains any PyTorch model against a cost that nobody can differentiate.
+"""C as a loss: trains any PyTorch model on a black-box cost function without a gradient.
 
     criterion = BlackBoxLoss(cost_fn)              # cost_fn(output, context, private), NumPy in; lower is better
     loss = criterion(model(x), context=x, private=labels)   # a scalar with a gradient, though cost_fn has none
     loss.backward()
-    criterion.ledger                               # what the black box was asked
+    criterion.ledger                               # valid the evaluations
 
-Each call asks the black box about perturbed outputs, trains C on recent answers, and gives what C expects of the output
-under perturbation, E f(output + sigma noise): its gradient reaches the model through C. With `correction` the score of
-what C missed is added, and the gradient is unbiased for that expectation whatever C is (LAX, 1711.00123; of choices the
-whole expectation goes through C, as in Q-Prop, 1611.02247).
+Each call evaluates perturbed outputs, trains C on recent evaluations, and returns C's estimate of the expected cost
+under perturbation, E f(output + sigma noise): its gradient reaches the model through C. `correction` adds a
+score-function term of the residual cost - C, which makes the gradient of that expectation unbiased whatever C is (LAX,
+1711.00123; for choices the whole expectation goes through C, as in Q-Prop, 1611.02247).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 
 from costgrad.rl import checkpoint
 from costgrad.rl.black_box.calls import BlackBox, CallLedger, columns
-from costgrad.rl.black_box.evaluations import Known, Rows, Sets
+from costgrad.rl.black_box.evaluations import Evaluations, RowBuffer, SetBuffer
 from costgrad.rl.black_box.outputs import Outputs, Sample
 from costgrad.rl.black_box.surrogate import SampleCritic, SetCritic
 from costgrad.rl.data import to_numpy
@@ -49,7 +49,7 @@ class CostConfig:
     layer_norm: bool = True
     """Layer normalisation after each hidden layer."""
     n_critics: int = 1
-    """Critics in the ensemble, where rows have a cost each; their mean counts."""
+    """Critics in the ensemble, where rows have a cost each; their mean valid."""
     head: Literal["regression", "hl_gauss"] = "regression"
     """C as one number, or as a distribution over cost bins trained with cross-entropy (HL-Gauss)."""
     bins: int = 101
@@ -69,59 +69,59 @@ class CostConfig:
 
 
 def _full(value: Tensor) -> Tensor:
-    """Half precision as float32, which NumPy and C can read; the gradient goes back as it came."""
+    """Converts half precision to float32 for NumPy and C; differentiable."""
     return value.float() if value.dtype in (torch.float16, torch.bfloat16) else value
 
 
-def _shown(value: Any) -> Any:
-    """What the black box sees of something private: NumPy of Tensors, also of those in a tuple."""
+def _numpy(value: Any) -> Any:
+    """Converts `private` for the black box: Tensors to arrays, also within a tuple."""
     if isinstance(value, tuple):
-        return tuple(map(_shown, value))
+        return tuple(map(_numpy, value))
     return to_numpy(_full(value)) if isinstance(value, Tensor) else value
 
 
-def _rows(value: Any) -> bool:
-    """Whether it has a number of rows."""
+def _has_len(value: Any) -> bool:
+    """Whether it has a length."""
     try:
         return len(value) >= 0
-    except TypeError:  # an array of no dimension
+    except TypeError:  # an array without dimensions
         return False
 
 
 @contextmanager
-def _still(*modules: nn.Module | None) -> Iterator[None]:
-    """A while in which modules do not learn: a graph that is made in it ends before their parameters."""
-    learning = [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
+def _frozen(*modules: nn.Module | None) -> Iterator[None]:
+    """A context in which the modules' parameters need no gradient."""
+    trainable = [p for module in modules if module is not None for p in module.parameters() if p.requires_grad]
     try:
-        for p in learning:
+        for p in trainable:
             p.requires_grad_(False)
         yield
     finally:
-        for p in learning:
+        for p in trainable:
             p.requires_grad_(True)
 
 
 class BlackBoxLoss(nn.Module):
     """A differentiable estimate of a cost function that has no gradient.
 
-    The model's output is [B, D + sum(choices)]: D continuous numbers, then for each choice the probabilities of what it
-    may be. The black box sees continuous numbers as a float array [B, D], a choice as int64 [B] ([B, d] of several
-    choices), and a pair (continuous, choice) where an output has both.
+    The model's output is [B, D + sum(choices)]: D continuous numbers, then for each choice the probabilities of its
+    values. The black box gets continuous numbers as a float array [B, D], a choice as int64 [B] ([B, d] for several
+    choices), and a pair (continuous, choice) if an output has both.
 
     Args:
         cost_fn: `cost_fn(output, context, private)` -> costs [B], or one number where only the set has a cost.
-        choices: how many there are in each choice, such as (10,); () where all of an output is continuous.
+        choices: number of values of each choice, such as (10,); () if all outputs are continuous.
         per: "sample": every row has a cost; "batch": only the set of rows of a call has one, which is one evaluation.
-        sigma: spread of the noise on continuous outputs, in their own units.
-        evaluations: M of the black box a row (or set) and call; an even number comes in mirrored pairs.
-        correction: adds the score of what C missed, with C as it was before it was trained on this call's answers.
+        sigma: standard deviation of the noise on continuous outputs, in their own units.
+        evaluations: M, black-box evaluations per row (or set) and call; an even M uses mirrored pairs of noise.
+        correction: adds the score-function term of the residual, with C from before training on this call's costs.
         config: of C.
-        encoder: from a context [B, ...] to features [B, F]; it is trained with C. None lays contexts flat.
-        seed: decides perturbations, C's initial weights and minibatches.
+        encoder: maps contexts [B, ...] to features [B, F]; it is trained with C. None flattens contexts.
+        seed: of perturbations, C's initial weights and minibatches.
         black_box: `batched`, `workers`, `timeout`, `on_fault`, `worst_cost`, `budget`, `cache` of `BlackBox`.
 
     Raises:
-        UserError: arguments out of their range.
+        UserError: an argument is out of range.
     """
 
     def __init__(
@@ -144,68 +144,70 @@ class BlackBoxLoss(nn.Module):
         if not isinstance(evaluations, int) or isinstance(evaluations, bool) or evaluations < 1:
             raise UserError(f"evaluations must be a whole number of at least 1, got {evaluations}")
         if encoder is not None and not isinstance(encoder, nn.Module):
-            raise UserError(f"encoder must be an nn.Module, which learns with C, got a {type(encoder).__name__}")
+            raise UserError(f"encoder must be an nn.Module, which is trained with C, got a {type(encoder).__name__}")
         self.per, self.evaluations, self.correction, self.seed = per, evaluations, correction, seed
         self.config, self.encoder = config or CostConfig(), encoder
         self.box = BlackBox(cost_fn, per=per, **black_box)
-        self.critic: SampleCritic | SetCritic | None = None  # built at the first call, which shows the shapes
-        self._kind: torch.dtype | None = None  # of the contexts that it remembers
+        self.critic: SampleCritic | SetCritic | None = None  # built at the first call, which tells the shapes
+        self._kind: torch.dtype | None = None  # dtype of the contexts in the buffer
 
     @property
     def ledger(self) -> CallLedger:
-        """What the black box was asked so far."""
+        """The evaluations so far."""
         return self.box.ledger
 
     def forward(self, output: Tensor, context: Tensor | None = None, private: Any = None) -> Tensor:
         """The expected cost of a batch (the mean over rows), a scalar whose gradient reaches `output`.
 
-        In training (`module.train()`) the black box is asked, C learns, and the gradient is that of this call alone: it
-        cannot be differentiated twice. In use (`module.eval()`) it is what C says, under the same perturbations at each
-        call, and nothing is asked.
+        In training (`module.train()`) it evaluates the black box and trains C; the gradient cannot be differentiated
+        again. In evaluation mode (`module.eval()`) it returns C's estimate under the same perturbations at each call,
+        without any evaluation.
 
         Args:
             output: [B, D + sum(choices)] of the model.
-            context: [B, ...] what black box and C may know of a row.
-            private: what only the black box may know, such as labels: B rows of anything that an index picks from; a
-                tuple of arrays, Tensors or lists is several such columns. For `per="batch"`, anything.
+            context: [B, ...] input of the black box and of C.
+            private: input of the black box alone, such as labels: B rows of anything that can be indexed; a tuple of
+                arrays, Tensors or lists is several columns. For `per="batch"`, anything.
 
         Raises:
-            UserError: shapes that do not fit, probabilities that are none, or what `BlackBox` raises.
+            UserError: invalid shapes or probabilities, or what `BlackBox` raises.
         """
         self._check(output, context, private)
         if self.training and not torch.is_grad_enabled():
-            raise UserError("in training a call asks the black box and needs a gradient: call eval() before no_grad()")
-        with torch.autocast(output.device.type, enabled=False):  # C is of float32, whatever the model is of
+            raise UserError(
+                "in training a call evaluates the black box and needs a gradient: call eval() before no_grad()"
+            )
+        with torch.autocast(output.device.type, enabled=False):  # C is float32, whatever the model is
             return self._loss(_full(output), None if context is None else _full(context), private)
 
     def _loss(self, output: Tensor, context: Tensor | None, private: Any) -> Tensor:
-        """What `forward` returns, of an output that was checked."""
+        """`forward` for checked arguments."""
         self._build(output, context)
         context = None if context is None else context.detach()
         if not self.training:
-            with _still(self.critic, self.encoder):
+            with _frozen(self.critic, self.encoder):
                 return self._expected(output, context, generator=torch.Generator().manual_seed(self.seed))
         leaf = output.detach().requires_grad_()
         sample = self.outputs.sample(leaf.detach(), self.evaluations)
-        cost, counts = self._ask(sample, context, private)
-        if self.correction:  # before C learns from these answers, or the residual would not be what it missed
-            share = counts.to(leaf.dtype).mean(0)  # rows without an answer must not count by C alone
-            loss = self._expected(leaf, context, share) + self._missed(leaf, context, sample, cost, counts)
-            (slope,) = torch.autograd.grad(loss, leaf)
-            self._learn(context, sample, cost, counts)
+        cost, valid = self._evaluate(sample, context, private)
+        if self.correction:  # before C is trained on these costs, or the residual would be biased
+            weight = valid.to(leaf.dtype).mean(0)  # failed rows must not count by C alone
+            loss = self._expected(leaf, context, weight) + self._residual_score(leaf, context, sample, cost, valid)
+            (gradient,) = torch.autograd.grad(loss, leaf)
+            self._learn(context, sample, cost, valid)
         else:
-            self._learn(context, sample, cost, counts)
+            self._learn(context, sample, cost, valid)
             loss = self._expected(leaf, context)
-            (slope,) = torch.autograd.grad(loss, leaf)
-        # C changes at the next call, perhaps before the user goes backward: the gradient is fixed here.
-        return loss.detach() + ((output - leaf.detach()) * slope).sum()
+            (gradient,) = torch.autograd.grad(loss, leaf)
+        # C changes at the next call, maybe before the user calls backward: the gradient is computed here.
+        return loss.detach() + ((output - leaf.detach()) * gradient).sum()
 
     def measure(self, output: Tensor, context: Tensor | None = None, private: Any = None) -> float:
-        """Asks for the cost of outputs as they are, choices at their likeliest: the mean of the evaluations."""
+        """Evaluates outputs without noise, with the most likely choices: the mean cost."""
         self._check(output, context, private)
         context = None if context is None else _full(context)
-        cost, counts = self._ask(self.outputs.likeliest(_full(output)), context, private)
-        return float(cost[counts].mean())
+        cost, valid = self._evaluate(self.outputs.mode(_full(output)), context, private)
+        return float(cost[valid].mean())
 
     def _check(self, output: Tensor, context: Tensor | None, private: Any) -> None:
         for name, value in (("output", output), ("context", context)):
@@ -215,33 +217,33 @@ class BlackBoxLoss(nn.Module):
             had = "no context" if context is None else f"a context of {context.dtype}"
             raise UserError(f"there is an encoder and {had}: it takes floats (and may turn them to integers itself)")
         self.outputs.check(output)
-        seen = [] if self.per == "batch" else list(private) if columns(private) else [private]
-        for name, rows in (("context", context), *(("private", rows) for rows in seen)):
+        privates = [] if self.per == "batch" else list(private) if columns(private) else [private]
+        for name, rows in (("context", context), *(("private", rows) for rows in privates)):
             if rows is None:
                 continue
-            if isinstance(rows, Mapping | Set | str) or not hasattr(rows, "__getitem__") or not _rows(rows):
+            if isinstance(rows, Mapping | Set | str) or not hasattr(rows, "__getitem__") or not _has_len(rows):
                 raise UserError(
                     f"{name} is a {type(rows).__name__}: it must be rows, such as an array, a Tensor or a list"
                 )
             if len(rows) != len(output):
                 raise UserError(f"{name} has {len(rows)} rows and output {len(output)}: they must be equal")
-        for name, told in (("output", output), ("context", context)):  # C would never forget them
-            if told is not None and not bool(torch.isfinite(told).all()):
+        for name, value in (("output", output), ("context", context)):  # they would stay in the buffer and in C
+            if value is not None and not bool(torch.isfinite(value).all()):
                 raise UserError(f"{name} holds numbers that are not finite: C cannot learn from them")
 
-    def _ask(self, sample: Sample, context: Tensor | None, private: Any) -> tuple[Tensor, Tensor]:
-        """Cost [M, B] (or [M, 1] of sets) of what the black box was asked, and whether it counts."""
-        outputs = self.outputs.shown(sample)
-        shown = None if context is None else to_numpy(context)
-        cost, counts = self.box(outputs, shown, _shown(private), sample.choice.shape[1])
-        said = torch.from_numpy(np.nan_to_num(cost)).to(sample.continuous)
-        return said.view(len(outputs), -1), torch.from_numpy(counts).view(len(outputs), -1).to(said.device)
+    def _evaluate(self, sample: Sample, context: Tensor | None, private: Any) -> tuple[Tensor, Tensor]:
+        """Evaluates the black box: cost [M, B] (or [M, 1] of sets), and whether it is valid."""
+        outputs = self.outputs.arguments(sample)
+        contexts = None if context is None else to_numpy(context)
+        costs, valid = self.box(outputs, contexts, _numpy(private), sample.choice.shape[1])
+        cost = torch.from_numpy(np.nan_to_num(costs)).to(sample.continuous)
+        return cost.view(len(outputs), -1), torch.from_numpy(valid).view(len(outputs), -1).to(cost.device)
 
     def _build(self, output: Tensor, context: Tensor | None) -> None:
-        """At the first call makes C for the shapes that it shows."""
+        """Makes C at the first call; later checks that the shapes are the same."""
         shape = (output.shape[1], None if context is None else tuple(context.shape[1:]))
         if self.critic is None:
-            with torch.inference_mode(False):  # it may learn later on
+            with torch.inference_mode(False):  # it may be trained later
                 self._make(shape, output.device)
         elif shape != self.shape:
             raise UserError(f"output and context rows have shapes {shape}: this C was made for {self.shape}")
@@ -254,20 +256,20 @@ class BlackBoxLoss(nn.Module):
         self.output_norm = RunningNorm((numbers,)).to(device)
         features = 0
         if rows is not None and self.encoder is not None:
-            learning = self.encoder.training
+            training = self.encoder.training
             try:
                 with torch.no_grad():
                     features = self.encoder.eval()(torch.zeros(2, *rows, device=device))[0].numel()
             except RuntimeError as error:
                 raise UserError(f"encoder cannot take a context of shape [B, {rows}]: {error}") from error
             finally:
-                self.encoder.train(learning)
+                self.encoder.train(training)
         elif rows is not None:
             features = math.prod(rows)
         self.context_norm = RunningNorm((features if self.encoder is None else 0,)).to(device)
         kind = SampleCritic if self.per == "sample" else SetCritic
         self.critic = kind(features + numbers, len(self.outputs.combinations), self.config, start).to(device)
-        self.known = (Rows if self.per == "sample" else Sets)(self.config.buffer_size)
+        self.buffer = (RowBuffer if self.per == "sample" else SetBuffer)(self.config.buffer_size)
         self.to(device)
         self.optimizer = self._optimizer()
 
@@ -277,15 +279,15 @@ class BlackBoxLoss(nn.Module):
         return Optimizer(trained, "adam", self.config.learning_rate, l2=self.config.l2)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> BlackBoxLoss:
-        """Follows a model to its device, but stays of float32, whatever the model is of."""
+        """Moves to the model's device, but stays float32, whatever the model is."""
         super()._apply(lambda tensor: tensor.to(fn(tensor.new_empty(0)).device), recurse)  # type: ignore[no-untyped-call]
         if self.critic is not None:
-            self.known.to(self.outputs.combinations.device)
+            self.buffer.to(self.outputs.combinations.device)
         return self
 
     def _features(self, context: Tensor | None, continuous: Tensor) -> Tensor:
-        """What C sees of rows [B, F]."""
-        x = self.output_norm(continuous.float())  # C is of float32, whatever the model is of
+        """C's input features [B, F]."""
+        x = self.output_norm(continuous.float())  # C is float32, whatever the model is
         if context is None or self.shape[1] is None:
             return x
         if self.encoder is not None:
@@ -298,39 +300,41 @@ class BlackBoxLoss(nn.Module):
         self,
         output: Tensor,
         context: Tensor | None,
-        share: Tensor | None = None,
+        weight: Tensor | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
-        """C's expectation over perturbations, a scalar with its graph to `output`; rows count by their `share` [B]."""
+        """C's expectation over perturbations, a scalar, differentiable in `output`; `weight` [B] weights the rows."""
         assert self.critic is not None
         continuous, probs = self.outputs.split(output)
         joint, random = self.outputs.joint(probs), continuous.shape[1] or self.per == "batch"
         sample = self.outputs.sample(output, self.config.samples if random else 1, generator)
         each = [
-            self.critic.expected(self._features(context, row), joint, choice, share)
+            self.critic.expected(self._features(context, row), joint, choice, weight)
             for row, choice in zip(sample.continuous, sample.choice, strict=True)
         ]
         return torch.stack(each).mean()
 
-    def _missed(self, output: Tensor, context: Tensor | None, sample: Sample, cost: Tensor, counts: Tensor) -> Tensor:
-        """The score of the residual: a scalar, the mean of cost - C, whose gradient is that times d log q(sample)."""
+    def _residual_score(
+        self, output: Tensor, context: Tensor | None, sample: Sample, cost: Tensor, valid: Tensor
+    ) -> Tensor:
+        """The mean residual cost - C, a scalar; its gradient is the residual times d log q(sample)."""
         assert self.critic is not None
         with torch.no_grad():
             pairs = zip(sample.continuous, sample.choice, strict=True)
-            said = torch.stack([self.critic.said(self._features(context, row), choice) for row, choice in pairs])
-            residual = (cost - said) * counts
+            predicted = torch.stack([self.critic.cost(self._features(context, row), choice) for row, choice in pairs])
+            residual = (cost - predicted) * valid
         log_prob = self.outputs.log_prob(output, sample)
         if self.per == "batch":
             log_prob = log_prob.sum(1, keepdim=True)
-        return (residual * (1 + log_prob - log_prob.detach())).sum() / counts.sum().clamp(min=1)  # of those that came
+        return (residual * (1 + log_prob - log_prob.detach())).sum() / valid.sum().clamp(min=1)
 
-    def _learn(self, context: Tensor | None, sample: Sample, cost: Tensor, counts: Tensor) -> None:
-        """Takes new evaluations in, and trains C on recent ones."""
+    def _learn(self, context: Tensor | None, sample: Sample, cost: Tensor, valid: Tensor) -> None:
+        """Adds evaluations to the buffer, and trains C on the buffer."""
         assert self.critic is not None
-        if not bool(counts.any()):
+        if not bool(valid.any()):
             return
         rows = sample.continuous.new_empty(sample.choice.shape[1], 0) if context is None else context
-        rows = rows if rows.dtype == torch.uint8 else rows.float()  # images stay small
+        rows = rows if rows.dtype == torch.uint8 else rows.float()  # images stay uint8
         if rows.dtype != self._kind is not None:
             raise UserError(f"context holds {rows.dtype}, and {self._kind} before: it must be of one kind")
         self._kind = rows.dtype
@@ -338,33 +342,33 @@ class BlackBoxLoss(nn.Module):
             self.context_norm.update(to_numpy(context).reshape(len(context), -1))
         if sample.continuous.numel():
             self.output_norm.update(to_numpy(sample.continuous).reshape(-1, sample.continuous.shape[-1]))
-        self.critic.adapt(cost[counts])
+        self.critic.adapt(cost[valid])
         for m in range(len(cost)):
-            fresh = Known(rows, sample.continuous[m].float(), sample.choice[m], cost[m].float())
+            new = Evaluations(rows, sample.continuous[m].float(), sample.choice[m], cost[m].float())
             if self.per == "sample":
-                fresh = Known(*(column[counts[m]] for column in fresh))
-            elif not bool(counts[m]):
+                new = Evaluations(*(column[valid[m]] for column in new))
+            elif not bool(valid[m]):
                 continue
-            self.known.add(fresh)
-        if self.optimizer.is_stale:  # by a copy
-            memory = self.optimizer.state_dict()
+            self.buffer.add(new)
+        if self.optimizer.is_stale:  # after a copy
+            state = self.optimizer.state_dict()
             self.optimizer = self._optimizer()
-            self.optimizer.load_state_dict(memory)
+            self.optimizer.load_state_dict(state)
         for _ in range(self.config.gradient_steps):
-            batch = self.known.draw(self.config.batch_size, self.outputs.generator)
+            batch = self.buffer.draw(self.config.batch_size, self.outputs.generator)
             x = self._features(batch.context, batch.continuous)
             loss = self.critic.losses(x, batch.choice, batch.cost).mean()
-            # An encoder may have parts that this C has no use for.
+            # An encoder may have parameters that C does not use.
             self.optimizer.apply(torch.autograd.grad(loss, self.optimizer.parameters, materialize_grads=True))
 
     def close(self) -> None:
-        """Ends the processes that the black box runs in, where it has any; a later call starts new ones."""
+        """Stops the worker processes of the black box; a later call starts new ones."""
         self.box.close()
 
-    # As a file.
+    # Saving and loading
 
     def get_extra_state(self) -> dict[str, Any]:
-        """What `state_dict` holds beside C's tensors, so that a model with the loss in it saves and loads as usual."""
+        """What `state_dict` holds beside C's tensors, so that a model with this loss in it saves and loads as usual."""
         built = self.critic is not None
         return {
             "shape": self.shape if built else None,
@@ -374,10 +378,10 @@ class BlackBoxLoss(nn.Module):
         }
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Takes up what `get_extra_state` gave; makes C first where it was made by then.
+        """Restores what `get_extra_state` returned, and makes C if it does not exist yet.
 
         Raises:
-            UserError: this C was made for other shapes, or with other settings.
+            UserError: this C has other shapes or other settings.
         """
         if state["shape"] is not None:
             width, rows = state["shape"]
@@ -395,10 +399,10 @@ class BlackBoxLoss(nn.Module):
         self.box.load_state(state["box"])
 
     def save(self, path: str | Path) -> None:
-        """Writes C, its encoder's numbers, its optimiser and the ledger; what it remembers of evaluations is not kept.
+        """Writes C, its encoder's parameters, its optimiser and the ledger, but not the buffer of evaluations.
 
         Raises:
-            UserError: nothing was asked yet, so there is no C.
+            UserError: there is no C before the first call.
         """
         if self.critic is None:
             raise UserError("there is no C yet to save: it is made at the first call")
@@ -414,10 +418,10 @@ class BlackBoxLoss(nn.Module):
     def load(
         path: str | Path, cost_fn: Callable[..., Any], encoder: nn.Module | None = None, **black_box: Any
     ) -> BlackBoxLoss:
-        """Reads what `save` wrote; code is not saved, so the black box and the encoder are given again.
+        """Reads what `save` wrote. Code is not saved, so `cost_fn` and `encoder` must be passed again.
 
         Raises:
-            UserError: nothing is there, it is damaged, it is something else, or it wants an encoder.
+            UserError: the file is missing, damaged or something else; or an encoder is missing or was not used.
         """
         tensors, meta = checkpoint.read(path)
         if meta.get("kind") != "black box loss":
@@ -429,10 +433,10 @@ class BlackBoxLoss(nn.Module):
         config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
         same = {name: meta[name] for name in ("choices", "per", "sigma", "evaluations", "correction", "seed")}
         loss = BlackBoxLoss(cost_fn, **same, config=CostConfig(**config), encoder=encoder, **black_box)
-        begins = "optimizer."
+        prefix = "optimizer."
         state = {
             "shape": meta["shape"],
-            "optimizer": {k[len(begins) :]: tensors.pop(k) for k in list(tensors) if k.startswith(begins)},
+            "optimizer": {k[len(prefix) :]: tensors.pop(k) for k in list(tensors) if k.startswith(prefix)},
             "generator": tensors.pop("generator"),
             "box": meta["box"],
         }

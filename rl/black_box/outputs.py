@@ -1,4 +1,4 @@
-"""What a model puts out for a black box: continuous numbers, choices, or both; how they are perturbed, their score."""
+"""Model outputs for a black box: continuous numbers, discrete choices, or both; perturbations and log-probabilities."""
 
 from __future__ import annotations
 
@@ -18,22 +18,22 @@ from costgrad.rl.networks.critic import MAX_JOINT_ACTIONS
 
 
 class Sample(NamedTuple):
-    """Perturbed outputs, M of each of B rows."""
+    """M perturbed outputs of each of B rows."""
 
     continuous: Tensor  # [M, B, D] output + sigma noise
-    choice: Tensor  # [M, B] which of the P combinations of choices; 0 where there are none
+    choice: Tensor  # [M, B] index of one of the P combinations of choices; 0 without choices
 
 
 class Outputs(nn.Module):
     """An output is [B, D + sum(choices)]: D continuous numbers, then for each choice the probabilities of each value.
 
     Args:
-        choices: how many there are in each choice; () where all is continuous.
-        sigma: spread of the noise on continuous numbers, in their own units.
-        seed: decides perturbations.
+        choices: number of values of each choice; () if all outputs are continuous.
+        sigma: standard deviation of the noise on continuous numbers, in their own units.
+        seed: of the perturbations.
 
     Raises:
-        UserError: arguments out of their range.
+        UserError: an argument is out of range.
     """
 
     combinations: Tensor
@@ -48,14 +48,14 @@ class Outputs(nn.Module):
                 f"choices must each be at least 2, and at most {MAX_JOINT_ACTIONS} combinations: got {self.choices}"
             )
         if not 0 < sigma < math.inf:
-            raise UserError(f"sigma must be above 0, got {sigma}: without noise nothing is learnt of the slope")
+            raise UserError(f"sigma must be above 0, got {sigma}: without noise C cannot learn the gradient")
         self.generator = torch.Generator().manual_seed(seed)
         combinations = list(product(*map(range, self.choices)))
         table = torch.tensor(combinations, dtype=torch.int64).view(len(combinations), -1)
         self.register_buffer("combinations", table, persistent=False)  # [P, number of choices]
 
     def check(self, output: Tensor) -> None:
-        """Raises UserError where it is no such output."""
+        """Raises UserError for an invalid output."""
         least = max(sum(self.choices), 1)
         if output.dim() != 2 or output.shape[1] < least or not len(output):
             raise UserError(f"output has shape {tuple(output.shape)}: it must be [B, D], D at least {least}")
@@ -69,13 +69,13 @@ class Outputs(nn.Module):
                 )
 
     def split(self, output: Tensor) -> tuple[Tensor, list[Tensor]]:
-        """Continuous numbers [B, D], and for each choice its probabilities [B, n]."""
+        """Splits into continuous numbers [B, D] and the probabilities [B, n] of each choice."""
         first = output.shape[1] - sum(self.choices)
         continuous, *probs = torch.split(output, [first, *self.choices], 1)
         return continuous, probs
 
     def joint(self, probs: Sequence[Tensor]) -> Tensor:
-        """The probability of each combination of choices [B, P]; [1, 1] where there are none."""
+        """The probability of each combination of choices [B, P]; [1, 1] without choices."""
         columns = self.combinations.T
         joint = torch.ones((1, 1), device=columns.device) if not probs else probs[0][:, columns[0]]
         for each, column in zip(probs[1:], columns[1:], strict=True):
@@ -83,9 +83,9 @@ class Outputs(nn.Module):
         return joint
 
     def sample(self, output: Tensor, count: int, generator: torch.Generator | None = None) -> Sample:
-        """Draws `count` perturbations of each row, continuous ones with their graph to it.
+        """Samples `count` perturbations of each row; the continuous part is differentiable in `output`.
 
-        Noise comes in mirrored pairs where they are even in number; from the generator of training, or another.
+        An even `count` uses mirrored (antithetic) pairs of noise. `generator` defaults to the one of training.
         """
         generator = self.generator if generator is None else generator
         continuous, probs = self.split(output)
@@ -99,23 +99,24 @@ class Outputs(nn.Module):
         return Sample(continuous + self.sigma * noise, choice.to(output.device))
 
     @torch.no_grad()
-    def likeliest(self, output: Tensor) -> Sample:
-        """Each row once, not perturbed, its choices at their likeliest."""
+    def mode(self, output: Tensor) -> Sample:
+        """Each row once without noise, with its most likely choices."""
         continuous, probs = self.split(output)
         return Sample(continuous[None], self.joint(probs).argmax(-1).expand(1, len(output)))
 
     def log_prob(self, output: Tensor, sample: Sample) -> Tensor:
-        """Log of a perturbation's density, but for a constant: [B, D + sum(choices)] with its graph -> [M, B]."""
+        """Log-density of perturbations [M, B], up to a constant, differentiable in `output` [B, D + sum(choices)]."""
         continuous, probs = self.split(output)
         log_prob = -0.5 * ((sample.continuous - continuous) / self.sigma).square().sum(-1)
         if probs:
             log_prob = log_prob + self.joint(probs).gather(1, sample.choice.T).T.log()
         return log_prob
 
-    def shown(self, sample: Sample) -> list[Any]:
-        """What the black box gets to see, M times: [B, D], choices [B] or [B, d], or a pair of both."""
-        table, seen = to_numpy(self.combinations), []
+    def arguments(self, sample: Sample) -> list[Any]:
+        """The M outputs as `cost_fn` takes them: [B, D], choices [B] or [B, d], or a pair of both."""
+        table, arguments = to_numpy(self.combinations), []
         for continuous, choice in zip(to_numpy(sample.continuous), to_numpy(sample.choice), strict=True):
             picked: np.ndarray = table[choice, 0] if len(self.choices) == 1 else table[choice]
-            seen.append(continuous if not self.choices else (continuous, picked) if continuous.shape[1] else picked)
-        return seen
+            both = (continuous, picked) if continuous.shape[1] else picked
+            arguments.append(both if self.choices else continuous)
+        return arguments

@@ -1,7 +1,6 @@
-"""C of a black box: of each row, or of a whole set where only the set has a cost. Both speak the black box's units.
+"""C as a surrogate of a black box: of each row, or of a set of rows with one cost. Costs are in the black box's units.
 
-Rows are features [B, F] (what C may know of the context, and continuous outputs) and one of P choices each; where
-nothing is chosen P is 1.
+A row is features [B, F] (of the context, and continuous outputs) and one of P choices; P is 1 without choices.
 """
 
 from __future__ import annotations
@@ -15,11 +14,11 @@ from costgrad.rl.networks.critic import Critic, CriticSpec
 from costgrad.rl.networks.heads import CostScale, HLGauss, Regression
 from costgrad.rl.networks.mlp import MLP
 
-TINY = 1e-9  # a sum of shares of which none is above 0
+TINY = 1e-9  # minimum of a sum of weights, which may all be 0
 
 
 class SampleCritic(nn.Module):
-    """C of rows that each have a cost: a `Critic` that gives the cost of every choice at once.
+    """C of rows that each have a cost: a `Critic` with one output per choice.
 
     Args:
         features: F.
@@ -35,24 +34,24 @@ class SampleCritic(nn.Module):
         settings = {name: getattr(config, name) for name in ours} | {"ensemble": config.n_critics}
         self.c = Critic(CriticSpec((features,), **kind, **settings, normalize_obs=False), generator)
 
-    def expected(self, x: Tensor, probs: Tensor, choice: Tensor, share: Tensor | None = None) -> Tensor:
-        """The mean over rows of E C over choices, exact: a scalar with its graph to x and probs [B, P].
+    def expected(self, x: Tensor, probs: Tensor, choice: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The mean over rows of C's exact expectation over choices: a scalar, differentiable in x and probs [B, P].
 
-        With shares [B] rows count in proportion to them.
+        `weight` [B] weights the rows; None counts all alike.
         """
         cost = (probs * self._costs(x)).sum(-1)
-        return cost.mean() if share is None else cost @ share.to(cost) / share.sum().clamp(min=TINY)
+        return cost.mean() if weight is None else cost @ weight.to(cost) / weight.sum().clamp(min=TINY)
 
-    def said(self, x: Tensor, choice: Tensor) -> Tensor:
-        """C of rows and what was chosen in them [B]: -> [B]."""
+    def cost(self, x: Tensor, choice: Tensor) -> Tensor:
+        """C of rows with their choices [B]: -> [B]."""
         return self._costs(x).gather(1, choice.unsqueeze(1)).squeeze(1)
 
     def losses(self, x: Tensor, choice: Tensor, cost: Tensor) -> Tensor:
-        """How far C is off the costs [B]: -> [B]."""
+        """The losses of C for costs [B]: -> [B]."""
         return self.c.losses(x, choice if self.c.discrete else None, cost)
 
     def adapt(self, cost: Tensor) -> None:
-        """Fits the scale to new costs [B]."""
+        """PopArt-style rescaling to new costs [B]."""
         self.c.adapt(cost, torch.ones_like(cost))
 
     def _costs(self, x: Tensor) -> Tensor:
@@ -63,12 +62,12 @@ class SampleCritic(nn.Module):
 class SetCritic(nn.Module):
     """C of sets of rows, of any size and in any order.
 
-    Every row is embedded, embeddings are averaged, and the cost is read off the mean (Deep Sets, 1703.06114).
+    Rows are embedded, embeddings are averaged, and a network maps the mean to the cost (Deep Sets, 1703.06114).
 
     Args:
         features: F.
         choices: P.
-        config: a `CostConfig`; the last of its `hidden` is the embedding's width H. It has no ensemble.
+        config: a `CostConfig`; the last of its `hidden` is the embedding's width H. There is no ensemble.
         generator: decides the initial weights.
     """
 
@@ -84,20 +83,20 @@ class SetCritic(nn.Module):
         with torch.no_grad():
             self.read.biases[-1].add_(self.head.initial_bias())
 
-    def expected(self, x: Tensor, probs: Tensor, choice: Tensor, share: Tensor | None = None) -> Tensor:
-        """C of the set as sampled, whose gradient is that of E C: a scalar with its graph to x and probs [B, P].
+    def expected(self, x: Tensor, probs: Tensor, choice: Tensor, weight: Tensor | None = None) -> Tensor:
+        """C of the sampled set, with the gradient of E C: a scalar, differentiable in x and probs [B, P].
 
-        With a share [1] of 0 nothing counts.
+        A `weight` [1] of 0 ignores the set.
 
-        In probs the gradient is that of every row's exact expectation over its own choices while the other rows stay as
-        sampled (local expectation gradients, 1503.01494), which is unbiased; in x it is that of C.
+        The gradient in probs is that of each row's exact expectation over its own choices, with the other rows as
+        sampled (local expectation gradients, 1503.01494), which is unbiased; the gradient in x is that of C.
         """
         each = self._embeddings(x)
         taken = each[torch.arange(len(x), device=x.device), choice]
         pooled = taken.mean(0, keepdim=True)
         value = self._cost(pooled)[0]
-        if share is not None:
-            value, probs = value * (share[0] > 0), probs * (share[0] > 0)
+        if weight is not None:
+            value, probs = value * (weight[0] > 0), probs * (weight[0] > 0)
         if self.choices == 1:
             return value
         with torch.no_grad():
@@ -106,21 +105,21 @@ class SetCritic(nn.Module):
         local = (probs * cost).sum()
         return value + local - local.detach()
 
-    def said(self, x: Tensor, choice: Tensor) -> Tensor:
-        """C of the set [B] rows make: -> [1]."""
+    def cost(self, x: Tensor, choice: Tensor) -> Tensor:
+        """C of the set of all rows with their choices [B]: -> [1]."""
         return self._cost(self._taken(x, choice).mean(0, keepdim=True))
 
     def losses(self, x: Tensor, choice: Tensor, cost: Tensor) -> Tensor:
-        """How far C is off the costs [S] of S sets of equal size, their rows one set behind the other: -> [S]."""
+        """The losses of C for costs [S] of S sets of equal size, whose rows are concatenated: -> [S]."""
         pooled = self._taken(x, choice).view(len(cost), -1, self.width).mean(1)
         return self.head.loss(self.read(pooled), self.cost_scale.scaled(cost))
 
     def adapt(self, cost: Tensor) -> None:
-        """Fits the scale to new costs [S], and the last layer so that predictions stay where they were."""
+        """PopArt-style rescaling to new costs [S]: the last layer is adapted so that predictions do not change."""
         self.cost_scale.fit(self.read, self.head, cost, torch.ones_like(cost))
 
     def _embeddings(self, x: Tensor) -> Tensor:
-        """Of each row with each choice: [B, F] -> [B, P, H]."""
+        """The embedding of each row with each choice: [B, F] -> [B, P, H]."""
         return self.embed(x).view(len(x), self.choices, self.width)
 
     def _taken(self, x: Tensor, choice: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Goals: where they stand in an observation, and what the environment says of one that it was not asked for."""
+"""Goals of goal-conditioned environments: their slices in an observation, and the costs of relabelled goals."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Goals:
         codec: of an observation space with goals of equal shape: a Dict with "achieved_goal" and "desired_goal".
 
     Attributes:
-        achieved: where the achieved goal stands in the agent's observation.
-        desired: where the desired goal stands.
+        achieved: slice of the achieved goal in the agent's observation.
+        desired: slice of the desired goal.
 
     Raises:
-        UserError: a space without goals.
+        UserError: the space has no goals.
     """
 
     def __init__(self, codec: Codec) -> None:
@@ -51,9 +51,9 @@ class Goals:
         self._checked = False
 
     def ask(self, env: Any) -> None:
-        """Takes the environment's `compute_reward`, and its `compute_terminated` if it has one.
+        """Gets the environment's `compute_reward`, and its `compute_terminated` if it has one.
 
-        Without the latter a relabelled row ends the task where it did with its own goal.
+        Without the latter a relabelled row keeps its `terminated`.
 
         Raises:
             UserError: there is no `compute_reward`.
@@ -67,65 +67,67 @@ class Goals:
         self._functions, self._checked = (reward, getattr(env, "compute_terminated", None)), False
 
     def judge(self, achieved: Array, desired: Array, ended: Array) -> tuple[Array, Array]:
-        """What the environment says of a goal.
+        """Cost and termination of a step under other goals.
 
         Args:
             achieved: [M, G] after the step.
             desired: [M, G].
-            ended: [M] whether the task did end there.
+            ended: [M] the recorded `terminated`, kept without `compute_terminated`.
 
         Returns:
             cost [M] float32, and terminated [M] bool.
 
         Raises:
-            UserError: the environment's functions fail, or give another shape or a number that is not finite.
+            UserError: the environment's functions fail, or return a wrong shape or a number that is not finite.
         """
         if self._functions is None:
             raise UserError("hindsight has no compute_reward: train by costgrad.train, or call ask(env)")
         count, (reward, terminated) = len(achieved), self._functions
         goals = [goal.reshape(-1, *(self._space.shape or ())).astype(self._space.dtype) for goal in (achieved, desired)]
-        said = _call("compute_reward", reward, *goals)
-        if said.shape != (count,):
-            raise UserError(f"compute_reward gave shape {said.shape} for {count} goals at once: it must be ({count},)")
-        said = said.astype(np.float32)
-        if not np.isfinite(said).all():
-            i = int(np.flatnonzero(~np.isfinite(said))[0])
+        rewards = _call("compute_reward", reward, *goals)
+        if rewards.shape != (count,):
             raise UserError(
-                f"compute_reward gave {said[i]} for achieved_goal {goals[0][i].tolist()} and desired_goal "
+                f"compute_reward gave shape {rewards.shape} for {count} goals at once: it must be ({count},)"
+            )
+        rewards = rewards.astype(np.float32)
+        if not np.isfinite(rewards).all():
+            i = int(np.flatnonzero(~np.isfinite(rewards))[0])
+            raise UserError(
+                f"compute_reward gave {rewards[i]} for achieved_goal {goals[0][i].tolist()} and desired_goal "
                 f"{goals[1][i].tolist()}: it must be finite"
             )
         if terminated is not None:
             ended = _call("compute_terminated", terminated, *goals)
-            if not ended.shape:  # of one goal at a time, as in gymnasium-robotics
+            if not ended.shape:  # it takes one goal at a time, as in gymnasium-robotics
                 ended = np.array([_call("compute_terminated", terminated, *pair) for pair in zip(*goals, strict=True)])
             if ended.shape != (count,):
                 raise UserError(
                     f"compute_terminated gave shape {ended.shape} for {count} goals: it must be ({count},) or ()"
                 )
-        return cost_of(said), ended.astype(bool)
+        return cost_of(rewards), ended.astype(bool)
 
     def check(self, step: Step) -> None:
-        """Makes sure, once, that rewards are what `compute_reward` says: one that counts more than the goal is not.
+        """Checks once that rewards equal those of `compute_reward`, so that they depend on the goal alone.
 
         Raises:
             UserError: they differ.
         """
         if self._functions is None or self._checked:
             return
-        said, _ = self.judge(step.next_obs[:, self.achieved], step.next_obs[:, self.desired], step.terminated)
+        cost, _ = self.judge(step.next_obs[:, self.achieved], step.next_obs[:, self.desired], step.terminated)
         given = cost_of(step.reward)
-        differs = step.valid & ~np.isclose(said, given, rtol=1e-3, atol=1e-4)
+        differs = step.valid & ~np.isclose(cost, given, rtol=1e-3, atol=1e-4)
         if differs.any():
             i = int(np.flatnonzero(differs)[0])
             raise UserError(
-                f"compute_reward gave {cost_of(said)[i]:g} where the environment gave reward {step.reward[i]:g}: for "
+                f"compute_reward gave {cost_of(cost)[i]:g} where the environment gave reward {step.reward[i]:g}: for "
                 "hindsight they must be equal"
             )
         self._checked = bool(step.valid.any())
 
 
 def _call(name: str, function: GoalFunction, achieved: Array, desired: Array) -> Array:
-    """What the user's function says. Raises UserError where it fails."""
+    """Calls the user's function. Raises UserError if it fails."""
     try:
         return np.asarray(function(achieved, desired, {}))
     except Exception as error:

@@ -1,9 +1,10 @@
-"""The memory of an off-policy agent: a ring of transitions, allocated once, its observations as they came.
+"""The replay buffer of off-policy agents: a ring buffer of transitions, allocated once, with raw observations.
 
-Rows are drawn with equal chances, or in proportion to how far C was off them (Schaul et al. 2016, 1511.05952).
+Sampling is uniform, or in proportion to the errors of C: prioritised experience replay (PER; Schaul et al. 2016,
+1511.05952).
 
-Several steps are folded into one when a batch is drawn (Sutton & Barto 2018, section 7.1, with endings), so the ring
-holds plain transitions and any n can be read from it.
+n-step returns are computed when a batch is sampled (Sutton & Barto 2018, section 7.1, with episode ends), so the buffer
+holds single transitions, whatever n is.
 """
 
 from __future__ import annotations
@@ -21,23 +22,23 @@ from costgrad.rl.data import Batch, Step, cost_of, to_numpy
 from costgrad.rl.errors import UserError
 
 GIB = 2**30
-SPARE = 0.9  # share of the machine's free memory that a replay may take
-LEAST = 1e-6  # added to an error, so that no row is forgotten
+SPARE = 0.9  # fraction of the free memory that a buffer may take
+MIN_ERROR = 1e-6  # added to absolute errors, so that every row can be sampled
 
 
 class Replay:
-    """The newest transitions, and batches of them.
+    """The newest transitions, sampled in batches.
 
-    A row knows the row that its episode went on with. A reset row lies in the ring too, but is never drawn.
+    Each row links to the next row of its episode. Reset rows are stored too, but never sampled.
 
     Args:
-        capacity: transitions.
+        capacity: buffer size in transitions.
         gamma: discount of a step.
-        n_step: n, the steps that one row of a batch spans; fewer where an episode or the ring ends.
-        seed: decides what is drawn.
-        priority: alpha: a row's chance is proportional to its error to this power; 0 makes chances equal.
-        correction: beta: how much of the bias that unequal chances bring is taken back by weights, from 0 to 1.
-        hindsight: gives rows of a batch other goals; None leaves them.
+        n_step: n of n-step returns; fewer steps where an episode or the buffer ends.
+        seed: of the sampling.
+        priority: alpha of PER: sampling probabilities are proportional to |error|^alpha; 0 is uniform.
+        correction: beta of PER, from 0 to 1: exponent of the importance weights that correct the sampling bias.
+        hindsight: relabels goals (hindsight experience replay); None does not.
     """
 
     def __init__(
@@ -52,31 +53,31 @@ class Replay:
     ) -> None:
         self.capacity, self.gamma, self.n_step = capacity, gamma, n_step
         self.priority, self.correction, self.hindsight = priority, correction, hindsight
-        self.tree: SumTree | None = None  # where there are priorities
-        self.largest = 1.0  # weight so far: what a new row gets, so that each is soon seen
+        self.tree: SumTree | None = None  # with priorities only
+        self.largest = 1.0  # largest priority so far, given to new rows
         self.generator = torch.Generator().manual_seed(seed)
-        self.size = self.next = 0  # rows that are filled, and the row that is written next
+        self.size = self.next = 0  # number of filled rows, and the row to write next
         self.columns: dict[str, Tensor] = {}
-        self._arrays: dict[str, np.ndarray] = {}  # the same memory
-        self._newest = np.empty(0, np.int64)  # the rows of the step before, whose episodes may go on
+        self._arrays: dict[str, np.ndarray] = {}  # of the same memory
+        self._newest = np.empty(0, np.int64)  # the rows of the last step, whose episodes may continue
 
     def on_reset(self) -> None:
-        """Fresh episodes start, perhaps in another number: nothing goes on from the newest step."""
+        """Called after every reset; the next step starts new episodes. num_envs may have changed."""
         self._newest = self._newest[:0]
         if self.hindsight is not None:
             self.hindsight.on_reset()
 
     def add(self, step: Step) -> None:
-        """Copies one vector step in, over the oldest rows where the ring is full.
+        """Copies one vector step into the buffer, over the oldest rows when it is full.
 
         Raises:
-            UserError: at the first step, if the machine has not got the memory or more environments than rows step, or
-                if goals are to be replaced and the environment's rewards are not those of its goals.
+            UserError: at the first step, if there is too little free memory or more environments than rows; or
+                with hindsight, if the environment's rewards differ from `compute_reward`.
         """
         if not self.columns:
             if len(step.reward) > self.capacity:
                 raise UserError(
-                    f"capacity must be at least the number of environments, {len(step.reward)}: {self.capacity}"
+                    f"buffer_size must be at least the number of environments, {len(step.reward)}: {self.capacity}"
                 )
             like = {"obs": step.obs, "action": step.action, "next_obs": step.next_obs, "cost": np.empty(0, np.float32)}
             like |= {"following": np.empty(0, np.int64), "terminated": step.terminated, "valid": step.valid}
@@ -88,8 +89,8 @@ class Replay:
         arrays["cost"][row], arrays["terminated"][row] = cost_of(step.reward), step.terminated
         if len(self._newest) == count:
             arrays["following"][self._newest] = row
-        arrays["valid"][row], arrays["following"][row] = step.valid, NONE  # last: a small ring overwrites the newest
-        self._newest = np.where(step.terminated | step.truncated, self.capacity, row)  # a spare row: nobody reads it
+        arrays["valid"][row], arrays["following"][row] = step.valid, NONE  # last: a small buffer overwrites the newest
+        self._newest = np.where(step.terminated | step.truncated, self.capacity, row)  # a spare row that is never read
         if self.tree is not None:
             self.tree.set(row, self.largest * step.valid)
         if self.hindsight is not None:
@@ -98,76 +99,76 @@ class Replay:
         self.size = min(self.size + count, self.capacity)
 
     def sample(self, rows: int) -> Batch:
-        """Draws a batch of B `rows`, with replacement; at least one transition that counts must be in."""
-        place = self.draw(rows)
+        """Samples a batch of B `rows` with replacement; the buffer must hold a valid transition."""
+        indices = self.draw(rows)
         if self.hindsight is None:
-            return self.batch(place)
-        return self.batch(place, self.hindsight.goal(self.columns, place, self.generator))
+            return self.batch(indices)
+        return self.batch(indices, self.hindsight.goal(self.columns, indices, self.generator))
 
     def draw(self, rows: int) -> Tensor:
-        """Places [B] int64 of transitions that count."""
+        """Samples indices [B] int64 of valid transitions."""
         if self.tree is not None:
             share = torch.rand(rows, generator=self.generator, dtype=torch.float64)
             return torch.from_numpy(self.tree.draw(share.numpy()))
-        place = torch.randint(self.size, (rows,), generator=self.generator)
-        valid = self.columns["valid"]
-        while not bool((counts := valid.index_select(0, place)).all()):  # a reset row: once an episode at most
-            place = torch.where(counts, place, torch.randint(self.size, (rows,), generator=self.generator))
-        return place
+        indices = torch.randint(self.size, (rows,), generator=self.generator)
+        column = self.columns["valid"]
+        while not bool((valid := column.index_select(0, indices)).all()):  # reset rows, at most one per episode
+            indices = torch.where(valid, indices, torch.randint(self.size, (rows,), generator=self.generator))
+        return indices
 
-    def batch(self, place: Tensor, goal: Tensor | None = None) -> Batch:
-        """The transitions that start at `place` [B], each over up to n steps; the first M for other goals [M, G].
+    def batch(self, indices: Tensor, goal: Tensor | None = None) -> Batch:
+        """The n-step transitions that start at `indices` [B]; the first M under new goals [M, G].
 
-        cost = sum_j gamma^j c_{t+j} and discount = gamma^k over k <= n steps: an ending of the episode and the newest
-        step of the ring end the sum; discount is 0 only where the task terminated.
+        cost = sum_j gamma^j c_{t+j} and discount = gamma^k over k <= n steps: the sum stops at an episode's end and at
+        the newest step of the buffer; discount is 0 only where the task terminated.
         """
-        kept = {name: column.index_select for name, column in self.columns.items()}  # a third of what indexing takes
-        (cost, ended), last = self._told(place, goal), place
+        select = {name: column.index_select for name, column in self.columns.items()}  # a third of the time of indexing
+        (cost, terminated), last = self._cost_and_terminated(indices, goal), indices
         discount = torch.full_like(cost, self.gamma)
         for _ in range(self.n_step - 1):
-            following = kept["following"](0, last)
-            goes_on = (following != NONE) & ~ended
-            if not bool(goes_on.any()):
+            following = select["following"](0, last)
+            continues = (following != NONE) & ~terminated
+            if not bool(continues.any()):
                 break
-            last = torch.where(goes_on, following, last)
-            more, ended = self._told(last, goal)
-            cost = cost + torch.where(goes_on, discount * more, 0.0)
-            discount = torch.where(goes_on, discount * self.gamma, discount)
-        discount = discount * ~ended
-        obs, next_obs = kept["obs"](0, place), kept["next_obs"](0, last)
+            last = torch.where(continues, following, last)
+            next_cost, terminated = self._cost_and_terminated(last, goal)
+            cost = cost + torch.where(continues, discount * next_cost, 0.0)
+            discount = torch.where(continues, discount * self.gamma, discount)
+        discount = discount * ~terminated
+        obs, next_obs = select["obs"](0, indices), select["next_obs"](0, last)
         if self.hindsight is not None and goal is not None:
-            self.hindsight.put(goal, obs)
-            self.hindsight.put(goal, next_obs)
-        return Batch(obs, kept["action"](0, place), cost, discount, next_obs, self._weight(place), place)
+            self.hindsight.set_goal(goal, obs)
+            self.hindsight.set_goal(goal, next_obs)
+        return Batch(obs, select["action"](0, indices), cost, discount, next_obs, self._weight(indices), indices)
 
-    def _told(self, row: Tensor, goal: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _cost_and_terminated(self, row: Tensor, goal: Tensor | None) -> tuple[Tensor, Tensor]:
         """Cost [B] and terminated [B] of rows."""
         if self.hindsight is not None and goal is not None:
-            return self.hindsight.told(self.columns, row, goal)
+            return self.hindsight.relabelled(self.columns, row, goal)
         return self.columns["cost"].index_select(0, row), self.columns["terminated"].index_select(0, row)
 
-    def prioritise(self, place: Tensor, square: Tensor) -> None:
-        """Tells how far C was off the rows of a batch.
+    def prioritise(self, indices: Tensor, square: Tensor) -> None:
+        """Updates the priorities of the rows of a batch; does nothing without priorities.
 
         Args:
-            place: [B] as the batch has it.
+            indices: [B] of the batch.
             square: [B] squared errors of C.
         """
         if self.tree is not None:
-            weight = (to_numpy(square).astype(np.float64) ** 0.5 + LEAST) ** self.priority
+            weight = (to_numpy(square).astype(np.float64) ** 0.5 + MIN_ERROR) ** self.priority
             self.largest = max(self.largest, float(weight.max()))
-            self.tree.set(to_numpy(place), weight)
+            self.tree.set(to_numpy(indices), weight)
 
-    def _weight(self, place: Tensor) -> Tensor:
-        """What each row counts in a batch: (size P(i))^-beta over the largest of the batch, over B (eq. 2 there)."""
+    def _weight(self, indices: Tensor) -> Tensor:
+        """Importance weights (size P(i))^-beta over the batch's maximum, over B: [B] -> [B] (1511.05952, 3.4)."""
         if self.tree is None:
-            return torch.full((len(place),), 1 / len(place))
-        chance = self.tree.weight(place.numpy()) / self.tree.total
-        weight = (self.size * chance) ** -self.correction
+            return torch.full((len(indices),), 1 / len(indices))
+        probability = self.tree.weight(indices.numpy()) / self.tree.total
+        weight = (self.size * probability) ** -self.correction
         return torch.from_numpy(weight / (weight.max() * len(weight))).float()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What is filled, and where the ring stands; nothing goes on from the newest step of a replay taken up."""
+        """The filled rows and the position; after a restore no episode continues from the newest step."""
         position = torch.tensor([self.next, self.size])
         filled = {name: column[: self.size] for name, column in self.columns.items()}
         if self.tree is not None:
@@ -176,11 +177,11 @@ class Replay:
         return filled | {"position": position, "largest": largest, "generator": self.generator.get_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Takes up what `state_dict` gave.
+        """Restores what `state_dict` returned.
 
         Raises:
-            UserError: the machine has not got the memory of the rows that are filled.
-            ValueError: they are of a ring of another capacity.
+            UserError: there is not enough free memory for the filled rows.
+            ValueError: the saved buffer had another capacity.
         """
         self.generator.set_state(state_dict["generator"])
         self.next, self.size = state_dict["position"].tolist()
@@ -197,18 +198,18 @@ class Replay:
         if self.tree is not None:
             self.tree.set(np.arange(self.size), state_dict["priority"].numpy())
         if self.hindsight is not None and self.size:
-            self.hindsight.take_up(*(self._arrays[name][: self.size] for name in ("episode", "following")))
+            self.hindsight.restore(*(self._arrays[name][: self.size] for name in ("episode", "following")))
         self.on_reset()
 
     def _allocate(self, like: Mapping[str, np.ndarray], rows: int) -> None:
-        """Makes columns of rows like those of some arrays. Raises UserError where so many do not fit in memory."""
+        """Allocates columns with shapes and dtypes of `like`. Raises UserError if `rows` rows do not fit."""
         row = sum(value.itemsize * int(np.prod(value.shape[1:])) for value in like.values())
         needed = rows * (row + (SumTree.ROW if self.priority else 0))
         free = psutil.virtual_memory().available
         if needed > SPARE * free:
             raise UserError(
                 f"a replay of {rows:,} transitions takes {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free: "
-                "lower its capacity"
+                "lower buffer_size"
             )
         self._arrays = {
             name: np.empty((self.capacity + 1, *value.shape[1:]), value.dtype) for name, value in like.items()

@@ -1,4 +1,4 @@
-"""The memory of an on-policy agent: T steps of N environments, allocated once."""
+"""The rollout buffer of on-policy agents: T steps of N environments, allocated once."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ RowsT = TypeVar("RowsT", bound=Any)
 
 
 class RolloutMemory:
-    """Holds `num_steps` vector steps; the arrays are made at the first step, when N and the shapes are known.
+    """Holds `num_steps` vector steps; allocates at the first step, which tells N and the shapes.
 
     Args:
         num_steps: T.
-        discount: gamma, of every row whose task goes on.
+        discount: gamma, used where the task did not terminate.
     """
 
     def __init__(self, num_steps: int, discount: float) -> None:
@@ -30,54 +30,54 @@ class RolloutMemory:
 
     @property
     def full(self) -> bool:
-        """Whether T steps are in."""
+        """Whether T steps are stored."""
         return self.filled == self.num_steps
 
     def clear(self) -> None:
-        """Drops what is in; the next step may come from another number of environments."""
+        """Drops all steps; num_envs may change before the next one."""
         self.filled = 0
         self._rows = []
 
     def add(self, step: Step, extra: dict[str, np.ndarray]) -> None:
-        """Copies one vector step in; `extra` is what the agent knew of its action, [N, ...] each."""
+        """Copies one vector step into the buffer; `extra` is further data of the agent, [N, ...] each."""
         row = (*step[:-1], *extra.values())
         if not self._rows:
             self._allocate(row, (*step._fields[:-1], *(f"extra.{name}" for name in extra)))
-        for place, value in zip(self._rows[self.filled], row, strict=True):
-            place[...] = value
+        for view, value in zip(self._rows[self.filled], row, strict=True):
+            view[...] = value
         self.filled += 1
 
     def take(self) -> Rollout:
-        """The T steps, valid until the next `add`; the memory counts as empty from here on."""
+        """Returns the T steps, valid until the next `add`, and empties the buffer."""
         self.filled = 0
-        kept = self._arrays
+        arrays = self._arrays
         return Rollout(
-            obs=kept["obs"],
-            action=kept["action"],
-            cost=cost_of(kept["reward"]),
-            discount=self.gamma * ~kept["terminated"],
-            next_obs=kept["next_obs"],
-            done=kept["terminated"] | kept["truncated"],
-            valid=kept["valid"],
-            extra={name.removeprefix("extra."): value for name, value in kept.items() if name.startswith("extra.")},
+            obs=arrays["obs"],
+            action=arrays["action"],
+            cost=cost_of(arrays["reward"]),
+            discount=self.gamma * ~arrays["terminated"],
+            next_obs=arrays["next_obs"],
+            done=arrays["terminated"] | arrays["truncated"],
+            valid=arrays["valid"],
+            extra={name.removeprefix("extra."): value for name, value in arrays.items() if name.startswith("extra.")},
         )
 
     def _allocate(self, row: tuple[np.ndarray, ...], names: tuple[str, ...]) -> None:
         for name, value in zip(names, row, strict=True):
-            # Rewards come in float64 from most environments; `valid` becomes a weight of 1 or 0.
+            # Most environments return rewards in float64; `valid` becomes a weight of 1 or 0.
             dtype = np.float32 if name in ("reward", "valid") else value.dtype
             self._arrays[name] = np.empty((self.num_steps, *value.shape), dtype)
-        # One view a cell, made once.
+        # The views of each step, made once.
         self._rows = [tuple(array[t, ...] for array in self._arrays.values()) for t in range(self.num_steps)]
 
 
 def minibatches(rows: RowsT, size: int, generator: torch.Generator) -> Iterator[RowsT]:
-    """The rows in shuffled parts; rows that fit in one part are handed on as they are.
+    """Shuffled minibatches; rows that fit in one are yielded as they are.
 
     Args:
         rows: a NamedTuple of tensors [B, ...], among them `weight` [B] of sum 1.
-        size: of a part.
-        generator: decides the order.
+        size: batch size.
+        generator: of the shuffle.
 
     Yields:
         NamedTuples of the same kind, each with weights of sum 1.
@@ -88,7 +88,7 @@ def minibatches(rows: RowsT, size: int, generator: torch.Generator) -> Iterator[
         return
     order = torch.randperm(count, generator=generator, device=generator.device)
     shuffled = rows._make(column.index_select(0, order) for column in rows)
-    weight = F.pad(shuffled.weight, (0, -count % size)).view(-1, size)  # a part a row: one operation for all
+    weight = F.pad(shuffled.weight, (0, -count % size)).view(-1, size)  # one row per minibatch: one operation for all
     weight /= weight.sum(1, keepdim=True).clamp(min=1e-12)
     shuffled = shuffled._replace(weight=weight.view(-1)[:count])
     yield from map(rows._make, zip(*(column.split(size) for column in shuffled), strict=True))

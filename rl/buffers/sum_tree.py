@@ -1,4 +1,4 @@
-"""Rows drawn in proportion to weights that change: a complete binary tree of sums, in one array."""
+"""A sum tree: sampling in proportion to changing weights (prioritised experience replay)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import numpy as np
 
 
 class SumTree:
-    """Weights of rows; a parent holds the sum of its two children, so that a draw costs one step a level.
+    """A complete binary tree in one array: a parent is the sum of its two children. A draw takes O(log rows).
 
     Args:
-        rows: how many; their weights start at 0.
+        rows: number of weights, which start at 0.
     """
 
-    ROW = 32  # bytes that a row takes, at most
+    ROW = 32  # bytes per row, at most
 
     def __init__(self, rows: int) -> None:
         self.leaves = 1 << max(rows - 1, 0).bit_length()
@@ -20,27 +20,27 @@ class SumTree:
 
     @property
     def total(self) -> float:
-        """Of all weights."""
+        """Sum of all weights."""
         return float(self.sums[1])
 
     def weight(self, row: np.ndarray) -> np.ndarray:
-        """Of rows [B] -> [B]."""
+        """Weights of rows: [B] -> [B]."""
         return self.sums[row + self.leaves]
 
     def set(self, row: np.ndarray, weight: np.ndarray | float) -> None:
-        """Gives rows [B] new weights [B]; of a row that stands twice in them, the last counts."""
+        """Sets the weights [B] of rows [B]; for a repeated row the last one counts."""
         node = row + self.leaves
         self.sums[node] = weight
         while (node := np.unique(node // 2))[0]:
             self.sums[node] = self.sums[2 * node] + self.sums[2 * node + 1]
 
     def draw(self, share: np.ndarray) -> np.ndarray:
-        """The row at each share [B] in [0, 1) of the total: uniform shares draw rows in proportion to their weights."""
-        rest, node = share * self.total, np.ones(len(share), dtype=np.int64)
+        """The rows at fractions `share` [B] in [0, 1) of the total; uniform ones sample by the weights."""
+        remainder, node = share * self.total, np.ones(len(share), dtype=np.int64)
         while node[0] < self.leaves:
             left = self.sums[2 * node]
-            # A right side of weight 0 is never entered, whatever rounding has made of the rest.
-            right = (rest >= left) & (self.sums[2 * node + 1] > 0)
-            rest = np.where(right, rest - left, rest)
+            # A right child of weight 0 is never chosen, whatever the rounding error of the remainder.
+            right = (remainder >= left) & (self.sums[2 * node + 1] > 0)
+            remainder = np.where(right, remainder - left, remainder)
             node = 2 * node + right
         return node - self.leaves

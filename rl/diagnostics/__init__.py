@@ -1,1 +1,1 @@
-"""Whether C can be trusted: what it claims to estimate, and the truth from simulators that are set back."""
+"""Measures the accuracy of C and of its action gradient against ground truth from saved simulator states."""

@@ -1,7 +1,7 @@
-"""Can C be trusted? How near its word comes to the costs that come about, and its gradient to the true one.
+"""The fidelity of C: the error of its predictions against realised costs, and of its action gradient.
 
-The error of a policy gradient that comes through C is bounded by that of grad_a C (MAGE, 2004.14309), and C may fit
-costs well whose gradient it has wrong (2409.01477): so both are measured. rl/diagnostics/probe.py finds out the truth.
+The error of grad_a C bounds the error of the policy gradient through C (MAGE, 2004.14309), and C may fit costs well
+with a wrong gradient (2409.01477), so both are measured. rl/diagnostics/probe.py collects the ground truth.
 """
 
 from __future__ import annotations
@@ -14,22 +14,22 @@ import numpy as np
 from costgrad.rl.evaluate import t_quantile
 
 Array = np.ndarray
-ALIKE = 1e-6  # variance over mean square below which costs do not vary, but for where they were cut off
+CONSTANT = 1e-6  # variance over mean square below which costs count as constant
 
 
 class Calibration(NamedTuple):
-    """C's costs-to-go beside those that came about; each error is half of a 95 % interval."""
+    """Predicted against realised costs-to-go; each `_error` is half the width of a 95 % interval."""
 
     error: float
-    """RMS over ten groups of like predictions of (mean predicted - mean realised), over the RMS realised: 0 is best.
-    Of few costs-to-go it is above 0 by their noise alone."""
+    """RMS over ten groups of similar predictions of (mean predicted - mean realised), over the RMS realised: 0 is best.
+    With few costs-to-go it is above 0 by noise alone."""
     error_error: float
-    explained_variance: float  # 1 - Var(realised - predicted) / Var(realised); NaN where costs do not vary
+    explained_variance: float  # 1 - Var(realised - predicted) / Var(realised); NaN if costs are constant
     explained_variance_error: float
     bias: float  # mean predicted - mean realised, in the environment's units of cost
     bias_error: float
-    slope: float  # of realised on predicted: below 1 where C exaggerates; NaN where C says the same everywhere
-    left: float  # mean discount of what the realised do not hold: C's own word past a clock, and the tail
+    slope: float  # regression slope of realised on predicted: below 1 if C exaggerates; NaN if C is constant
+    left: float  # mean discount of what was not realised: bootstrapped from C at a time limit, or beyond the horizon
     predicted: Array  # [P]
     realised: Array  # [P]
 
@@ -40,26 +40,26 @@ class Calibration(NamedTuple):
 
 
 def calibration(predicted: Array, realised: Array, group: Array, left: float = 0.0) -> Calibration:
-    """Compares C's word with what came about.
+    """Compares predicted with realised costs.
 
     Args:
         predicted: [P] C(s, a).
-        realised: [P] discounted cost-to-go from there, one sample each.
-        group: [P] whole numbers: costs-to-go of one group may depend on each other.
+        realised: [P] discounted cost-to-go of the same states, one sample each.
+        group: [P] integers: samples of one group may be correlated.
         left: see `Calibration`.
     """
 
     def measure(kept: Array) -> Array:
-        said, seen = predicted[kept], realised[kept]
-        unlike = seen.var() > ALIKE * (seen**2).mean()
-        explained = 1 - (seen - said).var() / seen.var() if unlike else np.nan
-        return np.array([calibration_error(said, seen), explained, (said - seen).mean()])
+        guess, truth = predicted[kept], realised[kept]
+        varies = truth.var() > CONSTANT * (truth**2).mean()
+        explained = 1 - (truth - guess).var() / truth.var() if varies else np.nan
+        return np.array([calibration_error(guess, truth), explained, (guess - truth).mean()])
 
     everything = np.ones(len(group), dtype=bool)
     (error, explained, bias), half = measure(everything), jackknife(measure, group)
-    spread = predicted.var()
-    moves = spread > ALIKE * (predicted**2).mean()
-    slope = ((predicted - predicted.mean()) * realised).mean() / spread if moves else np.nan
+    variance = predicted.var()
+    varies = variance > CONSTANT * (predicted**2).mean()
+    slope = ((predicted - predicted.mean()) * realised).mean() / variance if varies else np.nan
     return Calibration(
         error=float(error),
         error_error=float(half[0]),
@@ -75,27 +75,27 @@ def calibration(predicted: Array, realised: Array, group: Array, left: float = 0
 
 
 def calibration_error(predicted: Array, realised: Array, bins: int = 10) -> float:
-    """RMS over `bins` groups of like predictions of their mean error, over the RMS realised: [P], [P] -> a number."""
-    size = np.sqrt((realised**2).mean())
+    """RMS over `bins` groups of similar predictions of their mean error, over the RMS realised: [P], [P] -> scalar."""
+    scale = np.sqrt((realised**2).mean())
     error = predicted - realised
     parts = [error[part] for part in np.array_split(np.argsort(predicted, kind="stable"), min(bins, len(error)))]
     square = sum(len(part) * part.mean() ** 2 for part in parts) / len(error)
-    return float(np.sqrt(square) / size) if size > 0 else float("nan")
+    return float(np.sqrt(square) / scale) if scale > 0 else float("nan")
 
 
 class Agreement(NamedTuple):
-    """dC/da beside the true gradient over a batch of states; each error is half of a 95 % interval.
+    """dC/da against the true gradient over a batch of states; each `_error` is half the width of a 95 % interval.
 
-    Of discrete actions it is the vectors of advantages that are compared. All states' vectors count as one long one.
+    For discrete actions the advantages of all actions are compared. The vectors of all states are concatenated.
     """
 
-    cosine: float  # NaN where the truth cannot be told from 0, or C is flat
+    cosine: float  # NaN if the true gradient is lost in noise, or C is flat
     cosine_error: float
     relative_error: float  # |C's - true| / |true|; NaN likewise
     relative_error_error: float
-    size: float  # |true|, root mean square of a state
-    size_of_c: float  # |C's|
-    signal: float  # squared |true| over what noise alone would give: below 2 it cannot be told from 0
+    size: float  # norm of the true gradient, root mean square over states
+    size_of_c: float  # norm of C's gradient, likewise
+    signal: float  # signal-to-noise ratio: squared |true| over its standard deviation if it were 0; below 2 is noise
     states: int
 
     def __str__(self) -> str:
@@ -107,24 +107,24 @@ class Agreement(NamedTuple):
         return f"{cosine}{few}, relative error {_figure(self.relative_error, self.relative_error_error)}"
 
 
-def agreement(said: Array, seen: Array, group: Array) -> Agreement:
-    """Compares C's gradient with noisy estimates of the true one, without the bias that noise has on a cosine.
+def agreement(predicted: Array, truth: Array, group: Array) -> Agreement:
+    """Compares C's gradient with noisy estimates of the true one, corrected for the bias of noise on the cosine.
 
-    With independent estimates g_r, r <= R, of a state, c . mean(g_r) is unbiased for c . g, and the mean of g_r . g_q
-    over r != q is for |g|^2, whereas the square of a mean is too large and would make every C look worse.
+    For independent estimates g_r, r <= R, of a state, c . mean(g_r) is unbiased for c . g, and the mean of g_r . g_q
+    over r != q is unbiased for |g|^2. The square of the mean is too large and would make every C look worse.
 
     Args:
-        said: [P, D] C's.
-        seen: [P, R, D], R >= 2 independent estimates of the truth.
-        group: [P] whole numbers: states of one group may depend on each other.
+        predicted: [P, D] C's gradients.
+        truth: [P, R, D], R >= 2 independent estimates of the true gradients.
+        group: [P] integers: states of one group may be correlated.
     """
-    rounds = seen.shape[1]
-    total = seen.sum(1)  # [P, D]
+    rounds = truth.shape[1]
+    total = truth.sum(1)  # [P, D]
     products = np.stack(
         (
-            (said * said).sum(-1),
-            (said * total).sum(-1) / rounds,
-            ((total**2).sum(-1) - (seen**2).sum((1, 2))) / (rounds * (rounds - 1)),
+            (predicted * predicted).sum(-1),
+            (predicted * total).sum(-1) / rounds,
+            ((total**2).sum(-1) - (truth**2).sum((1, 2))) / (rounds * (rounds - 1)),
         ),
         1,
     )  # [P, 3]: c.c, c.g, g.g
@@ -132,14 +132,14 @@ def agreement(said: Array, seen: Array, group: Array) -> Agreement:
     def measure(kept: Array) -> Array:
         cc, cg, gg = products[kept].mean(0)
         gg = np.maximum(gg, 0.0)
-        cc = cc if cc > 1e-12 * gg else 0.0  # C is flat but for rounding
+        cc = cc if cc > 1e-12 * gg else 0.0  # C is flat up to rounding
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.array([cg / np.sqrt(cc * gg), np.sqrt(max(cc - 2 * cg + gg, 0.0) / gg), gg])
 
     (cosine, relative, square), half = measure(np.ones(len(group), dtype=bool)), jackknife(measure, group)
-    # If the truth were 0, g.g of a state would deviate by sqrt(2 / (R (R - 1))) |variance of g_r| at most.
-    variance = ((seen - seen.mean(1, keepdims=True)) ** 2).sum((1, 2)) / (rounds - 1)
-    deviation = np.sqrt(2 / (rounds * (rounds - 1)) * (variance**2).sum()) / len(said)
+    # If the true gradient is 0, the std of a state's g.g is at most sqrt(2 / (R (R - 1))) |variance of g_r|.
+    variance = ((truth - truth.mean(1, keepdims=True)) ** 2).sum((1, 2)) / (rounds - 1)
+    deviation = np.sqrt(2 / (rounds * (rounds - 1)) * (variance**2).sum()) / len(predicted)
     with np.errstate(divide="ignore", invalid="ignore"):
         signal = np.nan_to_num(square / deviation, posinf=np.inf)
     if signal < 2:
@@ -152,18 +152,18 @@ def agreement(said: Array, seen: Array, group: Array) -> Agreement:
         size=float(np.sqrt(square)),
         size_of_c=float(np.sqrt(products[:, 0].mean())),
         signal=float(signal),
-        states=len(said),
+        states=len(predicted),
     )
 
 
 def jackknife(measure: Callable[[Array], Array], group: Array) -> Array:
-    """Half of a 95 % interval of statistics by leaving out one group at a time (Efron & Stein 1981).
+    """Half the width of 95 % intervals of statistics, by the delete-one-group jackknife (Efron & Stein 1981).
 
     Args:
-        measure: which rows count [P] bool -> statistics [S].
-        group: [P] whole numbers.
+        measure: rows to use [P] bool -> statistics [S].
+        group: [P] integers.
     Returns:
-        [S]; NaN of a single group.
+        [S]; NaN if there is only one group.
     """
     names = np.unique(group)
     if len(names) < 2:

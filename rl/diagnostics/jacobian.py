@@ -1,6 +1,6 @@
-"""Jacobians of C and of a policy for a batch, in the user's units, by autograd; no parameter's gradient is written.
+"""Jacobians of C and of a policy for a batch, in the environment's units, by autograd; no `.grad` is written.
 
-By the chain rule an actor descends dC/da da/dtheta; dC/da da/dobs says which observation the cost reaches it through.
+By the chain rule the actor descends dC/da da/dtheta; dC/da da/dobs is the sensitivity of the cost to the observation.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ from costgrad.rl.spaces import to_env
 
 
 def cost_jacobian(critic: Critic, obs: Tensor, action: Tensor) -> Tensor:
-    """dC/da, of the mean over the ensemble.
+    """dC/da of the mean over the ensemble.
 
     Args:
-        critic: C of a continuous action.
-        obs: [B, *obs_shape] raw.
+        critic: C of continuous actions.
+        obs: [B, *obs_shape], not normalised.
         action: [B, *action_shape] in the environment's units.
 
     Returns:
-        [B, *action_shape] in the environment's units of cost for one of its units of action.
+        [B, *action_shape] in the environment's units, cost per action.
 
     Raises:
-        UserError: C takes no continuous action.
+        UserError: C is not of continuous actions.
     """
     if critic.spec.action != "box":
         raise UserError(f"dC/da is of continuous actions: this C has action={critic.spec.action!r}")
@@ -44,8 +44,8 @@ def action_jacobian(agent: Any, obs: np.ndarray | Tensor) -> Tensor:
     """da/dobs of the policy's mode.
 
     Args:
-        agent: any of continuous actions.
-        obs: [B, *obs_shape] raw.
+        agent: any with continuous actions.
+        obs: [B, *obs_shape], not normalised.
 
     Returns:
         [B, A, *obs_shape] in the environment's units.

@@ -1,1 +1,1 @@
-"""An agent as a graph, and its picture."""
+"""Diagrams of agents: an agent as a graph, and a picture of the graph."""

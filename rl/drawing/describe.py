@@ -1,7 +1,7 @@
-"""What an agent is made of and how its gradient runs, as nodes and edges, read from its real modules.
+"""The computational graph of an agent as nodes and edges, read from its actual modules: data flow and gradient flow.
 
-The notation is that of energy-based models: what is observed, what is computed, deterministic functions, and costs with
-a single scalar output. rl/drawing/paint.py paints it.
+The notation is that of energy-based models: observed variables, computed variables, deterministic functions, and scalar
+costs. rl/drawing/paint.py paints it.
 """
 
 from __future__ import annotations
@@ -22,26 +22,26 @@ Kind = Literal["observed", "computed", "function", "network", "cost", "black_box
 Flow = Literal["data", "constant", "blocked", "fit", "pathwise", "score", "search"]
 Way = Literal["pathwise", "score", "control_variate", "search"]
 WAYS: dict[Way, str] = {
-    "pathwise": "the gradient reaches the actor through C",
-    "score": "the gradient reaches the actor by the score function, past C",
-    "control_variate": "the gradient reaches the actor through C, and by the score of what C missed",
-    "search": "gradient-free: parameters are tried out, and the costs of episodes compared",
+    "pathwise": "pathwise gradient, through C to the actor",
+    "score": "score-function gradient, with C as the baseline",
+    "control_variate": "pathwise gradient through C, plus the score-function gradient of the residual",
+    "search": "gradient-free: parameters are perturbed, and the costs of episodes compared",
 }
 
 
 class Node(NamedTuple):
     """A variable, a function or a cost."""
 
-    key: str  # its part in the picture, one of rl/drawing/paint.py's PLACES
+    key: str  # one of PLACES in rl/drawing/layout.py
     kind: Kind
     name: str  # a symbol or a word
-    lines: tuple[str, ...] = ()  # what else is said of it
-    layers: tuple[int, ...] = ()  # of a network: output widths from first to last
+    lines: tuple[str, ...] = ()  # caption
+    layers: tuple[int, ...] = ()  # of a network: output widths of the layers, first to last
     copies: int = 1  # of an ensemble
 
 
 class Edge(NamedTuple):
-    """What flows from one node to another; gradients flow against the data."""
+    """Data or gradients from one node to another; gradients flow against the data."""
 
     source: str
     target: str
@@ -59,14 +59,14 @@ class Graph(NamedTuple):
 
 
 def describe(agent: Any, env: str = "environment") -> Graph:
-    """The graph of an agent; it computes nothing and changes nothing.
+    """The graph of an agent, which is not changed.
 
     Args:
-        agent: has `actor`, `codec` and `config`; `critic`, `target_critic` and `memory` are read where they are there.
-        env: what the environment is called.
+        agent: has `actor`, `codec` and `config`; `critic`, `target_critic` and `memory` are optional.
+        env: name of the environment.
 
     Raises:
-        UserError: it has no actor that could be drawn.
+        UserError: it has no actor to draw.
     """
     for name in ("actor", "codec", "config"):
         if getattr(agent, name, None) is None:
@@ -81,7 +81,7 @@ def describe(agent: Any, env: str = "environment") -> Graph:
 
 
 def way_of(agent: Any) -> Way:
-    """How the gradient reaches the actor."""
+    """The kind of the actor's gradient."""
     learns = isinstance(getattr(agent, "memory", None), Replay | RolloutMemory)
     if getattr(agent, "critic", None) is None or not learns or _searches(agent):
         return "search"
@@ -101,7 +101,7 @@ def _acting(agent: Any, env: str) -> tuple[list[Node], list[Edge]]:
         Node("obs", "observed", "s", ("observation", _shape(codec.obs_shape))),
         network("actor", "actor", actor, net),
         Node("action", "computed", "a", ("action", action)),
-        Node("env", "black_box", env, ("black box:", "no gradient passes")),
+        Node("env", "black_box", env, ("black box,", "not differentiable")),
         Node("reward", "observed", "r", ("reward,", "cost = -r")),
     ]
     edges = [Edge("action", "env"), Edge("env", "reward"), Edge("reward", "env", "blocked")]
@@ -122,18 +122,18 @@ def _acting(agent: Any, env: str) -> tuple[list[Node], list[Edge]]:
 
 
 def _policy(actor: Any, noisy: bool) -> tuple[str, ...]:
-    """The noise that enters a policy ("" for none), then what it makes of the network's output."""
+    """The noise of a policy ("" for none), then how it turns the network's output into an action."""
     if isinstance(actor, CategoricalActor):
         return ("Gumbel noise", "softmax,", "arg max") if noisy else ("", "arg max")
     if isinstance(actor, GaussianActor):
-        return "normal noise", "Gaussian,", "spread of s," if actor.state_std else "one spread,", "tanh"
+        return "normal noise", "Gaussian,", "std(s)," if actor.state_std else "constant std,", "tanh"
     if isinstance(actor, DeterministicActor):
         return ("normal noise", "tanh,", f"noise {actor.noise_std:g}") if noisy else ("", "tanh")
-    return "", "action of", "the output"
+    return "", "action from", "the output"
 
 
 def network(key: str, name: str, module: Any, net: Any, copies: int = 1) -> Node:
-    """A network's node: its layers, what stands between them, and the parameters of all of its module."""
+    """The node of a network: its layers, activation and normalisation, and the parameter count of its module."""
     count = sum(parameter.numel() for parameter in module.parameters())
     lines = [f"{count:,} parameters"]
     if not isinstance(net, MLP):
@@ -147,7 +147,7 @@ def network(key: str, name: str, module: Any, net: Any, copies: int = 1) -> Node
 
 
 def _learning(agent: Any, way: Way) -> tuple[list[Node], list[Edge]]:
-    """Memory, C, what C is taught, and the gradient's way back to the actor."""
+    """Buffer, C, the target of C, and the gradient's path to the actor."""
     critic, config = agent.critic, agent.config
     features = "norm" if getattr(config, "normalize_obs", False) else "obs"
     takes_action = critic.spec.action in ("box", "one_hot")
@@ -167,37 +167,36 @@ def _learning(agent: Any, way: Way) -> tuple[list[Node], list[Edge]]:
 
 
 def _memory(agent: Any) -> tuple[list[Node], list[Edge]]:
-    """What is kept, and what C is to learn from it."""
+    """The rollout or replay buffer, and the target of C."""
     c, critic = agent.config, agent.critic
-    less = ("less the entropy's worth",) if _soft(agent) else ()
+    entropy = ("minus entropy bonus",) if _soft(agent) else ()
     if not _replays(agent):
         passes = getattr(c, "critic_passes", getattr(c, "epochs", 1))
         nodes = [
-            Node("memory", "rollout", "rollout", (f"{agent.memory.num_steps} steps of each,", f"{passes} passes")),
-            Node("target", "function", "G", (f"{LAMBDA}-return of costs, {LAMBDA} {c.gae_lambda:g}", *less)),
+            Node("memory", "rollout", "rollout", (f"{agent.memory.num_steps} steps per env,", f"{passes} passes")),
+            Node("target", "function", "G", (f"{LAMBDA}-return of costs, {LAMBDA} {c.gae_lambda:g}", *entropy)),
         ]
-        edges = [Edge("memory", "obs", label="on-policy: the rollout just made, then it is dropped")]
+        edges = [Edge("memory", "obs", label="on-policy: the latest rollout, then it is dropped")]
         return nodes, [*edges, Edge("memory", "target", label="costs"), Edge("value", "target", "constant")]
     n_step = agent.memory.n_step
-    span = "one step and" if n_step == 1 else f"{n_step} steps and"
     nodes = [Node("memory", "replay", "replay", (f"the last {agent.memory.capacity:,}", "transitions"))]
-    edges = [Edge("memory", "obs", label=f"off-policy: batches of {c.batch}, drawn at random again and again")]
+    edges = [Edge("memory", "obs", label=f"off-policy: random batches of {c.batch_size}")]
     edges.append(Edge("memory", "target", label="costs"))
     if (copy := getattr(agent, "target_critic", None)) is not None:
         both = ("and target actor",) if getattr(agent, "target_actor", None) is not None else ()
-        lines = ("follows C slowly,", f"{copy.tau:g} a step", *both)
+        lines = ("Polyak averaging,", f"tau {copy.tau:g}", *both)
         nodes.append(Node("target_critic", "function", "target C", lines, copies=critic.spec.ensemble))
         edges += [Edge("critic", "target_critic", "constant"), Edge("memory", "target_critic", label="s'")]
-        edges.append(Edge("target_critic", "target", "constant", "cost of what follows"))
-        from_whom = "target C's word"
+        edges.append(Edge("target_critic", "target", "constant", "cost of the next state"))
+        bootstrap = "bootstraps from target C"
     else:
         edges.append(Edge("value", "target", "constant"))
-        from_whom = "C's word, in one pass with (s, a)" if critic.spec.batch_norm else "C's word"
-    return [*nodes, Node("target", "function", "G", (f"TD target: {span}", from_whom, *less))], edges
+        bootstrap = "bootstraps from C, in one pass" if critic.spec.batch_norm else "bootstraps from C"
+    return [*nodes, Node("target", "function", "G", (f"{n_step}-step TD target,", bootstrap, *entropy))], edges
 
 
 def _actor_gradient(agent: Any, way: Way) -> tuple[list[Node], list[Edge]]:
-    """The costs that the actor descends, and the edges along which their gradient comes back."""
+    """The costs that the actor minimises, and the edges of their gradient."""
     c, critic, box = agent.config, agent.critic, agent.critic.spec.action == "box"
     nodes: list[Node] = []
     edges: list[Edge] = []
@@ -207,25 +206,25 @@ def _actor_gradient(agent: Any, way: Way) -> tuple[list[Node], list[Edge]]:
             how, sign = "first", "="
         elif getattr(agent, "temperature", None) is not None and box:
             how = "maximum"
-        each = "a_d" if critic.spec.action == "one_hot" else "a"  # one choice at a time, round a sample
+        each = "a_d" if critic.spec.action == "one_hot" else "a"  # one choice at a time, the others sampled
         what = f"C(s, a), a {sign} {PI}" if box else f"{SUM} {PI}({each}|s) C(s, a)"
         lines = [what] + ([f"{how} of {many}"] if many > 1 else [])
         if way == "pathwise":
-            lines += ["less the entropy's worth"] if _soft(agent) or getattr(c, "entropy_coef", 0) > 0 else []
+            lines += ["minus entropy bonus"] if _soft(agent) or getattr(c, "ent_coef", 0) > 0 else []
             lines += [f"while KL < {c.kl_bound:g}"] if getattr(c, "kl_gate", False) else []
         nodes.append(Node("cost", "cost", "E C", tuple(lines)))
         back = ("value", "critic", "action", "policy") if box else ("policy",)
-        # Over discrete actions the gradient runs through their probabilities, and C's word is taken as given.
+        # For discrete actions the gradient runs through their probabilities, and C is a constant.
         edges += [
             Edge("value", "cost", "data" if box else "constant"),
             *([] if box else [Edge("policy", "cost", label=f"{PI}(a|s)")]),
         ]
         edges += [Edge(a, b, "pathwise") for a, b in zip(("cost", *back), (*back, "actor"), strict=True)]
     if way != "pathwise":
-        missed = f"G {DASH} C(s, a)" if way == "control_variate" else f"G {DASH} C(s)"
-        clip = (f"clipped at 1 \u00b1 {c.clip:g}",) if getattr(c, "clip", 0) else ()
+        residual = f"G {DASH} C(s, a)" if way == "control_variate" else f"G {DASH} C(s)"
+        clip = (f"clipped at 1 \u00b1 {c.clip_range:g}",) if getattr(c, "clip_range", 0) else ()
         nodes.append(
-            Node("advantage", "computed", "A", ("what C missed" if way == "control_variate" else "advantage", missed))
+            Node("advantage", "computed", "A", ("residual" if way == "control_variate" else "advantage", residual))
         )
         nodes.append(Node("score", "cost", "A ratio" if clip else f"A log {PI}", clip))
         edges += [Edge("target", "advantage", "constant"), Edge("value", "advantage", "constant")]
@@ -235,7 +234,7 @@ def _actor_gradient(agent: Any, way: Way) -> tuple[list[Node], list[Edge]]:
 
 
 def _searching(agent: Any) -> tuple[list[Node], list[Edge]]:
-    """No C in between: noise on the parameters, and the costs of whole episodes."""
+    """Gradient-free search: noise on the parameters, and the costs of whole episodes."""
     finds = getattr(agent, "finds", "of the gradient,")
     nodes = [
         Node("perturbation", "observed", EPSILON, ("noise on the", f"parameters {THETA}")),
@@ -243,7 +242,7 @@ def _searching(agent: Any) -> tuple[list[Node], list[Edge]]:
         Node("estimate", "function", "estimate", (finds, "from candidates' costs")),
     ]
     edges = [Edge("perturbation", "actor"), Edge("perturbation", "estimate"), Edge("reward", "episodes")]
-    edges += [Edge("episodes", "estimate", label="one number a candidate"), Edge("estimate", "actor", "search")]
+    edges += [Edge("episodes", "estimate", label="one cost per candidate"), Edge("estimate", "actor", "search")]
     if isinstance(critic := getattr(agent, "critic", None), Critic):
         nodes.append(network("critic", "C", critic, critic.net, critic.spec.ensemble))
         edges.append(Edge("critic", "estimate", "pathwise", "guides"))
@@ -251,10 +250,10 @@ def _searching(agent: Any) -> tuple[list[Node], list[Edge]]:
 
 
 def _head(critic: Critic) -> str:
-    """What one answer of C is."""
+    """The kind of C's output."""
     if critic.spec.head == "hl_gauss":
         return (f"{critic.spec.ensemble} x " if critic.spec.ensemble > 1 else "") + f"{critic.spec.bins} cost bins"
-    return "one number" if critic.spec.ensemble == 1 else f"{critic.spec.ensemble} numbers"
+    return "scalar" if critic.spec.ensemble == 1 else f"{critic.spec.ensemble} scalars"
 
 
 def _soft(agent: Any) -> bool:
@@ -263,7 +262,7 @@ def _soft(agent: Any) -> bool:
 
 
 def _searches(agent: Any) -> bool:
-    """Whether whole policies are compared; C, if there is one, only guides."""
+    """Whether it is a gradient-free search; C, if there is one, only guides it."""
     return hasattr(agent, "population")
 
 
@@ -272,5 +271,5 @@ def _replays(agent: Any) -> bool:
 
 
 def _shape(shape: tuple[int, ...]) -> str:
-    """[4], or [84 x 84 x 3]; a scalar is [1]."""
+    """A shape as text: [4], or [84 x 84 x 3]; a scalar is [1]."""
     return f"[{' x '.join(str(n) for n in shape) or math.prod(shape)}]"

@@ -1,6 +1,6 @@
-"""Where the parts of an agent's picture stand, and the ways of the lines between them.
+"""The layout of an agent's diagram: positions of its parts, and routes of the lines between them.
 
-Lengths are in units; (0, 0) is at the lower left.
+Lengths are in drawing units; (0, 0) is at the lower left.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ Point = tuple[float, float]
 
 
 class Place(NamedTuple):
-    """Where a part stands, and how large it is."""
+    """Centre and size of a part."""
 
     x: float
     y: float
@@ -45,8 +45,8 @@ PLACES = {
     "episodes": Place(14.9, 8.3, 0.9, 0.9),
     "estimate": Place(8.6, 2.2, 3.0, 1.4),
 }
-LEFTWARD = {"estimate"}
-# Where what is said of a circle or a square stands, from its centre.
+LEFTWARD = {"estimate"}  # parts that point to the left
+# Captions of circles and squares: offset from the centre, horizontal and vertical alignment.
 CAPTIONS: dict[str, tuple[float, float, str, str]] = {
     "obs": (0.0, -0.6, "center", "top"),
     "noise": (-0.55, 0.0, "right", "center"),
@@ -60,7 +60,7 @@ CAPTIONS: dict[str, tuple[float, float, str, str]] = {
     "perturbation": (-0.6, 0.0, "right", "center"),
     "episodes": (0.0, 0.6, "center", "bottom"),
 }
-# The corners of lines that are not straight, both ends included.
+# Corner points of lines that are not straight, both ends included.
 ROUTES: dict[tuple[str, str], tuple[Point, ...]] = {
     ("env", "obs"): ((8.4, 8.3), (1.1, 8.3), (1.1, 5.67)),
     ("memory", "obs"): ((15.0, 9.0), (15.0, 9.5), (0.8, 9.5), (0.8, 5.67)),
@@ -85,7 +85,7 @@ ROUTES: dict[tuple[str, str], tuple[Point, ...]] = {
     ("perturbation", "estimate"): ((5.35, 1.75), (5.35, 1.25), (9.2, 1.25), (9.2, 1.5)),
     ("estimate", "actor"): ((7.1, 2.2), (6.4, 2.2), (6.4, 4.1)),
 }
-LABELS: dict[tuple[str, str], tuple[float, float, str]] = {  # where a label does not stand over its longest stretch
+LABELS: dict[tuple[str, str], tuple[float, float, str]] = {  # where it is not above the longest segment
     ("memory", "target_critic"): (14.55, 7.0, "left"),
     ("target_critic", "target"): (16.9, 5.32, "center"),
     ("action", "score"): (13.2, 5.33, "center"),
@@ -94,18 +94,18 @@ LABELS: dict[tuple[str, str], tuple[float, float, str]] = {  # where a label doe
 
 
 def route(edge: Edge, shift: float) -> Sequence[Point]:
-    """The corners of an edge's line, both ends included; a straight one lies `shift` to its side."""
+    """Corner points of an edge's line, both ends included; a straight one is offset sideways by `shift`."""
     known = ROUTES.get((edge.source, edge.target))
     return known or _straight(PLACES[edge.source], PLACES[edge.target], shift)
 
 
 def label_at(edge: Edge, points: Sequence[Point]) -> tuple[float, float, str]:
-    """Where an edge's label stands: x, y of its lower side, and which of its sides x is."""
+    """Position of an edge's label: x, y of its lower side, and the horizontal alignment."""
     return LABELS.get((edge.source, edge.target)) or _beside(points)
 
 
 def _straight(source: Place, target: Place, shift: float) -> tuple[Point, Point]:
-    """From side to side; there and back lie beside each other."""
+    """From side to side; the two directions are parallel lines."""
     if abs(source.y - target.y) < abs(source.x - target.x):
         sign = 1 if target.x > source.x else -1
         y = source.y + shift
@@ -116,7 +116,7 @@ def _straight(source: Place, target: Place, shift: float) -> tuple[Point, Point]
 
 
 def _beside(points: Sequence[Point]) -> tuple[float, float, str]:
-    """Over the longest stretch of a line."""
+    """Above the longest segment of a line."""
     pairs = pairwise(points)
     (x0, y0), (x1, y1) = max(pairs, key=lambda pair: abs(pair[0][0] - pair[1][0]) + abs(pair[0][1] - pair[1][1]))
     return (x0 + x1) / 2, max(y0, y1) + 0.1, "center"

@@ -1,7 +1,7 @@
-"""Paints a graph of rl/drawing/describe.py, in the notation of energy-based models, with matplotlib alone.
+"""Paints a graph of rl/drawing/describe.py with matplotlib, in the notation of energy-based models.
 
-Every part has its place, above the world, in the middle the actor, below C, so that pictures of two agents can be laid
-side by side. Data flow on full lines, what carries no gradient on dotted ones, gradients on dashed ones in colour.
+Every part has a fixed position, the environment at the top, the actor in the middle, C at the bottom, so that diagrams
+of two agents can be compared. Data are solid lines, detached values dotted lines, gradients dashed lines in colour.
 """
 
 from __future__ import annotations
@@ -20,46 +20,46 @@ from costgrad.rl.drawing.layout import PLACES, Place, Point, label_at, route
 from costgrad.rl.drawing.shapes import GREY, INK, RED, SCALE, SMALL, SOFT, Paper, block, draw_node, rectangle
 
 Format = Literal["svg", "png"]
-MARK = "costgrad draw"  # in every file made here
+MARK = "costgrad draw"  # in the metadata of every file
 
 
 class Look(NamedTuple):
     """How a flow is drawn."""
 
     colour: str
-    dashes: Any  # of matplotlib
-    shift: float  # across a straight line, so that ways there and back lie side by side
-    says: str  # in the legend
+    dashes: Any  # matplotlib's linestyle
+    shift: float  # sideways offset of a straight line, so that two directions are parallel lines
+    label: str  # in the legend
 
 
 LOOKS: dict[Flow, Look] = {
     "data": Look(INK, "solid", 0.14, "data"),
-    "constant": Look(SOFT, (0, (1, 1.6)), 0.14, "taken as given"),
-    "blocked": Look(SOFT, (0, (3, 2)), -0.2, "no gradient passes"),
-    "pathwise": Look("#1565d8", (0, (5, 2)), -0.08, "gradient through C"),
-    "score": Look("#d97800", (0, (5, 1.5, 1.2, 1.5)), -0.3, "gradient by the score"),
-    "search": Look("#138a4b", (0, (2.5, 1.5)), -0.14, "step of the search"),
-    "fit": Look("#8a4fd3", (0, (3, 1.5)), -0.25, "C's own training"),
+    "constant": Look(SOFT, (0, (1, 1.6)), 0.14, "detached"),
+    "blocked": Look(SOFT, (0, (3, 2)), -0.2, "no gradient"),
+    "pathwise": Look("#1565d8", (0, (5, 2)), -0.08, "pathwise gradient"),
+    "score": Look("#d97800", (0, (5, 1.5, 1.2, 1.5)), -0.3, "score-function gradient"),
+    "search": Look("#138a4b", (0, (2.5, 1.5)), -0.14, "search update"),
+    "fit": Look("#8a4fd3", (0, (3, 1.5)), -0.25, "training of C"),
 }
 SHAPES = {
     "observed": "observed",
     "computed": "computed",
     "function": "function",
-    "cost": "cost: one number",
+    "cost": "cost (scalar)",
 }
 
 
 def draw(graph: Graph) -> Figure:
-    """The picture of an agent, as wide as what stands in it."""
+    """The diagram of an agent, as wide as its content."""
     right = max(PLACES[node.key].x + PLACES[node.key].width / 2 for node in graph.nodes) + 1.3
     right = max(right, 17.2)
     figure = Figure(figsize=(right * SCALE, 11 * SCALE), dpi=110)
     paper = Paper(figure)
     paper.text(0.5, 10.55, graph.title, 13, "left", weight="bold")
     paper.text(0.5, 10.05, graph.subtitle, 9, "left", colour=SOFT)
-    ways = {(edge.source, edge.target) for edge in graph.edges}
+    pairs = {(edge.source, edge.target) for edge in graph.edges}
     for edge in graph.edges:
-        _edge(paper, edge, two_way=(edge.target, edge.source) in ways)
+        _edge(paper, edge, two_way=(edge.target, edge.source) in pairs)
     for node in graph.nodes:
         draw_node(paper, node)
     _legend(paper, graph, right)
@@ -69,12 +69,12 @@ def draw(graph: Graph) -> Figure:
 def _edge(paper: Paper, edge: Edge, two_way: bool) -> None:
     look = LOOKS[edge.flow]
     points = route(edge, look.shift if two_way else 0.0)
-    if edge.flow == "blocked":  # it gets no further than this
+    if edge.flow == "blocked":  # it ends halfway
         (x, y), (to, _) = points
         points = ((x, y), ((x + to) / 2, y))
         paper.line([(x + to) / 2], [y], RED, marker="x", ms=6, mew=1.6, zorder=5)
     _line(paper, points, look, head=edge.flow != "blocked")
-    if abs(points[0][0] - PLACES[edge.source].x) > PLACES[edge.source].width:  # it leaves another line
+    if abs(points[0][0] - PLACES[edge.source].x) > PLACES[edge.source].width:  # it branches off another line
         paper.line([points[0][0]], [points[0][1]], look.colour, marker="o", ms=4, zorder=3)
     if edge.label:
         x, y, side = label_at(edge, points)
@@ -82,7 +82,7 @@ def _edge(paper: Paper, edge: Edge, two_way: bool) -> None:
 
 
 def _line(paper: Paper, points: Sequence[Point], look: Look, head: bool = True) -> None:
-    """A line through the points with rounded corners, and an arrow's head at its end."""
+    """A line through the points with rounded corners, and an arrow head at its end."""
     end, before = points[-1], points[-2]
     length = ((end[0] - before[0]) ** 2 + (end[1] - before[1]) ** 2) ** 0.5
     ux, uy = (end[0] - before[0]) / length, (end[1] - before[1]) / length
@@ -106,10 +106,10 @@ def _towards(corner: Point, other: Point, radius: float = 0.15) -> Point:
 
 
 def _legend(paper: Paper, graph: Graph, right: float) -> None:
-    """The shapes and the flows that stand in this picture."""
+    """The legend of the shapes, and of the flows in this diagram."""
     paper.line([0.5, right - 0.5], [0.95, 0.95], GREY, lw=0.8)
     x, y = 0.6, 0.5
-    for kind, says in SHAPES.items():
+    for kind, label in SHAPES.items():
         mark = Place(x + 0.15, y, 0.3, 0.3)
         if kind == "function":
             paper.add(block(mark.x, y, 0.4, 0.3))
@@ -117,25 +117,25 @@ def _legend(paper: Paper, graph: Graph, right: float) -> None:
             paper.add(rectangle(mark, RED, "#8f1f1f"))
         else:
             paper.add(Circle((mark.x, y), 0.15, fc=GREY if kind == "observed" else "white", ec=INK, lw=1.2))
-        paper.text(x + 0.45, y, says, SMALL, "left", "center_baseline")
-        x += 0.78 + 0.107 * len(says)
+        paper.text(x + 0.45, y, label, SMALL, "left", "center_baseline")
+        x += 0.78 + 0.107 * len(label)
     for flow, look in LOOKS.items():
         if flow != "blocked" and any(edge.flow == flow for edge in graph.edges):
             _line(paper, ((x, y), (x + 0.8, y)), look)
-            paper.text(x + 0.9, y, look.says, SMALL, "left", "center_baseline")
-            x += 1.15 + 0.107 * len(look.says)
+            paper.text(x + 0.9, y, look.label, SMALL, "left", "center_baseline")
+            x += 1.15 + 0.107 * len(look.label)
 
 
 def pictures(graph: Graph, *kinds: Format) -> list[bytes]:
-    """The picture as files' contents, one for each of `kinds`; SVG has its text as text.
+    """The diagram as the contents of files, one for each of `kinds`; SVG keeps its text as text.
 
-    The same graph gives the same bytes, and `MARK` stands in the first 4096 of them.
+    The same graph gives the same bytes, and `MARK` is in the first 4096 of them.
     """
     figure, made = draw(graph), []
     for kind in kinds:
         buffer = io.BytesIO()
         more: dict[str, Any] = {"metadata": {"Date": None, "Creator": MARK}}
-        if kind == "png":  # packed less tightly it takes half the time
+        if kind == "png":  # less compression takes half the time
             more = {"metadata": {"Software": MARK}, "pil_kwargs": {"compress_level": 1}}
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": MARK}):
             figure.savefig(buffer, format=kind, **more)

@@ -1,4 +1,4 @@
-"""The shapes of a picture of an agent: circles, rounded blocks, squares, a black box, memories."""
+"""The shapes of a diagram: circles, rounded blocks, squares, a black box, buffers."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from costgrad.rl.drawing.describe import Node
 from costgrad.rl.drawing.layout import CAPTIONS, LEFTWARD, PLACES, Place
 
 INK, GREY, PALE, RED, SOFT = "#1f2933", "#c3cad3", "#eaf0f7", "#cf3a3a", "#5f6b78"
-SCALE = 0.6  # inches a unit
-SMALL = 8.0  # points
+SCALE = 0.6  # inches per unit
+SMALL = 8.0  # font size in points
 
 
 class Paper:
-    """A figure without axes, which would cost as much as what is drawn in them; lengths are in units."""
+    """A figure without axes, which are slow; lengths are in units."""
 
     def __init__(self, figure: Figure) -> None:
         self.figure, self.transform = figure, Affine2D().scale(SCALE) + figure.dpi_scale_trans
 
     def add(self, artist: Artist) -> None:
-        """Draws a patch."""
+        """Adds an artist."""
         artist.set_transform(self.transform)
         self.figure.add_artist(artist)
 
     def line(self, x: Sequence[float], y: Sequence[float], colour: str, **more: Any) -> None:
-        """Draws a straight line, or a mark."""
+        """Draws a straight line, or a marker."""
         self.add(Line2D(x, y, color=colour, **more))
 
     def text(
@@ -46,13 +46,13 @@ class Paper:
         colour: str = INK,
         **more: Any,
     ) -> None:
-        """Writes; `side` and `level` are matplotlib's alignments, `size` is in points."""
+        """Adds text; `side` and `level` are matplotlib's alignments, `size` is in points."""
         more |= {"size": size, "ha": side, "va": level, "color": colour, "transform": self.transform}
         self.figure.text(x, y, text, zorder=6, linespacing=1.25, **more)
 
 
 def draw_node(paper: Paper, node: Node) -> None:
-    """Draws a node in its place, and what is said of it."""
+    """Draws a node and its caption."""
     place, shape = PLACES[node.key], _SHAPES.get(node.kind, _variable)
     shape(paper, node, place)
     if node.key in CAPTIONS:
@@ -61,7 +61,7 @@ def draw_node(paper: Paper, node: Node) -> None:
 
 
 def _variable(paper: Paper, node: Node, place: Place) -> None:
-    """A circle, filled where it is observed; or a cost's square, with the one number that comes out of it."""
+    """A circle, filled if observed; or a square for a cost, with its scalar output."""
     x, y = place.x, place.y
     if node.kind != "cost":
         fill = GREY if node.kind == "observed" else "white"
@@ -84,7 +84,7 @@ def _function(paper: Paper, node: Node, place: Place) -> None:
 
 
 def _network(paper: Paper, node: Node, place: Place) -> None:
-    """A frame with a rounded block a layer, its width inside; the members of an ensemble lie behind one another."""
+    """A frame with one rounded block per layer, labelled by its width; an ensemble is a stack of frames."""
     for i in reversed(range(min(node.copies, 3))):
         box = FancyBboxPatch(
             (place.x - place.width / 2 + 0.1 * i, place.y - place.height / 2 + 0.12 * i),
@@ -117,7 +117,7 @@ def _black_box(paper: Paper, node: Node, place: Place) -> None:
 
 
 def _memory(paper: Paper, node: Node, place: Place) -> None:
-    """A strip of steps that is used up, or a barrel that fills."""
+    """A strip of steps for a rollout, a cylinder for a replay buffer."""
     x, y, w, h = place
     if node.kind == "rollout":
         paper.add(rectangle(place, "white", INK))
@@ -137,7 +137,7 @@ def _memory(paper: Paper, node: Node, place: Place) -> None:
 
 
 def block(x: float, y: float, width: float, height: float, left: bool = False) -> PathPatch:
-    """A block, flat where the input enters and round where the output leaves."""
+    """A block, flat on the input side and round on the output side."""
     sign = -1 if left else 1
     flat, tip = x - sign * width / 2, x + sign * width / 2
     shoulder = tip - sign * min(height / 2, width / 3)
@@ -161,6 +161,6 @@ _SHAPES = {"network": _network, "function": _function, "black_box": _black_box, 
 
 
 def rectangle(place: Place, fill: str, line: str) -> Rectangle:
-    """A filled one that takes up a place."""
+    """A filled rectangle of a part's size."""
     corner = (place.x - place.width / 2, place.y - place.height / 2)
     return Rectangle(corner, place.width, place.height, fc=fill, ec=line, lw=1.3, zorder=4)

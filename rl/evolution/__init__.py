@@ -1,1 +1,1 @@
-"""Search without gradients: formulas, stacked policies, and who plays whom."""
+"""Gradient-free search: formulas, batched policies, and the rollout of candidates."""

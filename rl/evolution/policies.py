@@ -1,6 +1,6 @@
-"""Deterministic policies of one shape, as the vectors of parameters that a search moves.
+"""Deterministic policies of one architecture, as parameter vectors for a search.
 
-Many act at once, one a row: all their parameters are one array [N, P], and a layer is one batched product.
+N policies act at once, one per row: their parameters are one array [N, P], and a layer is one batched product.
 """
 
 from __future__ import annotations
@@ -21,29 +21,30 @@ from costgrad.rl.norm import RunningNorm
 from costgrad.rl.spaces import Codec
 
 Array = np.ndarray
-Layers = list[tuple[Array, Array]]  # weight [..., in, out] and bias [..., out] of each
+Layers = list[tuple[Array, Array]]  # weight [..., in, out] and bias [..., out] of each layer
 
 
 class Policies:
-    """One of them, the centre, is a network; any other is a vector of as many parameters.
+    """The centre of the search is a network; every other policy is a vector of its P parameters.
 
-    An action of a Box is tanh of the output, in [-1, 1]^A; of discrete choices the likeliest. Nothing is random. The
-    last layer starts at 0, so that the centre does the same in every state (1803.07055 starts so).
+    Actions are deterministic: tanh of the output for a Box, in [-1, 1]^A, and the mode for discrete choices. The last
+    layer is initialised to 0, so that the centre acts alike in every state (as in 1803.07055).
 
-    Observations are normalised by statistics that stand still until `renew`: all candidates of a generation see alike.
+    Observations are normalised by statistics that stay fixed until `renew_norm`, the same for all candidates of a
+    generation.
 
     Args:
-        codec: of the environment's spaces. The networks stay on the host, whatever its device.
+        codec: of the environment's spaces. The networks stay on the CPU, whatever its device.
         hidden: widths of the hidden layers; () is a linear policy.
-        activation: between them.
+        activation: between the layers.
         normalize_obs: shift and scale observations to mean 0 and variance 1.
         seed: decides the initial weights.
 
     Attributes:
         actor: the centre; `actor.net` alone has parameters.
         size: P.
-        norm: what observations are normalised by; None leaves them.
-        seen: what they will be normalised by in the next generation.
+        norm: the statistics that normalise observations; None without normalisation.
+        next_norm: the statistics of the next generation.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class Policies:
         self.size = sum(p.numel() for p in self._parameters)
         self._activation = ACTIVATIONS[activation]
         self.norm = RunningNorm(codec.obs_shape) if normalize_obs else None
-        self.seen = RunningNorm(codec.obs_shape)
+        self.next_norm = RunningNorm(codec.obs_shape)
         self._output: NumpyForward | None = None
 
     @property
@@ -72,18 +73,18 @@ class Policies:
         return np.concatenate([to_numpy(p).ravel() for p in self._parameters])
 
     def move(self, center: Array) -> None:
-        """Puts the centre at [P]."""
+        """Sets the centre's parameters to [P]."""
         with torch.no_grad():
             for parameter, value in zip(self._parameters, self.split(torch.from_numpy(center)), strict=True):
                 parameter.copy_(value)
 
     def split(self, vector: Tensor) -> tuple[Tensor, ...]:
-        """A vector [P] as one tensor a parameter of the network, which share its memory."""
+        """Splits a vector [P] into views, one per parameter tensor of the network."""
         parts = torch.split(vector, [p.numel() for p in self._parameters])
         return tuple(part.view(p.shape) for part, p in zip(parts, self._parameters, strict=True))
 
     def layers(self, rows: Array) -> Layers:
-        """Views of the parameters of N policies [N, P]: what is written to the rows shows in the layers."""
+        """Views of the parameters of N policies [N, P]: the layers follow writes to the rows."""
         parts, end = [], 0
         for p in self._parameters:
             start, end = end, end + p.numel()
@@ -93,7 +94,7 @@ class Policies:
 
     @np.errstate(over="ignore", invalid="ignore")
     def act(self, layers: Layers, obs: Array) -> Array:
-        """Each row by a policy of its own: layers of N policies, [N, *obs_shape] -> [N, A], [N] or [N, D]."""
+        """Actions of N policies, each for its own row: [N, *obs_shape] -> [N, A], [N] or [N, D]."""
         x = obs.astype(np.float32, copy=False)
         if self.norm is not None:
             x = np.clip((x - to_numpy(self.norm.center)) * to_numpy(self.norm.scale), -self.norm.clip, self.norm.clip)
@@ -105,8 +106,8 @@ class Policies:
         return self.actor.act(x[:, 0], None)[1]
 
     def best(self, obs: Array) -> Array:
-        """All rows by the centre: [N, *obs_shape] -> [N, A], [N] or [N, D]."""
-        if self._output is None:  # an optimizer, which moves the parameters, has been made by now
+        """Actions of the centre: [N, *obs_shape] -> [N, A], [N] or [N, D]."""
+        if self._output is None:  # lazily: an optimizer, made after `__init__`, moves the parameters to its own memory
             self._output = NumpyForward(self.norm, self.actor.net)
         return self.actor.act(self._output(obs), None)[1]
 
@@ -114,23 +115,23 @@ class Policies:
         """The centre's action, which is never sampled, for one observation or a batch; see `Codec.predict`."""
         return self.codec.predict(self.best, obs)
 
-    def see(self, obs: Array, valid: Array) -> None:
-        """Takes observations [N, *obs_shape] into the next statistics, those where `valid` [N]."""
+    def record_obs(self, obs: Array, valid: Array) -> None:
+        """Adds observations [N, *obs_shape] where `valid` [N] to the statistics of the next generation."""
         if self.norm is not None:
-            self.seen.update(obs, valid)
+            self.next_norm.update(obs, valid)
 
-    def renew(self) -> None:
-        """From here on observations are normalised by all that was seen."""
+    def renew_norm(self) -> None:
+        """Starts to normalise by the statistics of all observations so far."""
         if self.norm is not None:
-            self.norm.load_state_dict(self.seen.state_dict())
+            self.norm.load_state_dict(self.next_norm.state_dict())
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The centre and the statistics."""
-        parts = {"net": self.actor.net} | ({"norm": self.norm, "seen": self.seen} if self.norm is not None else {})
+        """The centre's parameters and the statistics."""
+        parts = {"net": self.actor.net} | ({"norm": self.norm, "seen": self.next_norm} if self.norm is not None else {})
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Takes up what `state_dict` gave."""
+        """Restores what `state_dict` returned."""
         mine = self.state_dict()
         if mine.keys() != state_dict.keys():
             raise KeyError(f"the policy's tensors are {', '.join(mine)}")

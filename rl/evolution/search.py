@@ -1,7 +1,7 @@
-"""Formulas of search without gradients: candidates round a centre, what their costs are worth, the slope they show.
+"""Formulas of gradient-free search: perturbed candidates, rank-based fitness shaping, gradient estimates.
 
-Arrays in, arrays out, no environments. A candidate is a vector of P parameters, a row; its cost is a number to be made
-small. Candidates that mirror one another stand in two halves: row k of the second is row k of the first, reflected.
+NumPy arrays in and out, no environments. A candidate is a row of P parameters, and its cost is to be minimised.
+Mirrored (antithetic) candidates are two halves: row k of the second half is the reflection of row k of the first.
 """
 
 from __future__ import annotations
@@ -12,72 +12,75 @@ Array = np.ndarray
 
 
 def mirrored(center: Array, noise: Array, sigma: float) -> Array:
-    """Pairs at center + sigma * noise and center - sigma * noise (1703.03864, section 2.1).
+    """Antithetic pairs at center + sigma * noise and center - sigma * noise (1703.03864, section 2.1).
 
     Args:
         center: [P].
         noise: [K, P].
-        sigma: how far.
+        sigma: standard deviation of the perturbation.
 
     Returns:
-        [2 K, P]: the K with plus, then the K with minus.
+        [2 K, P]: the K plus ones, then the K minus ones.
     """
     step = np.float32(sigma) * noise
     return np.concatenate((center + step, center - step))
 
 
 def directions(candidates: Array, sigma: float) -> Array:
-    """The noise that `mirrored` put into candidates [2 K, P], as it was rounded: [K, P]."""
+    """The noise of candidates of `mirrored` [2 K, P], with their rounding: [K, P]."""
     plus, minus = pairs(candidates)
     return (plus - minus) / np.float32(2 * sigma)
 
 
 def pairs(values: Array) -> tuple[Array, Array]:
-    """What belongs to the candidates of `mirrored`: [2 K, ...] -> [K, ...] of plus and [K, ...] of minus."""
+    """Splits values of the candidates of `mirrored`: [2 K, ...] -> [K, ...] of plus and [K, ...] of minus."""
     plus, minus = np.split(values, 2)
     return plus, minus
 
 
 def centered_ranks(cost: Array) -> Array:
-    """Costs replaced by their places, from -1/2 (the cheapest) to 1/2: [M] -> [M] (1703.03864, section 2).
+    """Fitness shaping: costs become ranks from -1/2 (lowest cost) to 1/2: [M] -> [M] (1703.03864, section 2).
 
-    Equal costs share the mean of their places, so that costs that are all alike show no slope.
+    Ties share their mean rank, so that equal costs give a gradient of 0.
     """
     _, group, count = np.unique(cost, return_inverse=True, return_counts=True)
-    first = np.cumsum(count) - count  # the place of each group's first
-    place = (first + (count - 1) / 2)[group]
-    return place / max(len(cost) - 1, 1) - 0.5
+    first = np.cumsum(count) - count  # the rank of each group's first
+    rank = (first + (count - 1) / 2)[group]
+    return rank / max(len(cost) - 1, 1) - 0.5
 
 
 def cheapest_pairs(plus: Array, minus: Array, top: int) -> Array:
-    """Which `top` pairs had the cheapest candidate, the cheapest first: [K], [K] -> [top] (1803.07055, V1-t, V2-t)."""
+    """Indices of the `top` pairs with the lowest min(plus, minus), lowest first: [K], [K] -> [top].
+
+    This is the selection of V1-t and V2-t in 1803.07055.
+    """
     return np.argsort(np.minimum(plus, minus), kind="stable")[:top]
 
 
 def slope(plus: Array, minus: Array, noise: Array) -> Array:
-    """The mean of (plus - minus) noise over K mirrored pairs: [K], [K], [K, P] -> [P] float32.
+    """The mean of (plus - minus) * noise over K mirrored pairs: [K], [K], [K, P] -> [P] float32.
 
-    Divided by 2 sigma it estimates the gradient of the cost, smoothed by noise of covariance I.
+    Divided by 2 sigma it estimates the gradient of the cost smoothed by noise of covariance sigma^2 I.
     """
     return ((plus - minus).astype(np.float32) @ noise) / np.float32(len(noise))
 
 
 def orthonormal(rows: Array) -> Array:
-    """A basis of what some vectors span: [k, P] -> [P, min(k, P)] float32, columns of length 1 at right angles."""
+    """An orthonormal basis of the span of k vectors: [k, P] -> [P, min(k, P)] float32."""
     return np.linalg.qr(rows.T)[0].astype(np.float32)
 
 
 def guided(normal: Array, within: Array, basis: Array, share: float) -> Array:
-    """Noise that is stretched along a subspace (Guided ES, 1806.10230, eq. 3).
+    """Noise elongated along a subspace (Guided ES, 1806.10230, eq. 3).
 
-    Its covariance is share * I + (1 - share) P / k * U U^T: the paper's times P, so that a parameter moves by 1 on
-    average, as it does by noise of covariance I.
+    Its covariance is share * I + (1 - share) P / k * U U^T: P times the paper's, so that the mean variance of a
+    parameter is 1, as with covariance I.
 
     Args:
         normal: [K, P] normal noise.
-        within: [K, k] normal noise of the subspace.
+        within: [K, k] normal noise within the subspace.
         basis: U [P, k] orthonormal.
-        share: alpha, from 0 (in the subspace alone) to 1 (as if there were none).
+        share: alpha, from 0 (subspace only) to 1 (isotropic).
 
     Returns:
         [K, P].

@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, and what it takes to go on from there."""
+"""The folder of a run: its files, and what is needed to resume."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PACKAGES = ("costgrad", "torch", "gymnasium", "numpy", "safetensors")
 
 
 class Position(NamedTuple):
-    """Where a run stands."""
+    """The progress of a run."""
 
     step: int = 0  # environment steps done
     seconds: float = 0.0  # of training
@@ -30,14 +30,14 @@ class Position(NamedTuple):
 
 
 class RunFolder:
-    """The folder of one run: config.json, its tables, ledger.json, checkpoints/ and what is drawn of it.
+    """The folder of one run: config.json, tables, ledger.json, checkpoints/ and plots.
 
     Args:
         path: the folder.
-        resume: it holds a run that goes on; otherwise it must be empty or not there.
+        resume: whether it must hold a run to resume; otherwise it must be empty or not exist.
 
     Raises:
-        UserError: a run is there and should not be, or the other way round; no permission to write.
+        UserError: the folder does not match `resume`, or is not writable.
     """
 
     def __init__(self, path: str | Path, resume: bool = False) -> None:
@@ -55,15 +55,15 @@ class RunFolder:
 
     @property
     def ledger(self) -> Path:
-        """The file of the ledger."""
+        """Path of the ledger."""
         return self.path / "ledger.json"
 
     def checkpoint(self, name: str) -> Path:
-        """The folder of checkpoint `last`, `best` or `step_N`."""
+        """Path of checkpoint `last`, `best` or `step_N`."""
         return self.path / "checkpoints" / name
 
     def save(self, name: str, agent: Any, position: Position) -> None:
-        """Writes a checkpoint of the agent and where the run stands. Raises UserError."""
+        """Writes a checkpoint of the agent with the progress of the run. Raises UserError."""
         save_agent(self.checkpoint(name), agent, run=position._asdict())
 
     def restore(self, agent: Any) -> Position:
@@ -76,12 +76,12 @@ class RunFolder:
             raise UserError(f"checkpoint {path} was not written by a run") from error
         kinds = (int, int | float, int | float | None)
         if not all(map(isinstance, position, kinds)) or position.step < 0 or position.seconds < 0:
-            raise UserError(f"checkpoint {path} is damaged: it stands at {position._asdict()}")
+            raise UserError(f"checkpoint {path} is damaged: its position is {position._asdict()}")
         restore(path, agent, tensors, meta)
         return position
 
     def write_config(self, agent: Any, **more: Any) -> None:
-        """Writes what the run was started with. Raises UserError."""
+        """Writes config.json: config, command, commit and versions. Raises UserError."""
         text = json.dumps(
             {
                 "agent": agent_name(agent),
@@ -99,7 +99,7 @@ class RunFolder:
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
-    """What `write_config` wrote into run folder `path`. Raises UserError."""
+    """Reads config.json of run folder `path`. Raises UserError."""
     file = Path(path) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
@@ -116,10 +116,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def environment_seed(seed: int, step: int) -> int:
-    """The seed of the environments of a run that starts, or goes on, at `step`.
+    """The seed of the environments of a run that starts or resumes at `step`.
 
-    A run that goes on gets other episodes than the ones it had: the seeds lie between 2^30 and 2^31, far from
-    those of training (seed, seed + 1, ...) and of evaluation (seed + 1,000,000, ...).
+    A resumed run gets new episodes: its seeds are between 2^30 and 2^31, far from those of training (seed, seed + 1,
+    ...) and of evaluation (seed + 1,000,000, ...).
     """
     if step == 0:
         return seed
@@ -131,13 +131,13 @@ def _versions() -> dict[str, str]:
     for package in _PACKAGES:
         try:
             found[package] = version(package)
-        except PackageNotFoundError:  # run from a checkout that was not installed
+        except PackageNotFoundError:  # a checkout that is not installed
             continue
     return found
 
 
 def _commit() -> str | None:
-    """The commit of the checkout this file belongs to, "-dirty" where it was edited; None for an installed package."""
+    """The commit of this checkout, with "-dirty" if it has changes; None for an installed package."""
     root = Path(__file__).resolve().parents[2]
     if not (root / ".git").exists():
         return None

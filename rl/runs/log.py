@@ -1,4 +1,4 @@
-"""What a run tells people: TensorBoard, CSV, and the only place that waits for the device."""
+"""Logs a run to TensorBoard and CSV. Only here are metrics copied from the device."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ from costgrad.rl.ledger import StepLedger
 from costgrad.rl.runs.table import EVALUATION_COLUMNS, PROBE_COLUMNS, TRAINING_COLUMNS, Table
 
 WINDOW = 100  # episodes that rollout/ep_rew_mean is the mean of
-_KEPT = 128  # updates whose metrics are kept, at most, for one mean
+_KEPT = 128  # maximum number of updates whose metrics are averaged
 
 
 class Clock:
-    """Seconds of training; `pause` stops it while something else runs.
+    """Seconds of training; pauses as a context manager while something else runs.
 
     Args:
-        seconds: on it when it starts (a run that goes on).
+        seconds: initial value, of a resumed run.
     """
 
     def __init__(self, seconds: float = 0.0) -> None:
@@ -40,7 +40,7 @@ class Clock:
 
     @property
     def seconds(self) -> float:
-        """Since the start, without the pauses."""
+        """Seconds since the start, without pauses."""
         return (self._paused or time.perf_counter()) - self._start
 
     def __enter__(self) -> Clock:
@@ -49,14 +49,14 @@ class Clock:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Goes on."""
+        """Resumes."""
         assert self._paused is not None
         self._start += time.perf_counter() - self._paused
         self._paused = None
 
 
 class Thinned:
-    """An evenly spaced sample of the updates between two writes: their metrics, still on their device."""
+    """Metrics of evenly spaced updates between two writes, as tensors on their device."""
 
     def __init__(self) -> None:
         self.kept: list[dict[str, Tensor]] = []
@@ -64,7 +64,7 @@ class Thinned:
         self._stride = 1
 
     def add(self, metrics: dict[str, Tensor]) -> None:
-        """Keeps every one at first, then every second, every fourth, ... so that memory and time stay bounded."""
+        """Keeps every update at first, then every second, every fourth, ... to bound memory and time."""
         self.seen += 1
         if self.seen % self._stride == 0:
             self.kept.append(metrics)
@@ -74,10 +74,10 @@ class Thinned:
 
 
 def means(groups: Mapping[tuple[str, ...], Thinned]) -> dict[str, float]:
-    """The mean of each metric over the updates that had it; waits for the device once for each group.
+    """The mean of each metric over the updates that report it; synchronises with the device once per group.
 
     Args:
-        groups: updates by the names of their metrics (an agent may not report the same at every update).
+        groups: updates by the names of their metrics, which may differ between updates.
     """
     sums: dict[str, float] = {}
     counts: dict[str, int] = {}
@@ -90,15 +90,15 @@ def means(groups: Mapping[tuple[str, ...], Thinned]) -> dict[str, float]:
 
 
 class Log:
-    """Collects what the ticks of a run say and writes it every `every` environment steps.
+    """Collects the metrics and returns of a run, and writes them every `every` environment steps.
 
     Between two writes the metrics stay tensors on their device (see `Thinned`).
 
     Args:
-        folder: of TensorBoard's files, `training.csv`, `evaluations.csv` and `probes.csv`; None writes nothing.
+        folder: for TensorBoard's files, `training.csv`, `evaluations.csv` and `probes.csv`; None writes nothing.
         clock: of the run.
         every: environment steps between two writes.
-        step: where the run stands; later entries, of a run that went on without being saved, are dropped.
+        step: environment steps so far; later entries, written after the last checkpoint of a resumed run, are dropped.
         ledger: of the run.
     """
 
@@ -111,7 +111,7 @@ class Log:
         self.lengths: deque[int] = deque(maxlen=WINDOW)
         self.training = Table(folder and folder / "training.csv", TRAINING_COLUMNS, step)
         self.evaluations = Table(folder and folder / "evaluations.csv", EVALUATION_COLUMNS, step)
-        self._probes: Table | None = None  # a file where there is a probe
+        self._probes: Table | None = None  # a file once there is a probe
         self._probed = (folder and folder / "probes.csv", step)
         self._metrics: dict[tuple[str, ...], Thinned] = {}
         self._last = (step, clock.seconds)
@@ -125,7 +125,7 @@ class Log:
                 self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, metrics: dict[str, Tensor], returns: list[float], lengths: list[int]) -> None:
-        """Takes in one tick of the loop; a microsecond unless it is time to write."""
+        """Adds one tick of the loop; takes about a microsecond unless it is time to write."""
         if metrics:
             self._metrics.setdefault(tuple(metrics), Thinned()).add(metrics)
         if returns:
@@ -136,14 +136,14 @@ class Log:
             self.write(step)
 
     def write(self, step: int) -> None:
-        """Writes the means since the last time, at this step; nothing where it did so already."""
+        """Writes the means since the last write; does nothing if this step was written already."""
         if step == self._last[0]:
             return
         self._due = step + self.every
         seconds = self.clock.seconds
-        before, then = self._last
+        last_step, last_seconds = self._last
         self._last = (step, seconds)
-        fps = (step - before) / max(seconds - then, 1e-9)
+        fps = (step - last_step) / max(seconds - last_seconds, 1e-9)
         scalars = {f"train/{name}": value for name, value in means(self._metrics).items()}
         for name, value in scalars.items():
             if name.endswith("_loss") and not math.isfinite(value):
@@ -161,10 +161,10 @@ class Log:
                 mean_length=length,
                 steps_per_second=fps,
             )
-        self._scalars(step, scalars | {"time/fps": fps} | self._spent())
+        self._scalars(step, scalars | {"time/fps": fps} | self._ledger_scalars())
 
     def add_evaluation(self, step: int, evaluation: Evaluation) -> None:
-        """Writes one evaluation of the policy as it was after `step` environment steps."""
+        """Writes one evaluation of the policy after `step` environment steps."""
         self.evaluations.add(
             step=step,
             seconds=self.clock.seconds,
@@ -179,20 +179,20 @@ class Log:
         )
         length = sum(evaluation.lengths) / len(evaluation.lengths)
         scalars = {"eval/mean_reward": evaluation.mean, "eval/mean_ep_length": length}
-        self._scalars(step, scalars | self._spent())
+        self._scalars(step, scalars | self._ledger_scalars())
 
     def add_picture(self, step: int, tag: str, png: bytes) -> None:
-        """Shows a PNG among TensorBoard's images."""
-        width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))  # where every PNG has them
+        """Adds a PNG to TensorBoard's images."""
+        width, height = (int.from_bytes(png[i : i + 4], "big") for i in (16, 20))  # offsets in every PNG
         image = Summary.Image(width=width, height=height, colorspace=4, encoded_image_string=png)
         self._event(step, summary=Summary(value=[Summary.Value(tag=tag, image=image)]))
 
     def add_probe(self, step: int, probe: Probe) -> None:
-        """Writes how far C could be trusted after `step` environment steps; what is not known has no tag."""
+        """Writes a probe of C after `step` environment steps; NaN values get no tag."""
         if self._probes is None:
             path, start = self._probed
             self._probes = Table(path, PROBE_COLUMNS, start)
-        nan, told, grad = math.nan, probe.calibration, probe.gradient
+        nan, cal, grad = math.nan, probe.calibration, probe.gradient
         self._probes.add(
             step=step,
             seconds=self.clock.seconds,
@@ -200,12 +200,12 @@ class Log:
             grad_cosine_error=nan if grad is None else grad.cosine_error,
             grad_relative_error=nan if grad is None else grad.relative_error,
             grad_relative_error_error=nan if grad is None else grad.relative_error_error,
-            explained_variance=told.explained_variance,
-            explained_variance_error=told.explained_variance_error,
-            calibration=told.error,
-            calibration_error=told.error_error,
-            bias=told.bias,
-            left=told.left,
+            explained_variance=cal.explained_variance,
+            explained_variance_error=cal.explained_variance_error,
+            calibration=cal.error,
+            calibration_error=cal.error_error,
+            bias=cal.bias,
+            left=cal.left,
             environment_steps=probe.steps,
         )
         tags = ("grad_cosine", "grad_relative_error", "explained_variance", "calibration", "bias")
@@ -214,10 +214,10 @@ class Log:
 
     @property
     def mean_return(self) -> float | None:
-        """Of the last 100 training episodes; None before the first has ended."""
+        """Mean return of the last 100 training episodes; None before the first has ended."""
         return sum(self.returns) / len(self.returns) if self.returns else None
 
-    def _spent(self) -> dict[str, float]:
+    def _ledger_scalars(self) -> dict[str, float]:
         return {f"ledger/{name}": float(count) for name, count in asdict(self.ledger).items()}
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""How the process keeps memory that is used again at once."""
+"""Tunes glibc's malloc to reuse freed memory."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import ctypes
 import platform
 
 MIB = 2**20
-# Of glibc's malloc.h: mallopt's names for what follows, and the largest that it takes.
+# Parameters of mallopt in glibc's malloc.h; 32 MiB is the largest MMAP_THRESHOLD that it accepts.
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 KEPT = {TRIM_THRESHOLD: 256 * MIB, TOP_PAD: 32 * MIB, MMAP_THRESHOLD: 32 * MIB}
 
 
 def keep_freed_memory() -> bool:
-    """Lets malloc keep up to 256 MiB that were freed, instead of handing them back to the system.
+    """Lets malloc keep up to 256 MiB of freed memory instead of returning it to the operating system.
 
-    An update allocates and frees its activations, half a MiB each. malloc as it ships hands such blocks back and gets
-    them anew, and the system clears every page again: a tenth of an update of SAC. Blocks above 32 MiB, such as a
-    replay's, are handed back as ever. It holds for the whole process.
+    An update allocates and frees activations of half a MiB each. By default malloc returns such blocks and requests
+    them again, and the system zeroes every page: a tenth of an update of SAC. Blocks above 32 MiB, such as a replay
+    buffer, are still returned. This affects the whole process.
 
     Returns:
-        whether it was done; other C libraries than glibc are left as they are.
+        whether it was done; C libraries other than glibc are not changed.
     """
     if platform.libc_ver()[0] != "glibc":
         return False

@@ -1,4 +1,4 @@
-"""The pictures of a run."""
+"""Plots of a run: the learning curve and the calibration of C."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ def learning_curve(path: str | Path, training: Rows, evaluations: Rows, title: s
     """Draws returns against environment steps as a PNG.
 
     Args:
-        path: of the picture.
-        training: rows of `training.csv`: means over the last 100 episodes, with the worst and the best of them.
+        path: of the PNG.
+        training: rows of `training.csv`: mean, minimum and maximum return of the last 100 episodes.
         evaluations: rows of `evaluations.csv`.
-        title: above the picture.
+        title: of the plot.
     Raises:
         UserError: the file cannot be written.
     """
     path = Path(path)
     figure = Figure(figsize=(8, 5), dpi=120, layout="constrained")
     axes = figure.add_subplot()
-    # Later curves lie on top: evaluation is what counts.
+    # Evaluation is drawn last, on top.
     for rows, label, colour, marker in (
         (training, "training, mean of the last 100 episodes", "tab:blue", ""),
         (evaluations, "evaluation, mean", "tab:red", "o"),
@@ -49,26 +49,24 @@ def learning_curve(path: str | Path, training: Rows, evaluations: Rows, title: s
 
 
 def calibration_plot(path: str | Path, found: Calibration, title: str) -> None:
-    """Draws realised costs-to-go against C's word as a PNG, and the means of ten groups of like predictions.
+    """Draws realised costs-to-go against C's predictions as a PNG, and the means of ten groups of similar predictions.
 
     Args:
-        path: of the picture.
-        found: by a probe.
-        title: above the picture.
+        path: of the PNG.
+        found: the calibration of a probe.
+        title: of the plot.
     Raises:
         UserError: the file cannot be written.
     """
     figure = Figure(figsize=(6, 6), dpi=120, layout="constrained")
     axes = figure.add_subplot()
     predicted, realised = found.predicted, found.realised
-    axes.plot(
-        predicted, realised, ".", ms=3, alpha=0.3, color="tab:blue", label="a state and an action", rasterized=True
-    )
+    axes.plot(predicted, realised, ".", ms=3, alpha=0.3, color="tab:blue", label="state-action pair", rasterized=True)
     parts = np.array_split(np.argsort(predicted, kind="stable"), min(10, len(predicted)))
     means = [(predicted[part].mean(), realised[part].mean()) for part in parts]
-    axes.plot(*zip(*means, strict=True), "o", color="tab:red", label="mean of a tenth of them")
+    axes.plot(*zip(*means, strict=True), "o", color="tab:red", label="mean of a tenth")
     ends = [min(predicted.min(), realised.min()), max(predicted.max(), realised.max())]
-    axes.plot(ends, ends, color="black", lw=1, label="as C says")
+    axes.plot(ends, ends, color="black", lw=1, label="identity")
     axes.set_xlabel("C: discounted cost-to-go")
     axes.set_ylabel("realised")
     axes.set_title(title)
@@ -78,7 +76,7 @@ def calibration_plot(path: str | Path, found: Calibration, title: str) -> None:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    """Writes a picture whole or not at all. Raises UserError."""
+    """Writes a plot atomically. Raises UserError."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp.png")
     with writing(path):
         try:

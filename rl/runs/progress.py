@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, plain lines everywhere else."""
+"""Progress of a run: a bar on a terminal, plain lines otherwise."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ _BAR_SECONDS, _LINE_SECONDS = 0.2, 5.0
 
 
 class Display:
-    """Says how far a run is.
+    """Shows the progress of a run.
 
     Args:
         total: environment steps of the whole run.
-        step: where it starts.
-        seconds: of training up to there.
-        enabled: False says nothing at all.
+        step: environment steps at the start.
+        seconds: of training before the start.
+        enabled: False prints nothing.
     """
 
     def __init__(self, total: int, step: int = 0, seconds: float = 0.0, enabled: bool = True) -> None:
@@ -43,16 +43,16 @@ class Display:
         self._due = time.perf_counter() + self._every
 
     def due(self) -> bool:
-        """Whether it is time to `show`: cheap enough to ask after each step."""
+        """Whether it is time to `show`; cheap enough to call after each step."""
         return self.enabled and time.perf_counter() >= self._due
 
     def show(self, step: int, seconds: float, mean_return: float | None) -> None:
-        """Brings the bar up to date, or prints one line.
+        """Updates the bar, or prints one line.
 
         Args:
             step: environment steps so far.
             seconds: of training so far.
-            mean_return: of the latest episodes, None before one has ended.
+            mean_return: of the latest episodes; None before one has ended.
         """
         rate = (step - self._last[0]) / max(seconds - self._last[1], 1e-9)
         self._rate = rate if not self._rate else 0.7 * self._rate + 0.3 * rate
@@ -75,7 +75,7 @@ class Display:
             print(line, flush=True)
 
     def close(self) -> None:
-        """Takes the bar away."""
+        """Removes the bar."""
         if self._bar is not None:
             self._bar.stop()
             self._bar = None

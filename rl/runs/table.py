@@ -23,15 +23,15 @@ PROBE_COLUMNS = (
 
 
 class Table:
-    """A CSV file of numbers that grows by rows.
+    """A CSV file of numbers to which rows are appended.
 
     Args:
-        path: of the file, None to keep rows in memory only.
-        columns: its head.
-        until: where it exists already, rows of a later step are dropped: the run goes on from here.
+        path: of the file; None keeps rows in memory only.
+        columns: its header.
+        until: if the file exists, rows of later steps are dropped, as a resumed run continues from this step.
 
     Raises:
-        UserError: it cannot be written, or holds something else.
+        UserError: the file cannot be written, or is not such a table.
     """
 
     def __init__(self, path: Path | None, columns: tuple[str, ...], until: int = 0) -> None:
@@ -44,7 +44,7 @@ class Table:
         write_text(path, "".join([",".join(columns) + "\n", *(self._line(row) for row in self.rows)]))
 
     def add(self, **row: float) -> None:
-        """Appends one row, on disk at once. Raises UserError."""
+        """Appends one row and writes it to disk. Raises UserError."""
         assert tuple(row) == self.columns, f"columns are {self.columns}, got {tuple(row)}"
         self.rows.append(row)
         if self.path is not None:
@@ -58,14 +58,14 @@ class Table:
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, float]]:
-    """The rows of a `Table`'s file; a line that was cut short is left out.
+    """The rows of a `Table`'s file, without an incomplete last line.
 
     Args:
         path: of the file.
-        columns: those that it must have.
+        columns: required columns.
 
     Raises:
-        UserError: it cannot be read, lacks a column, or a cell is not a number.
+        UserError: the file cannot be read, a column is missing, or a cell is not a number.
     """
     try:
         with path.open(newline="", encoding="utf-8") as file:

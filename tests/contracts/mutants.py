@@ -7,8 +7,8 @@ MUTANTS = [
     Mutant(
         "images are kept as floats",
         "rl/observations.py",
-        "np.uint8 if stays",
-        "np.float32 if stays",
+        "np.uint8 if keep_uint8",
+        "np.float32 if keep_uint8",
         "contracts/images",
     ),
     # Backpropagation by hand

@@ -15,7 +15,7 @@ MUTANTS = [
     Mutant(
         "ours taken for the user's",
         "envs/checked.py",
-        "if missing or (place is not None and _is_ours(place)):",
+        "if missing or (frame is not None and _is_ours(frame)):",
         "if False:",
         "envs/checked",
     ),

@@ -1,4 +1,4 @@
-"""What a user's environment gets wrong comes back as one line that names it, in this process and in others."""
+"""Errors of a user's environment become one line that names them, in this process and in subprocesses."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ WRONG_STEPS: list[tuple[Callable[..., Any], str]] = [
 
 
 @pytest.mark.parametrize(("fault", "message"), WRONG_STEPS, ids=range(len(WRONG_STEPS)))
-def test_a_step_that_returns_something_else_is_told_what_it_must_return(fault: Callable, message: str) -> None:
+def test_a_step_with_a_wrong_result_is_an_error_that_names_the_right_one(fault: Callable, message: str) -> None:
     assert said(faulty(fault=fault)) == message
 
 
@@ -129,7 +129,7 @@ def test_a_step_that_returns_something_else_is_told_what_it_must_return(fault: C
         ),
     ],
 )
-def test_a_reset_that_returns_something_else_is_told_what_it_must_return(first: Callable, message: str) -> None:
+def test_a_reset_with_a_wrong_result_is_an_error_that_names_the_right_one(first: Callable, message: str) -> None:
     assert said(faulty(first=first)) == message
 
 
@@ -147,7 +147,7 @@ def test_a_reset_that_returns_something_else_is_told_what_it_must_return(first: 
         ({"place": np.zeros(3), "mode": 6}, "obs['mode'] 6: it must be a whole number from 2 to 5"),
     ],
 )
-def test_entries_of_a_dict_are_told_apart(obs: Any, message: str) -> None:
+def test_errors_name_the_entry_of_a_dict(obs: Any, message: str) -> None:
     assert said(faulty(observation_space=PLACES, fault=lambda o, *rest: (obs, *rest))) == f"step returned {message}"
 
 
@@ -172,7 +172,7 @@ def test_what_it_raises_is_named_with_its_line_in_any_process(fault: Callable, m
         assert said(faulty(fault=fault), backend) == f"step raised {message} (test_checked.py, line {line})"
 
 
-def test_a_call_into_a_library_is_shown_where_the_user_made_it() -> None:
+def test_an_error_in_a_library_names_the_users_line() -> None:
     def fault(*result: Any) -> Any:
         return np.concatenate([np.zeros(2), np.linalg.inv(np.zeros((2, 2)))])
 
@@ -180,7 +180,7 @@ def test_a_call_into_a_library_is_shown_where_the_user_made_it() -> None:
     assert said(faulty(fault=fault)) == f"step raised LinAlgError: Singular matrix (test_checked.py, line {line})"
 
 
-def test_a_fault_of_ours_keeps_its_traceback() -> None:
+def test_a_bug_of_the_library_keeps_its_traceback() -> None:
     env = CheckedEnv(LQR(), "LQR")
     env.reset(seed=0)
     with pytest.raises(Exception) as caught:
@@ -188,7 +188,7 @@ def test_a_fault_of_ours_keeps_its_traceback() -> None:
     assert not isinstance(caught.value, EnvError)
 
 
-def test_what_is_right_passes_as_it_is() -> None:
+def test_valid_results_pass_unchanged() -> None:
     class Plain(Faulty):
         observation_space = PLACES
 
@@ -263,7 +263,7 @@ class Still:
         ("truncated", lambda x: x[:2], r"truncated of shape \(2,\): it must be an array of shape \(3,\)"),
     ],
 )
-def test_a_vector_env_of_another_form_is_told_by_the_loop(column: str, change: Callable, message: str) -> None:
+def test_a_vector_env_of_a_wrong_form_is_reported_by_the_loop(column: str, change: Callable, message: str) -> None:
     env = Many({column: change})
     with pytest.raises(UserError, match=message):
         ticks = interact(Still(env), env, seed=0)
@@ -282,14 +282,16 @@ def test_a_vector_env_of_another_form_is_told_by_the_loop(column: str, change: C
         (spaces.Box(-1, 1, (3,)), np.complex64, "obs of dtype complex64: it must be float32"),
     ],
 )
-def test_numbers_of_another_kind_are_told_and_not_cut_off(space: Any, dtype: Any, told: str, backend: str) -> None:
+def test_numbers_of_another_kind_are_an_error_and_not_truncated(
+    space: Any, dtype: Any, told: str, backend: str
+) -> None:
     """A picture from 0 to 1 in a space of bytes would arrive as zeros from a process, and not at all without."""
     env = faulty(observation_space=space, obs=lambda self=None: np.zeros(3, dtype))
     assert told in said(env, backend)
 
 
 @pytest.mark.parametrize("dtype", [np.float64, np.int32, np.bool_])
-def test_numbers_that_floats_can_tell_are_taken(dtype: Any) -> None:
+def test_integers_for_floats_are_accepted(dtype: Any) -> None:
     env = make(faulty(obs=lambda self=None: np.ones(3, dtype)), 2, backend="sync")
     assert env.reset(seed=0)[0].dtype == np.float32 and (env.step(np.zeros(2, np.int64))[0] == 1).all()
 
@@ -301,7 +303,7 @@ class Ends(Faulty):
         os._exit(7)
 
 
-def test_a_process_that_ends_is_told_and_the_others_are_ended() -> None:
+def test_a_dead_subprocess_is_an_error_and_the_others_are_stopped() -> None:
     env = make(Ends, 2, backend="async")
     env.reset(seed=0)
     processes = env.env.processes  # type: ignore[attr-defined]
@@ -311,7 +313,7 @@ def test_a_process_that_ends_is_told_and_the_others_are_ended() -> None:
     assert not any(process.is_alive() for process in processes)
 
 
-def test_what_render_and_close_raise_does_not_cost_a_run() -> None:
+def test_errors_of_render_and_close_do_not_stop_a_run() -> None:
     def fails(self: Any = None) -> None:
         raise RuntimeError("no GPU")
 
@@ -356,7 +358,7 @@ class Batch(VectorEnv):
         ("final", "reset in the same step: their info must hold final_obs"),
     ],
 )
-def test_a_users_batch_is_told_too(fault: str, told: str) -> None:
+def test_a_users_vector_env_is_checked_too(fault: str, told: str) -> None:
     for env in (make(Batch(fault=fault)), make(Batch, 2, env_kwargs={"fault": fault})):
         ticks = interact(Still(env), env, seed=0)
         next(ticks)
@@ -365,6 +367,6 @@ def test_a_users_batch_is_told_too(fault: str, told: str) -> None:
         assert env.own == "kept"
 
 
-def test_our_batches_stand_as_they_are() -> None:
+def test_our_batches_are_not_wrapped() -> None:
     for name in ("CartPole-v1", "costgrad/LQR-v0"):
         assert not isinstance(make(name, 2).env, CheckedVectorEnv)

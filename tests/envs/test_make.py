@@ -155,9 +155,9 @@ def test_names_are_fit_for_file_names(folder: Path) -> None:
     assert make(Chain, 1).name == "known.Chain"
 
 
-def test_a_native_id_keeps_its_clock_and_says_that_its_numbers_are_those_of_sync() -> None:
+def test_a_native_id_keeps_its_time_limit_and_reports_that_it_is_bit_equal() -> None:
     env = make("CartPole-v1", 4)
-    assert env.backend == "native" and env.backend_reason.startswith("native: CartPole steps all at once, the same num")
+    assert env.backend == "native" and env.backend_reason.startswith("native: batched CartPole, bit-equal to gymnasium")
     assert env.metadata["autoreset_mode"] is AutoresetMode.SAME_STEP
     assert env.max_episode_steps == 500 and make("CartPole-v0", 4).max_episode_steps == 200
     assert make("CartPole-v0", 4, env_kwargs={"max_episode_steps": 9}).max_episode_steps == 9
@@ -240,7 +240,7 @@ def test_only_gymnasiums_own_class_has_an_equal_native_form(registered: Callable
         make("Wrapped-v0", 2, backend="native")
 
 
-def test_what_native_declines_goes_to_sync_and_is_said() -> None:
+def test_what_native_declines_goes_to_sync_with_a_message() -> None:
     env = make("Pendulum-v1", 2, env_kwargs={"g": np.float32(9.0)})  # gymnasium then computes in other types
     assert env.backend == "sync"
     assert env.backend_reason.endswith("; not the native Pendulum: it takes plain numbers only, not g=np.float32(9.0)")

@@ -95,19 +95,21 @@ MUTANTS = [
     Mutant("optimiser's memory not loaded", "rl/optim.py", "value.copy_(state_dict[key])", "pass", "rl/optim"),
     # REPPO
     Mutant(
-        "norm: unit forgets where episodes end",
+        "norm: cost unit ignores episode ends",
         "rl/norm.py",
         "np.where(done[t], 0.0, discount[t] * past[t])",
         "discount[t] * past[t]",
         "rl/norm",
     ),
-    Mutant("norm: unit without its discount", "rl/norm.py", "discount[t] * past[t])", "past[t])", "rl/norm"),
-    Mutant("norm: unit counts reset rows", "rl/norm.py", "past[valid > 0]", "past.ravel()", "rl/norm"),
-    Mutant("norm: unit of constant costs is 0", "rl/norm.py", "float(to_numpy(self.largest)) / 5)", "0.0)", "rl/norm"),
+    Mutant("norm: cost unit is not discounted", "rl/norm.py", "discount[t] * past[t])", "past[t])", "rl/norm"),
+    Mutant("norm: cost unit counts reset rows", "rl/norm.py", "past[valid > 0]", "past.ravel()", "rl/norm"),
     Mutant(
-        "norm: unit is not kept",
+        "norm: cost unit of constant costs is 0", "rl/norm.py", "float(to_numpy(self.largest)) / 5)", "0.0)", "rl/norm"
+    ),
+    Mutant(
+        "norm: cost unit forgets unfinished episodes",
         "rl/norm.py",
-        "self.going = torch.from_numpy(going)",
+        "self.going = torch.from_numpy(carry)",
         "self.going = self.going[:0]",
         "rl/norm",
     ),

@@ -1,4 +1,4 @@
-"""What a run spends is what its environments counted themselves."""
+"""The ledger of a run equals the steps that its environments counted."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Counted(gymnasium.Env):
 
 
 @pytest.mark.parametrize("name", ["ars", "a2c", "td3"])
-def test_the_ledger_is_what_the_environments_counted(name: str, tmp_path: Path) -> None:
+def test_the_ledger_equals_the_steps_of_the_environments(name: str, tmp_path: Path) -> None:
     Counted.steps = 0
     action = BOX if name == "td3" else spaces.Discrete(2)
     kind = type("Counted", (Counted,), {"action_space": action, "step": _first} if name == "td3" else {})
@@ -99,7 +99,7 @@ def _first(self: Any, action: Any) -> Any:
     return Counted.step(self, action[0])
 
 
-def test_a_damaged_ledger_is_said(tmp_path: Path) -> None:
+def test_a_damaged_ledger_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "ledger.json").write_text('{"training": "many"}')
     with pytest.raises(UserError, match=r"ledger .*ledger.json is damaged"):
         StepLedger().read(tmp_path / "ledger.json")
@@ -108,7 +108,7 @@ def test_a_damaged_ledger_is_said(tmp_path: Path) -> None:
     assert str(ledger) == "6 environment steps: 1 in training, 2 in evaluation, 3 in probes"
 
 
-def test_what_is_spent_later_is_added_to_a_ledger_that_is_there(tmp_path: Path) -> None:
+def test_later_steps_are_added_to_an_existing_ledger(tmp_path: Path) -> None:
     later, file = StepLedger(probes=5), tmp_path / "ledger.json"
     later.add_to(file)
     assert not file.exists()  # it would say that training took nothing

@@ -1,4 +1,4 @@
-"""The loop: one sequence of transitions whatever the autoreset mode, the true last observation, exact counts."""
+"""The loop: one sequence of transitions whatever the autoreset mode, the final observation, exact counts."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_all_autoreset_modes_give_the_same_transitions() -> None:
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_next_obs_is_the_true_last_one_and_the_next_episode_starts_at_its_own_first(mode: AutoresetMode) -> None:
+def test_next_obs_is_the_final_one_and_the_next_episode_starts_with_its_first(mode: AutoresetMode) -> None:
     agent, _ = record(counters(mode), 30)
     for i, endings in enumerate(ENDINGS):
         rows = transitions(agent, i)
@@ -147,7 +147,7 @@ def test_returns_and_lengths_are_those_of_whole_episodes(mode: AutoresetMode) ->
         assert a == pytest.approx(b, rel=1e-5) and n == m
 
 
-def test_steps_go_on_from_where_they_stood_and_metrics_pass_through() -> None:
+def test_steps_continue_from_the_given_one_and_metrics_pass_through() -> None:
     env = counters(AutoresetMode.SAME_STEP)
     ticks = list(islice(interact(Recorder(env), env, seed=0, step=1000), 3))  # type: ignore[arg-type]
     assert [tick.step for tick in ticks] == [1003, 1006, 1009]

@@ -46,7 +46,7 @@ def test_rows_of_weight_zero_do_not_count(weights: list[int], cut: int) -> None:
 
 
 @pytest.mark.parametrize("value", [0.0, 0.1, 101325.0, -5123.4, 1e8])
-def test_an_entry_that_never_varies_is_0_to_the_tensors_and_on_the_host(value: float) -> None:
+def test_a_constant_entry_is_0_for_tensors_and_arrays(value: float) -> None:
     """Divided by a deviation of next to nothing, any rounding would be a signal."""
     rows = np.full((64, 2), value, dtype=np.float32)
     rows[:, 1] = data(64).numpy()
@@ -131,14 +131,14 @@ def test_forward_changes_nothing_and_before_any_data_it_is_the_identity() -> Non
     assert all(torch.equal(before[name], value) for name, value in norm.state_dict().items())
 
 
-def test_an_update_without_a_row_that_counts_leaves_it_as_it_was() -> None:
+def test_an_update_without_a_valid_row_changes_nothing() -> None:
     norm = RunningNorm((2,))
     norm.update(torch.full((3, 2), 7.0), torch.zeros(3))
     rows = torch.tensor([[0.3, -0.2]])
     assert torch.equal(norm(rows), rows)
 
 
-def test_values_far_out_are_clipped() -> None:
+def test_outliers_are_clipped() -> None:
     norm = RunningNorm((1,), clip=2.0)
     norm.update(data(100, 1, mean=0.0, std=1.0))
     assert norm(torch.tensor([[1e6], [-1e6]])).flatten().tolist() == [2.0, -2.0]
@@ -183,7 +183,7 @@ def test_state_survives_a_round_trip() -> None:
 # The unit of cost -----------------------------------------------------------------------------------------------------
 
 
-def test_the_unit_is_the_size_of_what_episodes_have_cost_by_brute_force() -> None:
+def test_the_cost_unit_by_brute_force() -> None:
     """max(std(G), max|G| / 5) of G, looking back over each episode, across rollouts, reset rows left out."""
     rng = np.random.default_rng(0)
     steps, envs, gamma = 60, 3, 0.9
@@ -207,7 +207,7 @@ def test_the_unit_is_the_size_of_what_episodes_have_cost_by_brute_force() -> Non
 
 
 @pytest.mark.parametrize("cost", [1e-3, -1e-3, 1e3, -1e3])
-def test_the_unit_of_a_constant_cost_is_a_fifth_of_what_it_adds_up_to(cost: float) -> None:
+def test_the_cost_unit_of_a_constant_cost_is_a_fifth_of_its_sum(cost: float) -> None:
     unit = CostUnit()
     assert unit.value == 1.0
     rows = np.full((2_000, 1), 1.0)
@@ -215,7 +215,7 @@ def test_the_unit_of_a_constant_cost_is_a_fifth_of_what_it_adds_up_to(cost: floa
     assert unit.value == pytest.approx(20 * abs(cost), rel=1e-3)
 
 
-def test_the_unit_before_any_cost_is_1_and_fresh_episodes_start_from_nothing() -> None:
+def test_the_cost_unit_starts_at_1_and_a_reset_drops_unfinished_episodes() -> None:
     unit, rows = CostUnit(), np.ones((4, 2))
     unit.update(0 * rows, rows, rows < 0, rows)
     assert unit.value == 1.0
@@ -230,7 +230,7 @@ def test_the_unit_before_any_cost_is_1_and_fresh_episodes_start_from_nothing() -
     assert float(unit.largest) == 8.0
 
 
-def test_the_unit_survives_a_round_trip() -> None:
+def test_the_cost_unit_survives_a_round_trip() -> None:
     unit, other = CostUnit(), CostUnit()
     rows = np.random.default_rng(0).normal(size=(50, 2))
     unit.update(rows, 0 * rows, rows < 9, rows < 9)

@@ -71,7 +71,7 @@ def test_both_flags_at_once_count_as_terminated(lambda_: float) -> None:
 
 
 @pytest.mark.parametrize("lambda_", [0.0, 0.5, 0.95, 1.0])
-def test_constant_cost_is_worth_c_over_one_minus_gamma_whatever_the_clock(lambda_: float) -> None:
+def test_the_return_of_a_constant_cost_is_c_over_one_minus_gamma_with_truncation(lambda_: float) -> None:
     cost = torch.full((50, 1), -3.0, dtype=torch.float64)
     clock = torch.zeros(50, 1, dtype=torch.bool)
     clock[9::10] = True
@@ -103,7 +103,7 @@ def test_next_step_reset_row_does_not_leak_into_the_episode_before_it() -> None:
         assert (leaking[:2] - before[:2]).abs().min() > 1e3  # negative control: without the cut it leaks
 
 
-def test_a_row_beyond_the_rollout_is_reached_through_next_value_alone() -> None:
+def test_the_end_of_the_rollout_bootstraps_from_next_value() -> None:
     cost, discount = torch.tensor([[1.0], [1.0]]), torch.full((2, 1), 0.5)
     got = lambda_return(cost, discount, torch.tensor([[100.0], [4.0]]), torch.zeros(2, 1, dtype=torch.bool), 1.0)
     assert got.squeeze(1).tolist() == [1 + 0.5 * (1 + 0.5 * 4), 1 + 0.5 * 4]
@@ -141,7 +141,7 @@ def test_arrays_and_tensors_give_the_same_numbers_and_keep_their_type(dtype: tor
     assert same == (dtype == torch.float64)
 
 
-def test_what_goes_in_is_left_as_it_was() -> None:
+def test_inputs_are_not_changed() -> None:
     for s in (setting(), {name: value.numpy() for name, value in setting().items()}):
         before = {name: np.asarray(value).copy() for name, value in s.items()}
         lambda_return(**s, lambda_=0.7)
@@ -156,7 +156,7 @@ def test_lambda_zero_is_the_td_target() -> None:
     )
 
 
-def test_gae_of_zero_is_the_td_error_and_of_one_the_return_less_the_value() -> None:
+def test_gae_of_lambda_0_is_the_td_error_and_of_1_the_return_minus_the_value() -> None:
     terminated, truncated = every_ending(4)
     cut = terminated | truncated
     cost, states = random(*cut.shape), random(cut.shape[0] + 1, cut.shape[1], seed=1)

@@ -1,4 +1,4 @@
-"""Seeds of generators: no two of them alike, neither within a run nor among runs of neighbouring seeds."""
+"""Seeds of generators: all different, within a run and among runs of neighbouring seeds."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def streams(seeds: list[int]) -> list[tuple[int, ...]]:
     return [tuple(torch.randint(2**62, (4,), generator=generator).tolist()) for generator in generators]
 
 
-def test_streams_of_neighbouring_seeds_and_of_one_seed_do_not_coincide() -> None:
+def test_streams_of_neighbouring_seeds_and_of_one_seed_differ() -> None:
     ours = streams([given for seed in SEEDS for given in spawn_seeds(seed, COUNT)])
     assert len(set(ours)) == len(ours) == COUNT * len(SEEDS)
     # Negative control: seed, seed + 1, ... of neighbouring seeds are for the most part the same.
@@ -49,7 +49,7 @@ def test_the_same_seed_gives_the_same_seeds_and_more_of_them_begin_alike() -> No
 
 
 @pytest.mark.parametrize("seed", [0, 2**31, 2**63])
-def test_generators_take_what_is_spread(seed: int) -> None:
+def test_generators_take_spawned_seeds(seed: int) -> None:
     assert len(set(streams(spawn_seeds(seed, COUNT)))) == COUNT
 
 
@@ -73,6 +73,6 @@ def test_agents_of_neighbouring_seeds_share_no_stream() -> None:
 
 
 @pytest.mark.parametrize("seed", [-1, 0.5, None])
-def test_what_is_no_seed_is_refused_in_one_line(seed: Any) -> None:
+def test_an_invalid_seed_is_refused_in_one_line(seed: Any) -> None:
     with pytest.raises(UserError, match="seed must be a whole number of at least 0, got"):
         A2C(spaces.Box(-1, 1, (2,)), spaces.Discrete(2), seed=seed)

@@ -1,4 +1,4 @@
-"""The base of batched environments, with a small task: modes, clock, seeds, infos, state, against SyncVectorEnv."""
+"""The base of batched environments, with a small task: modes, time limit, seeds, infos, state, against sync."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def noise(n: int, seed: int = 0) -> Any:
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("limit", [1, 2, 6, None])
-def test_says_what_sync_says(mode: AutoresetMode, limit: int | None) -> None:
+def test_equal_to_sync(mode: AutoresetMode, limit: int | None) -> None:
     sync, ours = twins(5, limit, mode)
     ends = assert_same(sync, ours, noise(5), 200)
     assert ends > 20
@@ -101,7 +101,7 @@ def test_says_what_sync_says(mode: AutoresetMode, limit: int | None) -> None:
 
 @given(n=st.integers(1, 257), limit=st.integers(1, 5), mode=st.sampled_from(MODES), seed=st.integers(0, 2**31))
 @settings(max_examples=12, deadline=None)
-def test_says_what_sync_says_whatever_the_number(n: int, limit: int, mode: AutoresetMode, seed: int) -> None:
+def test_equal_to_sync_for_any_num_envs(n: int, limit: int, mode: AutoresetMode, seed: int) -> None:
     assert_same(*twins(n, limit, mode), noise(n), 12, seed)
 
 
@@ -132,7 +132,7 @@ def test_seeds_are_those_of_single_environments() -> None:
     assert [rng.bit_generator.state for rng in sync.np_random] == [rng.bit_generator.state for rng in ours.np_random]
 
 
-def test_an_environment_does_the_same_whatever_their_number() -> None:
+def test_a_row_does_not_depend_on_num_envs() -> None:
     few, many = Walks(2, 6), Walks(9, 6)
     few.reset(seed=4)
     many.reset(seed=4)
@@ -148,7 +148,7 @@ def test_unseeded_environments_differ_from_each_other_and_from_run_to_run() -> N
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_some_can_be_reset_with_seeds_and_options_and_the_others_go_on(mode: AutoresetMode) -> None:
+def test_some_can_be_reset_with_seeds_and_options_and_the_others_continue(mode: AutoresetMode) -> None:
     sync, ours = twins(4, 5, mode)
     rng, ended = np.random.default_rng(2), np.zeros(4, bool)
     sync.reset(seed=1)
@@ -175,7 +175,7 @@ def test_some_can_be_reset_with_seeds_and_options_and_the_others_go_on(mode: Aut
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_state_gives_back_exactly_the_same_future(mode: AutoresetMode) -> None:
+def test_a_restored_state_continues_bit_for_bit(mode: AutoresetMode) -> None:
     env, other = Walks(5, 6, mode), Walks(5, 6, mode)
     env.reset(seed=3)
     everything(env, 17)
@@ -207,7 +207,7 @@ def test_a_state_of_another_number_is_refused() -> None:
         env.set_state(env.get_state() | {"kind": "Other"})
 
 
-def test_nothing_handed_out_is_written_again_nor_is_it_our_memory() -> None:
+def test_returned_arrays_are_new_and_never_written_again() -> None:
     env, reference = Walks(4, 3), Walks(4, 3)
     kept = [env.reset(seed=0)[0]]
     reference.reset(seed=0)
@@ -248,7 +248,7 @@ def told(step: tuple[Any, ...]) -> list[np.ndarray]:
         (np.array([[0, 0], [0, 0], [-np.inf, 0]]), "environment 2 got action"),
     ],
 )
-def test_a_bad_action_is_refused_before_anything_is_stepped(actions: Any, message: str) -> None:
+def test_an_invalid_action_is_refused_before_any_row_is_stepped(actions: Any, message: str) -> None:
     env = Walks(3, 4)
     env.reset(seed=0)
     env.step(np.zeros((3, 2)))

@@ -91,7 +91,7 @@ def state_check(sync: SyncVectorEnv, ours: ClassicVectorEnv) -> Callable[[], Non
 
 @every_kernel
 @every_task
-def test_says_what_gymnasium_says_for_ten_thousand_steps(env_id: str, kernel: str) -> None:
+def test_equal_to_gymnasium_for_ten_thousand_steps(env_id: str, kernel: str) -> None:
     sync, ours = sync_of(env_id, 8), ours_of(env_id, 8, kernel=kernel)
     assert (sync.single_observation_space, sync.action_space) == (ours.single_observation_space, ours.action_space)
     ends = assert_same(sync, ours, player(env_id, 8), 1250, check=state_check(sync, ours))
@@ -102,7 +102,9 @@ def test_says_what_gymnasium_says_for_ten_thousand_steps(env_id: str, kernel: st
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @every_kernel
 @every_task
-def test_in_every_mode_with_a_short_clock(env_id: str, kernel: str, mode: AutoresetMode, limit: int) -> None:
+def test_every_autoreset_mode_with_a_short_time_limit(
+    env_id: str, kernel: str, mode: AutoresetMode, limit: int
+) -> None:
     sync, ours = sync_of(env_id, 3, limit, mode), ours_of(env_id, 3, limit, None, mode, kernel=kernel)
     ends = assert_same(sync, ours, player(env_id, 3), 70, check=state_check(sync, ours))
     assert ends > (6 * AHEAD if limit == 1 else 12)  # 6 AHEAD: first states are drawn again
@@ -121,7 +123,7 @@ def test_actions_beyond_the_bounds_and_in_double_precision(env_id: str, kernel: 
 @pytest.mark.parametrize("first", [True, False])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @every_kernel
-def test_every_type_that_a_continuous_mountain_car_computes_in(kernel: str, dtype: Any, first: bool) -> None:
+def test_every_dtype_of_continuous_mountain_car(kernel: str, dtype: Any, first: bool) -> None:
     """One step from states on both sides of each bound, the goal's place to the bit among them."""
     rng = np.random.default_rng(0)
     place, speed = rng.uniform(-1.2, 0.6, 6000), rng.uniform(-0.07, 0.07, 6000)
@@ -225,7 +227,7 @@ def test_what_is_drawn_ahead_changes_nothing(monkeypatch: pytest.MonkeyPatch) ->
 
 @every_kernel
 @every_task
-def test_an_environment_does_the_same_whatever_their_number(env_id: str, kernel: str) -> None:
+def test_a_row_does_not_depend_on_num_envs(env_id: str, kernel: str) -> None:
     few, many = ours_of(env_id, 2, 2, kernel=kernel), ours_of(env_id, 11, 2, kernel=kernel)
     assert_equal(few.reset(seed=4)[0], many.reset(seed=4)[0][:2])
     play = player(env_id, 11)
@@ -244,7 +246,7 @@ def test_an_environment_does_the_same_whatever_their_number(env_id: str, kernel:
     kernels=st.permutations(["numpy", "numba"]),
 )
 @settings(max_examples=15, deadline=None)
-def test_a_state_gives_back_the_same_future_also_to_the_other_kernel(
+def test_a_restored_state_continues_bit_for_bit_in_the_other_kernel(
     n: int, steps: int, mode: AutoresetMode, env_id: str, kernels: list[str]
 ) -> None:
     env, other = (ours_of(env_id, n, 7, None, mode, kernel=kernel) for kernel in kernels)
@@ -259,7 +261,7 @@ def test_a_state_gives_back_the_same_future_also_to_the_other_kernel(
         assert_all_equal(everything(again, 80), future)
 
 
-def test_to_ask_for_a_state_changes_nothing() -> None:
+def test_get_state_changes_nothing() -> None:
     asked, unasked = (ours_of("CartPole-v1", 3, 5, kernel="numpy") for _ in range(2))
     asked.reset(seed=0)
     unasked.reset(seed=0)
@@ -270,7 +272,7 @@ def test_to_ask_for_a_state_changes_nothing() -> None:
 
 @every_kernel
 @every_task
-def test_nothing_handed_out_is_written_again_nor_is_it_our_memory(env_id: str, kernel: str) -> None:
+def test_returned_arrays_are_new_and_never_written_again(env_id: str, kernel: str) -> None:
     env, reference = (ours_of(env_id, 4, 3, kernel=kernel) for _ in range(2))
     kept, copies = [env.reset(seed=0)[0]], [reference.reset(seed=0)[0].copy()]
     play = player(env_id, 4)
@@ -307,7 +309,7 @@ def test_nothing_handed_out_is_written_again_nor_is_it_our_memory(env_id: str, k
     ],
 )
 @every_kernel
-def test_a_bad_action_is_refused_before_anything_is_stepped(
+def test_an_invalid_action_is_refused_before_any_row_is_stepped(
     env_id: str, actions: Any, message: str, kernel: str
 ) -> None:
     env, reference = (ours_of(env_id, 3, kernel=kernel) for _ in range(2))
@@ -335,7 +337,7 @@ def test_whole_numbers_of_any_type_and_stride_are_taken(kernel: str) -> None:
 
 
 @needs_numba
-def test_auto_goes_over_to_numba_once_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_switches_to_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classic, "PATIENCE", 40)
     monkeypatch.setattr(classic, "_loaded", set())
     env, numpy = ours_of("Pendulum-v1", 3, 7), ours_of("Pendulum-v1", 3, 7, kernel="numpy")
@@ -350,23 +352,23 @@ def test_auto_goes_over_to_numba_once_it_pays(monkeypatch: pytest.MonkeyPatch) -
     assert ours_of("CartPole-v1", 2)._step is None
 
 
-def test_without_numba_numpy_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_numba_numpy_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classic, "PATIENCE", 3)
     monkeypatch.setattr(classic, "_loaded", set())
     monkeypatch.setitem(sys.modules, "numba", None)
     classic_rows.compiled.cache_clear()
-    classic_rows._tell_numba.cache_clear()
+    classic_rows._register_with_numba.cache_clear()
     env = ours_of("Pendulum-v1", 3)
     env.reset(seed=1)
     everything(env, 9)
     assert env._step is None
-    with pytest.raises(EnvError, match=r"kernel 'numba' is not there .*: pip install 'costgrad\[numba\]'"):
+    with pytest.raises(EnvError, match=r"kernel 'numba' is not available .*: pip install 'costgrad\[numba\]'"):
         ours_of("Pendulum-v1", 3, kernel="numba")
     with pytest.raises(EnvError, match="kernel is 'fast': it must be auto, numba or numpy"):
         ours_of("Pendulum-v1", 3, kernel="fast")
 
 
-def test_a_numba_that_fails_is_said_and_does_not_stop_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_numba_is_a_warning_and_does_not_stop_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: Any) -> Any:
         raise RuntimeError("cannot cache function: no locator available")
 
@@ -375,7 +377,7 @@ def test_a_numba_that_fails_is_said_and_does_not_stop_a_run(monkeypatch: pytest.
     monkeypatch.setattr(classic_rows, "compiled", fails)
     env = ours_of("Pendulum-v1", 3)
     env.reset(seed=1)
-    with pytest.warns(RuntimeWarning, match="numba cannot be used, NumPy goes on: RuntimeError: cannot cache"):
+    with pytest.warns(RuntimeWarning, match="numba cannot be used, NumPy is used instead: RuntimeError: cannot cache"):
         everything(env, 9)
 
 

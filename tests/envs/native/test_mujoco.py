@@ -1,4 +1,4 @@
-"""The MuJoCo tasks: what they say, against gymnasium's single environments, bit for bit."""
+"""The MuJoCo tasks against gymnasium's single environments, bit for bit."""
 
 from __future__ import annotations
 
@@ -98,17 +98,17 @@ def test_equal_over_whole_episodes(env_id: str, scale: float) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("env_id", ["Hopper-v5", "Walker2d-v5", "Ant-v5", "Humanoid-v5"])
-def test_equal_when_nothing_ends_it(env_id: str) -> None:
+def test_equal_without_a_time_limit(env_id: str) -> None:
     """A thousand steps, most of them lying on the floor: many contacts."""
     sync, ours = twins(env_id, 2, terminate_when_unhealthy=False)
     assert assert_same(sync, ours, random_actions(sync), 1010) == 2
 
 
 @pytest.mark.parametrize("env_id", CONTACTS)
-def test_contact_forces_are_felt(env_id: str) -> None:
+def test_contact_forces_are_not_0(env_id: str) -> None:
     """What the comparisons above would not show if nothing touched the ground in them."""
     env = TASKS[env_id](2, num_threads=1)
-    size = env.seen["cfrc_ext"][0, 1:].size
+    size = env.derived["cfrc_ext"][0, 1:].size
     assert not env.reset(seed=0)[0][:, -size:].any()  # as gymnasium's are until the first step
     falling = np.stack([env.step(np.zeros(env.action_space.shape))[0][:, -size:] for _ in range(30)])
     assert (np.abs(falling).max((0, 2)) > 0.5).all()
@@ -347,7 +347,7 @@ def test_what_the_state_must_hold(part: str) -> None:
     state = env.get_state()
     future = play(env, 5)
     env.set_state(state)
-    (env._batch.bind(part) if part in ("qacc_warmstart",) else env.seen[part])[...] = 0
+    (env._batch.bind(part) if part in ("qacc_warmstart",) else env.derived[part])[...] = 0
     assert not np.array_equal(play(env, 5), future)
 
 

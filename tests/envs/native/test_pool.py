@@ -1,4 +1,4 @@
-"""envpool behind our contract: endings, last observations, seeds, and one line for each mistake."""
+"""envpool behind our interface: episode ends, final observations, seeds, and one-line errors."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def pool(env_id: str = "CartPole-v1", n: int = 3, **kwargs: object):
     return make(env_id, n, backend="envpool", env_kwargs=kwargs)
 
 
-def test_an_ended_row_shows_its_last_obs_and_is_reset_by_the_next_step() -> None:
+def test_a_row_that_ended_returns_its_final_obs_and_is_reset_by_the_next_step() -> None:
     env = pool(n=4, max_episode_steps=12)
     assert env.metadata["autoreset_mode"] is AutoresetMode.NEXT_STEP and env.backend == "envpool"
     env.reset(seed=0)

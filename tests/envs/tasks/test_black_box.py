@@ -163,7 +163,7 @@ def test_examples_are_flat_almost_everywhere_and_best_at_their_centre(function, 
     assert far[0] < far[1] <= far[2] < far[3]
 
 
-def test_how_a_cost_function_is_told_from_a_factory() -> None:
+def test_cost_functions_are_distinguished_from_factories() -> None:
     assert is_cost_function(bowl, {})
     assert is_cost_function(lambda action: 0.0, {})
     assert not is_cost_function(lambda: None, {})

@@ -88,7 +88,7 @@ def test_each_row_of_the_batched_form_follows_its_own_state_and_action(task, kwa
             np.testing.assert_allclose(obs, info["final_obs"][i] if term or trunc else rows[i], atol=1e-6)
 
 
-def test_arrays_handed_out_are_never_written_again() -> None:
+def test_returned_arrays_are_never_written_again() -> None:
     for task, kwargs in TASKS:
         env = TaskVectorEnv(task, 3, **kwargs)
         env.action_space.seed(0)

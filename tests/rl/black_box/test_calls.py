@@ -44,7 +44,7 @@ def numbers(*values: float) -> np.ndarray:
 
 
 @pytest.mark.parametrize("batched", [True, False])
-def test_the_ledger_is_what_the_black_box_counts_itself(batched: bool) -> None:
+def test_the_ledger_equals_the_calls_of_the_black_box(batched: bool) -> None:
     counting = Counting()
     box = BlackBox(lambda o, c, p: counting(o, c, p) if batched else counting(o, c, p)[0], batched=batched)
     cost, counts = box([numbers(1, 2, 3), numbers(4, 5, 6)], None, None, 3)
@@ -79,12 +79,12 @@ def test_faults_raise_are_skipped_or_cost_the_worst(workers: int, tmp_path: Path
     with pytest.raises(ValueError, match="thirteen"):
         box([numbers(1, 13)], None, None, 2)
     assert (box.ledger.evaluations, box.ledger.failures) == (2, 1)
-    with pytest.raises(UserError, match="cost_fn gave nan: a cost must be a finite number"):
+    with pytest.raises(UserError, match="cost_fn returned nan: a cost must be a finite number"):
         box([numbers(7)], None, None, 1)
     box.close()
 
 
-def test_an_exception_that_cannot_leave_its_process_is_a_fault_like_any_other() -> None:
+def test_an_exception_that_cannot_be_pickled_is_a_fault_like_any_other() -> None:
     class Broke(Exception):
         """Of a class that only this function knows."""
 
@@ -100,7 +100,7 @@ def test_an_exception_that_cannot_leave_its_process_is_a_fault_like_any_other() 
     strict.close()
 
 
-def test_a_worst_cost_of_ones_own_and_none_where_nothing_was_seen() -> None:
+def test_worst_cost_given_and_without_any_cost_so_far() -> None:
     _, counts = BlackBox(Counting(), on_fault="worst")([numbers(7, 7)], None, None, 2)
     assert not counts.any()
     cost, counts = BlackBox(Counting(), on_fault="worst", worst_cost=50.0)([numbers(7, 2)], None, None, 2)
@@ -138,7 +138,7 @@ def test_programs_that_a_hanging_call_started_end_with_it() -> None:
     assert alive("sleep") <= before
 
 
-def test_one_that_is_dropped_leaves_no_process_behind() -> None:
+def test_garbage_collection_stops_the_workers() -> None:
     box = BlackBox(lambda o, c, p: o[:, 0], workers=1)
     box([numbers(1)], None, None, 1)
     (worker,) = [p for p in psutil.Process().children(recursive=True) if "multiprocessing-fork" in str(p.cmdline())]
@@ -155,7 +155,7 @@ def test_a_function_that_exits_does_not_end_the_program(workers: int) -> None:
     box.close()
 
 
-def test_the_budget_stops_before_it_is_passed() -> None:
+def test_the_budget_is_never_exceeded() -> None:
     counting = Counting()
     box = BlackBox(counting, budget=5)
     box([numbers(1, 2, 3)], None, None, 3)
@@ -165,7 +165,7 @@ def test_the_budget_stops_before_it_is_passed() -> None:
     box([numbers(1, 2)], None, None, 2)
 
 
-def test_what_is_known_is_not_asked_again() -> None:
+def test_cached_costs_are_not_evaluated_again() -> None:
     counting = Counting()
     box = BlackBox(counting, cache=3)
     box([numbers(1, 2)], None, [0, 0], 2)
@@ -178,7 +178,7 @@ def test_what_is_known_is_not_asked_again() -> None:
     assert counting.rows == 5
 
 
-def test_a_failure_is_not_known_and_what_a_spent_budget_refused_is_not_counted() -> None:
+def test_failures_are_not_cached_and_refused_evaluations_are_not_counted() -> None:
     asked = []
 
     def once(output: Any, context: Any, private: Any) -> Any:
@@ -194,7 +194,7 @@ def test_a_failure_is_not_known_and_what_a_spent_budget_refused_is_not_counted()
     assert (box.ledger.evaluations, box.ledger.failures, box.ledger.cached) == (4, 2, 0)
 
 
-def test_what_a_function_does_to_its_arrays_is_its_own_affair() -> None:
+def test_a_function_may_write_to_its_arguments() -> None:
     def median(output: Any, context: Any, private: Any) -> float:
         output.sort(0)
         context -= 1
@@ -261,7 +261,7 @@ def test_a_class_of_the_users_script_is_one_class_in_a_worker(tmp_path: Path) ->
         ({"on_fault": "ignore"}, "on_fault must be one of raise, skip, worst, got 'ignore'"),
         ({"workers": -1}, "workers must be a whole number of at least 0, got -1"),
         ({"workers": 1.5}, "workers must be a whole number of at least 0, got 1.5"),
-        ({"worst_cost": 1e40}, "worst_cost must be a finite number, of float32, got 1e"),
+        ({"worst_cost": 1e40}, "worst_cost must be a finite number in float32, got 1e"),
     ],
 )
 def test_arguments_that_do_not_fit(settings: dict[str, Any], line: str) -> None:
@@ -269,17 +269,17 @@ def test_arguments_that_do_not_fit(settings: dict[str, Any], line: str) -> None:
         BlackBox(Counting(), **settings)
 
 
-def test_another_shape_is_refused_whatever_is_done_of_faults() -> None:
-    with pytest.raises(UserError, match=r"cost_fn gave shape \(2,\): it must give 3 costs, one a row"):
+def test_a_wrong_shape_is_refused_whatever_on_fault_is() -> None:
+    with pytest.raises(UserError, match=r"cost_fn returned shape \(2,\): it must return 3 costs, one per row"):
         BlackBox(lambda o, c, p: o[:2, 0], on_fault="skip")([numbers(1, 2, 3)], None, None, 3)
-    with pytest.raises(UserError, match="it must give numbers"):
+    with pytest.raises(UserError, match="it must return numbers"):
         BlackBox(lambda o, c, p: "much", on_fault="skip")([numbers(1)], None, None, 1)
     for given in (np.array([1j]), [torch.ones((), requires_grad=True)]):
-        with pytest.raises(UserError, match="it must give numbers"):
+        with pytest.raises(UserError, match="it must return numbers"):
             BlackBox(lambda o, c, p, given=given: given, on_fault="skip")([numbers(1)], None, None, 1)
     graph = torch.full((1,), 4.0, requires_grad=True)
     assert BlackBox(lambda o, c, p: graph * 2)([numbers(1)], None, None, 1)[0].tolist() == [[8]]
-    with pytest.raises(UserError, match="a cost must be a finite number, of float32"):
+    with pytest.raises(UserError, match="a cost must be a finite number in float32"):
         BlackBox(lambda o, c, p: [1e40])([numbers(1)], None, None, 1)
     lock = threading.Lock()
     with pytest.raises(UserError, match="cost_fn cannot be sent to workers: cannot pickle"):

@@ -1,4 +1,4 @@
-"""C as a loss: gradients against the truth, with and without correction; what is seen by whom; files; training."""
+"""C as a loss: gradients against exact ones, with and without correction; inputs; files; training."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from costgrad.rl.black_box.evaluations import Sets
+from costgrad.rl.black_box.evaluations import SetBuffer
 from costgrad.rl.black_box.loss import BlackBoxLoss, CostConfig
 from costgrad.rl.errors import UserError
 
@@ -75,7 +75,7 @@ def test_continuous_outputs_unbiased_with_correction_alone(evaluations: int, cor
     assert_mean(drawn, 2 * (output - context) / 3, equal=correction)
 
 
-def test_answers_that_were_skipped_leave_the_correction_unbiased() -> None:
+def test_skipped_evaluations_leave_the_correction_unbiased() -> None:
     """Half of the answers do not come, whatever was asked: the mean is over those that did."""
     lost, output = np.random.default_rng(0), torch.randn(3, 2, generator=generator())
 
@@ -144,7 +144,7 @@ def test_a_cost_of_the_set_alone_is_unbiased_with_correction() -> None:
     assert criterion.ledger.evaluations == 2 * 1_001
 
 
-def test_a_c_that_fits_takes_the_variance_away() -> None:
+def test_a_perfect_c_removes_the_variance() -> None:
     """Order of variance: the score alone (C of 0), the correction of a trained C, and C alone."""
     output, context = torch.randn(8, 2, generator=generator()), torch.randn(8, 2, generator=generator(1))
     spread = {}
@@ -162,8 +162,8 @@ def test_a_residual_after_learning_would_be_biased() -> None:
     """Negative control: with C trained on the very answers, the correction vanishes and the bias comes back."""
 
     class Late(BlackBoxLoss):
-        def _ask(self, sample: Any, context: Any, private: Any) -> Any:
-            cost, counts = super()._ask(sample, context, private)
+        def _evaluate(self, sample: Any, context: Any, private: Any) -> Any:
+            cost, counts = super()._evaluate(sample, context, private)
             self._learn(context, sample, cost, counts)
             return cost, counts
 
@@ -202,7 +202,7 @@ def test_the_black_box_sees_context_and_private_and_c_the_context_alone() -> Non
     assert criterion.critic.c.spec.obs_shape == (4,)  # type: ignore[union-attr]
 
 
-def test_evaluations_are_counted_in_training_and_none_are_made_in_use() -> None:
+def test_evaluations_are_counted_in_training_and_none_are_made_in_eval_mode() -> None:
     criterion = BlackBoxLoss(square, evaluations=3, config=SMALL)
     output = torch.randn(5, 2, requires_grad=True)
     criterion(output)
@@ -213,7 +213,7 @@ def test_evaluations_are_counted_in_training_and_none_are_made_in_use() -> None:
     assert criterion.ledger.evaluations == 20
 
 
-def test_numbers_that_are_not_finite_are_refused_before_anything_is_asked() -> None:
+def test_numbers_that_are_not_finite_are_refused_before_any_evaluation() -> None:
     criterion = BlackBoxLoss(square, on_fault="skip", config=SMALL)
     good, bad = torch.randn(6, 2, generator=generator()), torch.full((6, 2), torch.nan)
     criterion(good, good)
@@ -236,14 +236,14 @@ def test_a_context_may_be_one_number_a_row() -> None:
     assert torch.isfinite(criterion(torch.randn(6, 1), torch.arange(6)))
 
 
-def test_rows_that_failed_teach_nothing() -> None:
+def test_c_is_not_trained_on_failed_rows() -> None:
     def broken(output: Any, context: Any, private: Any) -> np.ndarray:
         return np.where(np.arange(len(output)) % 2, np.nan, 1.0)
 
     criterion = BlackBoxLoss(broken, on_fault="skip", config=SMALL)
     loss = criterion(torch.randn(6, 2))
-    assert torch.isfinite(loss) and criterion.known.size == 3 and criterion.ledger.failures == 3
-    assert (criterion.known.known.cost[:3] == 1).all()  # type: ignore[union-attr]
+    assert torch.isfinite(loss) and criterion.buffer.size == 3 and criterion.ledger.failures == 3
+    assert (criterion.buffer.data.cost[:3] == 1).all()  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("per", ["sample", "batch"])
@@ -306,7 +306,7 @@ def test_a_model_of_half_precision_gets_the_gradient_of_a_full_one(
     np.testing.assert_equal(seen[:2], seen[3:5])
 
 
-def test_a_call_without_gradients_asks_nothing_in_training() -> None:
+def test_a_call_without_gradients_evaluates_nothing_in_training() -> None:
     criterion = BlackBoxLoss(square, config=SMALL)
     criterion(torch.randn(5, 2))
     with torch.no_grad():
@@ -366,7 +366,7 @@ def test_the_users_optimizer_is_not_touched_and_c_gets_no_gradient_of_the_users(
 
 
 @pytest.mark.parametrize("per", ["sample", "batch"])
-def test_it_is_saved_and_goes_on(per: Any, tmp_path: Path) -> None:
+def test_it_is_saved_and_continues(per: Any, tmp_path: Path) -> None:
     cost_fn = square if per == "sample" else lambda o, c, p: float(o.mean())
     criterion = BlackBoxLoss(cost_fn, per=per, sigma=0.2, evaluations=2, config=SMALL, budget=1000)
     output = torch.randn(6, 2)
@@ -383,7 +383,7 @@ def test_it_is_saved_and_goes_on(per: Any, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("per", ["sample", "batch"])
-def test_with_rows_that_fail_the_corrected_gradient_is_still_whatever_c_says(per: Any) -> None:
+def test_with_failed_rows_the_corrected_gradient_does_not_depend_on_c(per: Any) -> None:
     """The cost is linear: of rows that come its gradient is known, and C is not in it. Of two sets one comes."""
 
     def cost(output: Any, context: Any, private: Any) -> Any:
@@ -407,7 +407,7 @@ def test_with_rows_that_fail_the_corrected_gradient_is_still_whatever_c_says(per
         assert_mean(each, truth)
 
 
-def test_in_use_the_gradient_reaches_the_output_alone_and_training_is_not_disturbed() -> None:
+def test_in_eval_mode_the_gradient_reaches_the_output_alone_and_training_is_not_disturbed() -> None:
     encoder = nn.Linear(1, 4)
     one, same = (BlackBoxLoss(square, encoder=copy.deepcopy(encoder), config=SMALL) for _ in range(2))
     x = torch.linspace(0, 1, 6)[:, None]
@@ -440,7 +440,7 @@ class Headed(nn.Module):
 
 
 @pytest.mark.parametrize("frozen", [False, True])
-def test_an_encoder_may_be_frozen_and_have_parts_of_no_use(frozen: bool) -> None:
+def test_an_encoder_may_be_frozen_and_have_unused_parameters(frozen: bool) -> None:
     encoder = Headed(frozen)
     body, head = encoder.body.weight.clone(), encoder.head.weight.clone()
     criterion = BlackBoxLoss(square, encoder=encoder, config=SMALL)
@@ -451,7 +451,7 @@ def test_an_encoder_may_be_frozen_and_have_parts_of_no_use(frozen: bool) -> None
     assert encoder.body.weight.requires_grad != frozen
 
 
-def test_it_may_be_used_before_it_learns_and_be_shown_numbers_of_other_kinds() -> None:
+def test_eval_mode_before_training_and_other_dtypes() -> None:
     criterion = BlackBoxLoss(lambda o, c, p: o[:, 0] ** 2, config=SMALL).eval()
     with torch.inference_mode():
         criterion(torch.ones(4, 2), torch.ones(4, 1))
@@ -466,7 +466,7 @@ def test_it_may_be_used_before_it_learns_and_be_shown_numbers_of_other_kinds() -
         criterion(torch.ones(4, 2), torch.ones(4, 1, dtype=torch.uint8))
 
 
-def test_private_tensors_in_a_tuple_are_numpy_to_the_black_box_and_known_again() -> None:
+def test_private_tensors_in_a_tuple_become_numpy_and_are_cached() -> None:
     kinds = set()
 
     def cost(output: Any, context: Any, private: Any) -> Any:
@@ -483,7 +483,7 @@ def test_private_tensors_in_a_tuple_are_numpy_to_the_black_box_and_known_again()
 
 
 @pytest.mark.parametrize("private", [3, {"a": 1}, {1, 2}, "ab", np.array(3), torch.tensor(2)])
-def test_what_is_private_and_no_rows_is_refused_in_one_line(private: Any) -> None:
+def test_private_that_is_not_rows_is_refused_in_one_line(private: Any) -> None:
     with pytest.raises(UserError, match="it must be rows, such as an array, a Tensor or a list"):
         BlackBoxLoss(square, config=SMALL)(torch.ones(2, 2), private=private)
 
@@ -499,7 +499,7 @@ def gone_on(criterion: BlackBoxLoss, calls: int = 3) -> list[float]:
 
 @pytest.mark.parametrize("per", ["sample", "batch"])
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda c: pickle.loads(pickle.dumps(c))])
-def test_a_copy_goes_on_as_the_original_and_apart_from_it(copied: Any, per: Any) -> None:
+def test_a_copy_continues_as_the_original_and_independently(copied: Any, per: Any) -> None:
     criterion = BlackBoxLoss(square if per == "sample" else mean, per=per, evaluations=2, config=SMALL)
     gone_on(criterion)
     again = copied(criterion)
@@ -508,7 +508,7 @@ def test_a_copy_goes_on_as_the_original_and_apart_from_it(copied: Any, per: Any)
 
 
 @pytest.mark.parametrize("moved", [nn.Module.double, nn.Module.half, lambda m: m.to(torch.bfloat16), nn.Module.cpu])
-def test_it_stays_of_full_precision_in_a_model_that_does_not(moved: Any) -> None:
+def test_it_stays_float32_in_a_model_of_half_precision(moved: Any) -> None:
     criterion, same = (BlackBoxLoss(square, config=SMALL) for _ in range(2))
     assert gone_on(criterion) == gone_on(same)
     model = nn.ModuleDict({"policy": nn.Linear(1, 1), "criterion": criterion})
@@ -518,12 +518,13 @@ def test_it_stays_of_full_precision_in_a_model_that_does_not(moved: Any) -> None
 
 
 @pytest.mark.parametrize("per", ["sample", "batch"])
-def test_what_it_remembers_follows_it_to_a_device(per: Any) -> None:
+def test_the_buffer_moves_to_the_device(per: Any) -> None:
     criterion = BlackBoxLoss(square if per == "sample" else mean, per=per, config=SMALL)
     gone_on(criterion)
     criterion.to("meta")
-    known = criterion.known
-    columns = [column for part in (known.sets if isinstance(known, Sets) else [known.known]) for column in part or ()]
+    buffer = criterion.buffer
+    parts = buffer.sets if isinstance(buffer, SetBuffer) else [buffer.data]
+    columns = [column for part in parts for column in part or ()]
     assert columns and {column.device.type for column in columns} == {"meta"}
 
 
@@ -570,7 +571,7 @@ def test_a_model_that_holds_it_is_saved_and_loaded_as_any_other(built: bool, tmp
         ({"choices": (2.0,)}, torch.ones(2, 2), "choices must be whole numbers"),
         ({"evaluations": True}, torch.ones(2, 1), "evaluations must be a whole number of at least 1, got True"),
         ({"evaluations": 1.5}, torch.ones(2, 1), "evaluations must be a whole number of at least 1, got 1.5"),
-        ({"encoder": len}, torch.ones(2, 1), "encoder must be an nn.Module, which learns with C, got a builtin"),
+        ({"encoder": len}, torch.ones(2, 1), "encoder must be an nn.Module, which is trained with C, got a builtin"),
         ({"encoder": nn.Linear(1, 1)}, torch.ones(2, 1), "there is an encoder and no context"),
         ({}, np.ones((2, 1)), "output is a ndarray: it must be a Tensor"),
         ({}, torch.ones(2, 1, dtype=torch.int64), "output holds torch.int64: it must hold floats"),
@@ -582,7 +583,7 @@ def test_bad_input_in_one_line(settings: dict[str, Any], output: Tensor, line: s
         BlackBoxLoss(square, **settings)(output)
 
 
-def test_another_shape_than_at_first_is_refused() -> None:
+def test_a_shape_that_changes_is_refused() -> None:
     criterion = BlackBoxLoss(lambda o, c, p: o[:, 0], config=SMALL)
     criterion(torch.randn(4, 2))
     with pytest.raises(UserError, match="this C was made for"):
@@ -607,7 +608,7 @@ def train(criterion: BlackBoxLoss, model: nn.Module, calls: int, label: Any = No
 
 
 @pytest.mark.parametrize("correction", [True, False])
-def test_a_staircase_is_walked_down(correction: bool) -> None:
+def test_a_staircase_is_minimised(correction: bool) -> None:
     way = torch.tensor([[1.0, 0.0], [0.0, -1.0], [0.5, 0.5]])
 
     def staircase(output: Any, context: Any, private: Any) -> np.ndarray:

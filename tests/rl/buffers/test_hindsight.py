@@ -1,4 +1,4 @@
-"""Hindsight: relabelled rows by brute force, what the environment says of them, several steps, resume, refusals."""
+"""Hindsight experience replay: relabelled rows by brute force, their costs, n steps, resume, invalid input."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def test_the_share_that_is_relabelled(ratio: float, rows: int, relabelled: int) 
     assert int((batch.obs[:, 1] != -1).sum()) == relabelled
 
 
-def test_later_rows_have_equal_chances() -> None:
+def test_later_rows_are_sampled_uniformly() -> None:
     ring = memory(60)
     for t in range(8):
         ring.add(goal_step(t))
@@ -144,7 +144,7 @@ def test_later_rows_have_equal_chances() -> None:
     assert len(counts) == 6 and ((counts - 40_000 / 6) ** 2 / (40_000 / 6)).sum() < 30  # 5 degrees of freedom
 
 
-def test_without_a_word_on_endings_a_row_ends_the_task_where_it_did() -> None:
+def test_without_compute_terminated_a_row_keeps_its_terminated() -> None:
     class Endless:
         compute_reward = Line().compute_reward
 
@@ -156,7 +156,7 @@ def test_without_a_word_on_endings_a_row_ends_the_task_where_it_did() -> None:
     torch.testing.assert_close(batch.discount, torch.where(ended, 0.0, GAMMA))
 
 
-def test_the_ring_keeps_what_happened() -> None:
+def test_the_buffer_keeps_the_original_transitions() -> None:
     ring, plain = memory(30), Replay(30, GAMMA)
     for row in stream(14, seed=3):
         ring.add(row), plain.add(row)
@@ -168,7 +168,7 @@ def test_the_ring_keeps_what_happened() -> None:
         assert torch.equal(a, b)
 
 
-def test_other_numbers_of_environments_and_a_ring_that_they_do_not_divide() -> None:
+def test_num_envs_changes_and_does_not_divide_the_capacity() -> None:
     """Episodes end where the run was cut; rows of 3 and of 4 lie across the ring's end."""
     ring = memory(23, ratio=1e9)
     for t in range(5):
@@ -183,7 +183,7 @@ def test_other_numbers_of_environments_and_a_ring_that_they_do_not_divide() -> N
             assert i == j and t <= s - 1 <= (4 if t < 5 else 8)
 
 
-def test_a_ring_that_two_steps_do_not_fit_in() -> None:
+def test_a_buffer_smaller_than_two_steps() -> None:
     ring = memory(5, n_step=3, ratio=1e9)
     for t in range(7):
         ring.add(goal_step(t))
@@ -191,7 +191,7 @@ def test_a_ring_that_two_steps_do_not_fit_in() -> None:
             assert int(goal) % 100 == int(place) % 100 and t - 1 <= int(goal) // 100 - 1 <= t
 
 
-def test_more_episodes_than_there_was_room_for() -> None:
+def test_more_episodes_than_were_allocated() -> None:
     ring, ended = memory(600, ratio=1e9), np.ones(N, dtype=bool)
     for t in range(150):
         ring.add(goal_step(t, truncated=ended))
@@ -204,7 +204,7 @@ def test_more_episodes_than_there_was_room_for() -> None:
 
 
 @pytest.mark.parametrize("priority", [0.0, 0.6])
-def test_a_replay_with_goals_taken_up_goes_on_to_the_bit(priority: float) -> None:
+def test_a_restored_replay_with_goals_continues_bit_for_bit(priority: float) -> None:
     whole, fresh, rows = (
         memory(10 * N, 2, seed=1, priority=priority),
         memory(10 * N, 2, seed=2, priority=priority),
@@ -236,7 +236,7 @@ def agent_for(name: str, env: Any, seed: int = 0, **settings: Any) -> Any:
 
 @pytest.mark.parametrize("backend", ["native", "sync"])
 @pytest.mark.parametrize("env_id", ["costgrad/PointGoal-v0", "costgrad/BitFlip-v0"])
-def test_every_backend_tells_what_a_goal_is_worth(env_id: str, backend: str) -> None:
+def test_every_backend_has_compute_reward(env_id: str, backend: str) -> None:
     env = make(env_id, 3, 1, backend=backend)
     task = PointGoal() if "Point" in env_id else BitFlip()
     env.reset(seed=0)
@@ -253,7 +253,7 @@ def test_every_backend_tells_what_a_goal_is_worth(env_id: str, backend: str) -> 
 
 @pytest.mark.parametrize("mode", list(AutoresetMode))
 @pytest.mark.parametrize("n_step", [1, 3])
-def test_a_batch_of_an_agent_holds_what_the_environment_says(mode: AutoresetMode, n_step: int) -> None:
+def test_relabelled_costs_of_an_agents_batch_are_the_environments(mode: AutoresetMode, n_step: int) -> None:
     """Through loop, codec and ring, in every autoreset mode; the first rows relabelled, the last as they were."""
     task = PointGoal(size=2, radius=0.3, horizon=9)
     env = make(SyncVectorEnv([lambda: PointGoal(size=2, radius=0.3, horizon=9)] * 4, autoreset_mode=mode))
@@ -276,7 +276,7 @@ def test_a_batch_of_an_agent_holds_what_the_environment_says(mode: AutoresetMode
 
 
 @pytest.mark.parametrize(("name", "env_id"), GOAL_AGENTS)
-def test_an_agent_with_goals_is_saved_and_goes_on_to_the_bit(name: str, env_id: str, tmp_path: Path) -> None:
+def test_an_agent_with_goals_is_saved_and_continues_bit_for_bit(name: str, env_id: str, tmp_path: Path) -> None:
     envs = [make(f"costgrad/{env_id}-v0", 4, 0, backend="native") for _ in range(2)]
     agent = agent_for(name, envs[0], hindsight=4, n_step=2, normalize_obs=True)
     ticks = interact(agent, envs[0], seed=1)
@@ -288,7 +288,7 @@ def test_an_agent_with_goals_is_saved_and_goes_on_to_the_bit(name: str, env_id: 
     obs, _ = envs[1].reset(seed=5)
     np.testing.assert_array_equal(agent.predict(obs, deterministic=True)[0], again.predict(obs, deterministic=True)[0])
     assert evaluate(again, envs[1], 4).lengths  # no environment was asked for its reward
-    with pytest.raises(UserError, match=r"hindsight has no compute_reward: train by rl\.train"):
+    with pytest.raises(UserError, match=r"hindsight has no compute_reward: train by costgrad\.train"):
         AGENTS[name][0].load(tmp_path / "agent").memory.sample(8)
     both = [interact(a, env, seed=2) for a, env in zip((agent, again), envs, strict=True)]
     for _ in range(30):
@@ -391,20 +391,20 @@ class Wrong:
         (Wrong(lambda r: r, lambda a: a), r"compute_terminated gave shape \(3, 1\) for 3 goals: it must be \(3,\) or"),
     ],
 )
-def test_a_reward_function_that_will_not_do_is_refused_at_the_first_step(env: Any, message: str) -> None:
+def test_an_invalid_reward_function_is_refused_at_the_first_step(env: Any, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         memory(30, env=env).add(goal_step(0))
     assert "\n" not in str(caught.value)
 
 
-def test_a_number_that_turns_up_later_is_refused_too() -> None:
+def test_a_later_nan_is_refused_too() -> None:
     ring = memory(30, env=Wrong(lambda r: np.where(np.abs(r) < 50, np.nan, r)))
     ring.add(goal_step(0))
     with pytest.raises(UserError, match="compute_reward gave nan"):
         ring.sample(30)
 
 
-def test_a_reset_row_is_not_held_against_the_reward_function() -> None:
+def test_rewards_of_reset_rows_are_not_checked() -> None:
     ring = memory(30)
     ring.add(goal_step(0, reward=np.zeros(N), valid=np.zeros(N, dtype=bool)))
     with pytest.raises(UserError, match="for hindsight they must be equal"):
@@ -416,9 +416,9 @@ def test_an_environment_without_a_reward_function_is_refused() -> None:
         Hindsight(CODEC, 4).ask(type("Bare", (), {})())
 
 
-def test_a_copied_agent_keeps_what_it_was_told() -> None:
+def test_a_copied_agent_keeps_the_reward_function() -> None:
     hindsight = Hindsight(CODEC, 4)
     hindsight.ask(Line())
     goal = np.ones((2, 1), np.float32)
-    assert deepcopy(hindsight).known.judge(goal, goal, np.zeros(2, dtype=bool))[0].tolist() == [-7.0, -7.0]
+    assert deepcopy(hindsight).goals.judge(goal, goal, np.zeros(2, dtype=bool))[0].tolist() == [-7.0, -7.0]
     assert NONE == -1

@@ -1,4 +1,4 @@
-"""The replay: n steps by brute force at every ending and every place of the ring, equal chances, memory, resume."""
+"""The replay buffer: n-step returns by brute force, uniform and prioritised sampling, memory, resume."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def brute_force(steps: list[Step], first: int, t: int, i: int, n: int, gamma: fl
 
 @pytest.mark.parametrize("n_step", [1, 2, 3, 7])
 @pytest.mark.parametrize("steps", [1, 4, 10, 23])
-def test_every_row_by_brute_force_before_and_after_the_ring_is_full(n_step: int, steps: int) -> None:
+def test_every_row_by_brute_force_before_and_after_the_buffer_is_full(n_step: int, steps: int) -> None:
     """Ten steps fit in; after 23 the newest stands in the middle and the oldest 13 are gone."""
     memory, rows = Replay(10 * N, 0.9, n_step), stream(steps, seed=steps)
     for row in rows:
@@ -73,7 +73,7 @@ def test_every_row_by_brute_force_before_and_after_the_ring_is_full(n_step: int,
     assert seen == {(t, i) for t in range(max(0, steps - 10), steps) for i in range(N)}
 
 
-def test_a_clock_is_no_end_of_the_task_and_the_task_wins_where_both_are_set() -> None:
+def test_truncation_is_not_termination_and_termination_wins_where_both_are_set() -> None:
     memory, ended = Replay(30, 0.9, 3), np.array([True, False, True])
     memory.add(step(0, terminated=ended, truncated=np.array([False, True, True])))
     memory.add(step(1))
@@ -91,7 +91,7 @@ def test_what_is_put_in_is_copied() -> None:
     assert batch.obs.abs().max() == 2 and batch.cost.tolist() == [1, 2, 3]
 
 
-def test_rows_are_drawn_with_equal_chances_and_reset_rows_never() -> None:
+def test_rows_are_sampled_uniformly_and_reset_rows_never() -> None:
     memory = Replay(20 * N, 0.9, seed=3)
     for t in range(20):
         memory.add(step(t, valid=np.array([True, t % 5 != 0, True])))
@@ -106,7 +106,7 @@ def test_rows_are_drawn_with_equal_chances_and_reset_rows_never() -> None:
     torch.testing.assert_close(weights, torch.full((64,), 1 / 64))
 
 
-def test_fresh_episodes_end_those_under_way() -> None:
+def test_a_reset_ends_unfinished_episodes() -> None:
     memory = Replay(30, 0.5, 4)
     memory.add(step(0))
     memory.add(step(1))
@@ -117,7 +117,7 @@ def test_fresh_episodes_end_those_under_way() -> None:
     assert batch.next_obs[0, 0] == 200 and batch.cost[0] == pytest.approx(1 + 0.5 * 101)
 
 
-def test_a_replay_taken_up_goes_on_to_the_bit() -> None:
+def test_a_restored_replay_continues_bit_for_bit() -> None:
     whole, fresh, rows = Replay(10 * N, 0.9, 3, seed=1), Replay(10 * N, 0.9, 3, seed=2), stream(40)
     for row in rows[:23]:
         whole.add(row)
@@ -142,9 +142,9 @@ def test_an_empty_replay_and_one_half_full_can_be_saved() -> None:
     assert again.size == 2 * N and again.batch(torch.arange(6)).cost.tolist() == [1, 2, 3, 101, 102, 103]
 
 
-def test_memory_that_the_machine_has_not_got_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_buffer_larger_than_free_memory_is_refused_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(costgrad.rl.buffers.replay.psutil, "virtual_memory", lambda: SimpleNamespace(available=10_000))
-    with pytest.raises(UserError, match=r"a replay of 1,000 transitions takes .* GiB .* are free: lower its capacity"):
+    with pytest.raises(UserError, match=r"a replay of 1,000 transitions takes .* GiB .* are free: lower buffer_size"):
         Replay(1000, 0.9).add(step(0))
     Replay(250, 0.9).add(step(0))  # 34 bytes a row: less than nine tenths of what is free
     with pytest.raises(UserError, match="a replay of 250 transitions takes"):
@@ -164,7 +164,7 @@ def test_what_cannot_be_loaded_is_refused_in_one_line(monkeypatch: pytest.Monkey
 
 
 @pytest.mark.parametrize("steps", [10, 14, 20])
-def test_a_ring_does_not_go_on_in_one_of_another_size(steps: int) -> None:
+def test_a_full_buffer_cannot_be_loaded_into_a_larger_one(steps: int) -> None:
     """Rows that were never written would be drawn as the larger one fills up."""
     memory = Replay(10 * N, 0.9)
     for t in range(steps):
@@ -176,7 +176,7 @@ def test_a_ring_does_not_go_on_in_one_of_another_size(steps: int) -> None:
     Replay(10 * N, 0.9).load_state_dict(saved)
 
 
-def test_a_fold_that_no_episode_fills_costs_no_more_than_the_longest() -> None:
+def test_an_n_step_longer_than_episodes_takes_no_extra_time() -> None:
     folded, plain = (Replay(10 * N, 0.9, n_step) for n_step in (10**9, 10))
     for row in stream(10):
         folded.add(row)
@@ -186,18 +186,18 @@ def test_a_fold_that_no_episode_fills_costs_no_more_than_the_longest() -> None:
 
 
 def test_more_environments_than_rows_are_refused() -> None:
-    with pytest.raises(UserError, match="capacity must be at least the number of environments, 3: 2"):
+    with pytest.raises(UserError, match="buffer_size must be at least the number of environments, 3: 2"):
         Replay(2, 0.9).add(step(0))
 
 
-def test_images_stay_bytes() -> None:
+def test_images_stay_uint8() -> None:
     memory = Replay(6, 0.9)
     image = np.full((N, 4, 4, 3), 200, dtype=np.uint8)
     memory.add(step(0, obs=image, next_obs=image))
     assert memory.columns["obs"].dtype == torch.uint8 and memory.sample(4).obs.shape == (4, 4, 4, 3)
 
 
-def test_a_ring_that_the_steps_do_not_divide_and_another_number_of_environments() -> None:
+def test_num_envs_does_not_divide_the_capacity_and_changes() -> None:
     """Rows of 3 and then of 4 environments lie across the ring's end; what goes on, and what not, stays true."""
     memory = Replay(11, 0.5, 2)
     for t in range(5):
@@ -252,7 +252,7 @@ def prioritised(priority: float = 0.6, correction: float = 0.4) -> tuple[Replay,
 
 
 @pytest.mark.parametrize(("priority", "correction"), [(0.6, 0.4), (1.0, 1.0), (0.3, 0.0)])
-def test_chances_and_weights_by_the_formula(priority: float, correction: float) -> None:
+def test_priorities_and_importance_weights_by_the_formula(priority: float, correction: float) -> None:
     memory, errors = prioritised(priority, correction)
     chance = np.where(errors > 0, (errors + 1e-6) ** priority, 0)
     chance /= chance.sum()
@@ -267,7 +267,7 @@ def test_chances_and_weights_by_the_formula(priority: float, correction: float) 
     assert batch.indices.tolist() == list(range(12))
 
 
-def test_full_correction_makes_a_mean_over_draws_that_over_all_rows() -> None:
+def test_with_beta_1_the_weighted_mean_is_that_of_uniform_sampling() -> None:
     """Negative control: without it, rows of large error weigh too much."""
     means = {}
     for correction in (1.0, 0.0):
@@ -278,7 +278,7 @@ def test_full_correction_makes_a_mean_over_draws_that_over_all_rows() -> None:
     assert means[1.0] == pytest.approx(errors[counted].mean(), rel=0.02) and means[0.0] > 1.2 * errors[counted].mean()
 
 
-def test_a_new_row_is_as_likely_as_the_likeliest_so_far() -> None:
+def test_a_new_row_gets_the_largest_priority_so_far() -> None:
     memory, _ = prioritised(1.0)
     memory.prioritise(torch.tensor([2]), torch.tensor([81.0]))
     memory.add(step(10))
@@ -286,7 +286,7 @@ def test_a_new_row_is_as_likely_as_the_likeliest_so_far() -> None:
     np.testing.assert_allclose(memory.tree.weight(np.arange(N)), 9 + 1e-6)
 
 
-def test_priorities_go_on_to_the_bit() -> None:
+def test_restored_priorities_continue_bit_for_bit() -> None:
     whole, _ = prioritised()
     fresh = Replay(10 * N, 0.9, priority=0.6, seed=9)
     fresh.load_state_dict({name: value.clone() for name, value in whole.state_dict().items()})
@@ -297,4 +297,4 @@ def test_priorities_go_on_to_the_bit() -> None:
         a, b = whole.sample(8), fresh.sample(8)
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
         for memory in (whole, fresh):
-            memory.prioritise(a.place, a.cost.square() / 1e4)
+            memory.prioritise(a.indices, a.cost.square() / 1e4)

@@ -1,4 +1,4 @@
-"""The memory of an on-policy agent: what goes in is copied, cost is -reward, terminated alone ends the cost."""
+"""The rollout buffer: inputs are copied, cost is -reward, only termination sets the discount to 0; minibatches."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_rows_come_out_as_they_went_in() -> None:
     assert rollout.extra["sample"].tolist() == [[0, 200], [2, 202], [4, 204]]
 
 
-def test_numbers_that_meet_the_networks_are_float32() -> None:
+def test_inputs_of_the_networks_are_float32() -> None:
     rollout = fill(step(1, terminated=np.array([True, False])))
     for name in ("obs", "cost", "discount", "next_obs", "valid"):
         assert getattr(rollout, name).dtype == np.float32, name
@@ -56,7 +56,7 @@ def test_cost_is_minus_reward() -> None:
     assert fill(step(1), step(2)).cost.tolist() == [[-1.0, 2.0], [-2.0, 4.0]]
 
 
-def test_only_termination_ends_the_cost_and_either_flag_cuts_the_trace() -> None:
+def test_only_termination_sets_the_discount_to_0_and_either_flag_cuts_the_trace() -> None:
     no, yes = np.array([False, False]), np.array([True, True])
     rollout = fill(
         step(0),
@@ -71,7 +71,7 @@ def test_only_termination_ends_the_cost_and_either_flag_cuts_the_trace() -> None
     assert rollout.done[:, 1].tolist() == [False, True, True, True, True]
 
 
-def test_reset_rows_weigh_nothing() -> None:
+def test_reset_rows_have_weight_0() -> None:
     rollout = fill(step(0), step(1, valid=np.array([True, False])))
     assert rollout.valid.dtype == np.float32
     assert rollout.valid.tolist() == [[1.0, 1.0], [1.0, 0.0]]
@@ -103,7 +103,7 @@ def test_memory_can_be_filled_again() -> None:
         assert not memory.full and memory.filled == 0
 
 
-def test_what_is_in_is_dropped_and_the_next_step_may_come_from_more_environments() -> None:
+def test_clear_drops_all_steps_and_num_envs_may_grow() -> None:
     memory = RolloutMemory(2, GAMMA)
     memory.add(step(0), {"sample": np.zeros(2)})
     memory.clear()
@@ -147,7 +147,7 @@ def test_minibatches_hold_every_row_once_and_its_columns_together(count: int, si
         assert part.weight.sum().item() == pytest.approx(1)
 
 
-def test_rows_that_fit_in_one_minibatch_are_handed_on_and_nothing_is_drawn() -> None:
+def test_rows_that_fit_in_one_minibatch_are_not_shuffled() -> None:
     rows, draw = rows_of(4), generator()
     before = draw.get_state()
     for size in (4, 100):
@@ -167,7 +167,7 @@ def test_the_generator_decides_the_order_and_each_pass_has_its_own() -> None:
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_rows_that_do_not_count_weigh_nothing_in_any_minibatch() -> None:
+def test_invalid_rows_have_weight_0_in_every_minibatch() -> None:
     counting: list[int] = []
     for part in minibatches(rows_of(12, without=(0, 3, 7)), 4, generator()):
         kept = part.weight > 0

@@ -5,24 +5,24 @@ from tests.mutants import Mutant
 MUTANTS = [
     # What weighs, lasts and is remembered in a replay
     Mutant(
-        "probe: entropy of every step, folded or not",
+        "probe: entropy of every step, whatever n_step is",
         "rl/diagnostics/rewind.py",
         "t, n = self.t, self.estimand.n_step",
         "t, n = self.t, 1",
         "rl/diagnostics/probe",
     ),
     Mutant(
-        "sac: says nothing of its n_step",
+        "sac: estimand without n_step",
         "agents/sac.py",
         "c.gamma, alpha, max_cost, c.n_step)",
         "c.gamma, alpha, max_cost)",
         "rl/diagnostics/probe",
     ),
-    # Whether C can be trusted
+    # Fidelity of C
     Mutant(
         "fidelity: the square of a noisy mean",
         "rl/diagnostics/fidelity.py",
-        "((total**2).sum(-1) - (seen**2).sum((1, 2))) / (rounds * (rounds - 1))",
+        "((total**2).sum(-1) - (truth**2).sum((1, 2))) / (rounds * (rounds - 1))",
         "(total**2).sum(-1) / rounds**2",
         "rl/diagnostics/fidelity",
     ),
@@ -34,10 +34,10 @@ MUTANTS = [
         "rl/diagnostics/probe",
     ),
     Mutant(
-        "fidelity: up and down see other noise",
+        "fidelity: up and down have different noise",
         "rl/diagnostics/probe.py",
-        "self._play(player, self.horizon, seed)",
-        "self._play(player, self.horizon, seed + len(found))",
+        "self._roll_out(player, self.horizon, seed)",
+        "self._roll_out(player, self.horizon, seed + len(found))",
         "rl/diagnostics/probe",
     ),
     Mutant(
@@ -57,8 +57,8 @@ MUTANTS = [
     Mutant(
         "fidelity: entropy costs",
         "rl/diagnostics/rewind.py",
-        "1.0) - self._entropy(), left",
-        "1.0) + self._entropy(), left",
+        "1.0) - self._entropy_bonus(), left",
+        "1.0) + self._entropy_bonus(), left",
         "rl/diagnostics/probe",
     ),
     Mutant(
@@ -92,7 +92,7 @@ MUTANTS = [
     Mutant(
         "fidelity: a reset is a step of the probe",
         "rl/diagnostics/probe.py",
-        "self.steps += tick.step - self.waiting",
+        "self.steps += tick.step - self.reset_rows",
         "self.steps += tick.step",
         "rl/diagnostics/probe",
     ),

@@ -1,4 +1,4 @@
-"""The measures: what they say of C and a truth that are both given, with and without noise."""
+"""The measures of fidelity for given predictions and true values, with and without noise."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_same_gradient_agrees() -> None:
     assert found.signal == np.inf and found.states == 200
 
 
-def test_noise_of_the_truth_does_not_make_c_look_worse() -> None:
+def test_noise_of_the_true_gradient_does_not_bias_the_cosine() -> None:
     naive = (TRUE * noisy(2.0).mean(1)).sum() / np.sqrt((TRUE**2).sum() * (noisy(2.0).mean(1) ** 2).sum())
     assert naive < 0.7
     found = agreement(TRUE, noisy(2.0), GROUP)
@@ -41,14 +41,14 @@ def test_length_and_direction_are_told_apart() -> None:
     assert abs(across.cosine) < 3 * across.cosine_error < 0.4
 
 
-def test_a_truth_that_is_lost_in_noise_and_a_flat_c_have_no_cosine() -> None:
+def test_a_gradient_lost_in_noise_and_a_flat_c_have_no_cosine() -> None:
     lost = agreement(TRUE, noisy(1.0) - TRUE[:, None], GROUP)
     assert lost.signal < 2 and np.isnan(lost.cosine) and np.isnan(lost.relative_error) and "lost in noise" in str(lost)
     flat = agreement(0 * TRUE, noisy(0.1), GROUP)
     assert np.isnan(flat.cosine) and flat.relative_error == pytest.approx(1) and "flat" in str(flat)
 
 
-def test_an_interval_that_holds_every_cosine_is_said_to() -> None:
+def test_an_interval_that_covers_every_cosine_is_reported() -> None:
     for groups in (2, 1):  # of one group alone there is no interval
         few = agreement(across_and_along(), TRUE[:4, None] + np.zeros((4, 2, 3)), np.arange(4) % groups)
         assert not few.cosine_error < 1 and "(4 states are too few to tell)" in str(few)
@@ -60,7 +60,7 @@ def across_and_along() -> np.ndarray:
     return TRUE[:4] * np.array([1.0, -1.0, 1.0, -1.0])[:, None]
 
 
-def test_the_interval_holds_the_truth_as_often_as_it_says() -> None:
+def test_the_interval_has_its_nominal_coverage() -> None:
     rng, held = np.random.default_rng(3), 0
     c = TRUE + rng.normal(size=TRUE.shape)
     cosine = (c * TRUE).sum() / np.sqrt((c**2).sum() * (TRUE**2).sum())
@@ -79,7 +79,7 @@ def test_the_jackknife_of_a_mean_is_its_t_interval() -> None:
     assert np.isnan(jackknife(lambda kept: np.array([values[kept].mean()]), np.zeros(20)))[0]
 
 
-def test_rows_of_one_group_are_not_counted_as_news() -> None:
+def test_rows_of_one_group_are_not_independent() -> None:
     values = np.repeat(RNG.normal(size=20), 10)
     alone = jackknife(lambda kept: np.array([values[kept].mean()]), np.arange(200))
     together = jackknife(lambda kept: np.array([values[kept].mean()]), np.repeat(np.arange(20), 10))

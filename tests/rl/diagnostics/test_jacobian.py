@@ -1,4 +1,4 @@
-"""Jacobians beside finite differences, in the environment's own units."""
+"""Jacobians against finite differences, in the environment's own units."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def differences(function: Any, at: np.ndarray, h: float = 1e-6) -> np.ndarray:
 
 
 @pytest.mark.parametrize("cls", [A2C, SAC, TD3])
-def test_of_c_in_the_action(cls: Any) -> None:
+def test_jacobian_of_c_in_the_action(cls: Any) -> None:
     critic = trained(cls).critic
     action = np.array([[1.0, -2.0], [4.0, -1.5], [0.5, -2.9]])
 
@@ -53,7 +53,7 @@ def test_of_c_in_the_action(cls: Any) -> None:
 
 
 @pytest.mark.parametrize("cls", [A2C, SAC, TD3])
-def test_of_the_policy_in_the_observation(cls: Any) -> None:
+def test_jacobian_of_the_policy_in_the_observation(cls: Any) -> None:
     agent = trained(cls)
     low, high = np.array([0, -3]), np.array([5, -1])
 
@@ -68,7 +68,7 @@ def test_of_the_policy_in_the_observation(cls: Any) -> None:
     assert float(found.abs().min()) > 1e-4
 
 
-def test_it_is_that_of_what_people_see() -> None:
+def test_it_is_in_the_environments_units() -> None:
     agent = A2C(*SPACES)
     agent.critic.obs_norm.update(np.random.default_rng(1).normal(1, 2, (50, 4)))
     obs = OBS.astype(np.float32)

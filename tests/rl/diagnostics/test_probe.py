@@ -1,4 +1,4 @@
-"""The probe beside answers in closed form: of C's that are right, and of C's that are wrong."""
+"""The probe against closed-form values, for correct and for wrong C."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def quadratic(said: Callable[..., Tensor], **spec: Any) -> Any:
     return holder(QUADRATIC, lambda c: Estimand(Given(c, said, **spec), uniform_policy, normal(3), 0.99))
 
 
-def test_a_right_c_of_one_step_is_trusted() -> None:
+def test_a_correct_c_of_one_step_has_cosine_1() -> None:
     found = probe(quadratic(quadratic_cost), task_factory(OneStepQuadratic, size=3))
     assert found.gradient is not None and found.points is not None
     assert found.gradient.cosine > 1 - 1e-6 and found.gradient.relative_error < 1e-3
@@ -124,7 +124,7 @@ class Tallied(CartPole):
 
 
 @pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP])
-def test_its_steps_are_those_that_the_environments_counted(mode: AutoresetMode) -> None:
+def test_its_steps_are_those_of_the_environments(mode: AutoresetMode) -> None:
     """Also where it is set back to a state in which some rows wait for their reset."""
     Tallied.taken, env = 0, Tallied(6)
     agent = A2C(env.single_observation_space, env.single_action_space, A2CConfig(gamma=0.8))
@@ -141,7 +141,7 @@ def test_its_steps_are_those_that_the_environments_counted(mode: AutoresetMode) 
     assert any(seen) == (mode is AutoresetMode.NEXT_STEP)
 
 
-def test_a_scrambled_gradient_is_found_out_where_the_values_may_be_right() -> None:
+def test_a_wrong_gradient_is_detected_even_if_values_are_right() -> None:
     def other_way(x: Tensor, action: Tensor) -> Tensor:  # right values, and the slope of another action's
         right = quadratic_cost(x, action)
         return right.detach() + (action.flip(0) - action.flip(0).detach() + action - action.detach()).sum(-1)
@@ -176,7 +176,7 @@ def lqr_cost(x: Tensor, action: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("horizon", [100, 12])
-def test_a_right_c_of_the_lqr_is_trusted_past_its_clock(horizon: int) -> None:
+def test_a_correct_c_of_the_lqr_has_cosine_1_beyond_its_time_limit(horizon: int) -> None:
     agent = holder(LQR(), lambda c: Estimand(Given(c, lqr_cost), lqr_policy, normal(1), GAMMA))
     found = probe(agent, task_factory(LQR, horizon=horizon), visits=8, rounds=4)
     points, gradient = found.points, found.gradient
@@ -267,7 +267,7 @@ def constant(said: float, gamma: float = 0.9, alpha: float = 0.0, n_step: int = 
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
-def test_a_constant_cost_past_its_clock(alpha: float) -> None:
+def test_a_constant_cost_beyond_its_time_limit(alpha: float) -> None:
     """cost 2 for ever, and each further state's entropy of 0.7 nats is worth `alpha` a nat."""
     truth = 2 / (1 - 0.9) - alpha * 0.7 * 0.9 / (1 - 0.9)
     agent, factory = constant(truth, alpha=alpha, reward=-2.0, horizon=7)
@@ -281,7 +281,7 @@ def test_a_constant_cost_past_its_clock(alpha: float) -> None:
 
 
 @pytest.mark.parametrize("n_step", [2, 3])
-def test_of_folded_steps_only_where_they_end_does_entropy_count(n_step: int) -> None:
+def test_n_step_transitions_count_entropy_once(n_step: int) -> None:
     truth, plain = (2 / (1 - 0.9) - 0.5 * 0.7 * 0.9**n / (1 - 0.9**n) for n in (n_step, 1))
     agent, factory = constant(truth, alpha=0.5, n_step=n_step, reward=-2.0, horizon=7)
     assert probe(agent, factory()).calibration.error < 2e-3
@@ -314,7 +314,7 @@ class Stateless(Clocked):
 
 
 @pytest.mark.parametrize("cls", [Clocked, Stateless])
-def test_past_a_clock_that_goes_on_it_is_c_that_says_the_rest(cls: type[TaskVectorEnv]) -> None:
+def test_a_time_limit_that_cannot_be_removed_bootstraps_from_c(cls: type[TaskVectorEnv]) -> None:
     agent, _ = constant(20.0, reward=-2.0, horizon=7)
     found = probe(agent, task_factory(ConstantCost, cls, reward=-2.0, horizon=7, discrete=False), within=70)
     assert found.calibration.error < 1e-5  # exact, as C is right about the rest
@@ -329,7 +329,7 @@ def test_past_a_clock_that_goes_on_it_is_c_that_says_the_rest(cls: type[TaskVect
 
 
 @pytest.mark.parametrize("alpha", [0.0, 0.5])
-def test_a_clock_an_ending_and_entropy_at_once(alpha: float) -> None:
+def test_truncation_termination_and_entropy_at_once(alpha: float) -> None:
     """C says the rest, with its entropy, only of rows that the clock cut off."""
     truth = 20.0 - alpha * 0.7 * 0.9 / (1 - 0.9)
     agent, _ = constant(truth, alpha=alpha, reward=-2.0, horizon=7)
@@ -351,7 +351,7 @@ PRICES = {A2C: 0.0, PPO: 0.0, TD3: 0.0}
 
 @pytest.mark.parametrize("name", [name for name in AGENTS if name not in GRADIENT_FREE])
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "CartPole-v1"])
-def test_every_agent_says_what_its_c_estimates(name: str, env_id: str) -> None:
+def test_every_agent_has_an_estimand(name: str, env_id: str) -> None:
     if name == "td3" and env_id == "CartPole-v1":
         pytest.skip("a Box only")
     cls, config = AGENTS[name]
@@ -373,7 +373,7 @@ def test_a_search_is_not_probed_and_says_why(name: str) -> None:
         probe(small(name), make("CartPole-v1", 2))
 
 
-def test_what_entropy_is_worth_is_in_units_of_cost() -> None:
+def test_the_entropy_coefficient_is_in_units_of_cost() -> None:
     env = make("Pendulum-v1", 2)
     spaces = env.single_observation_space, env.single_action_space
     assert SAC(*spaces, SACConfig(alpha=0.3)).estimand().alpha == pytest.approx(0.3)
@@ -403,7 +403,7 @@ def test_an_ensemble_is_read_as_the_actor_reads_it() -> None:
     env.close()
 
 
-def test_td3_goes_on_with_the_noise_of_its_targets() -> None:
+def test_td3_continues_with_target_policy_smoothing() -> None:
     env = make("Pendulum-v1", 2)
     agent = TD3(
         env.single_observation_space, env.single_action_space, TD3Config(target_policy_noise=0.2, target_noise_clip=0.3)
@@ -478,7 +478,7 @@ def same_run(cls: Any, config: Any, env_id: str, probe_every: int | None) -> tup
         (SAC, SACConfig(gamma=0.5, learning_starts=400, update_ratio=0.05, buffer_size=2000)),
     ],
 )
-def test_training_with_a_probe_is_training_without_to_the_bit(cls: Any, config: Any) -> None:
+def test_training_with_a_probe_is_bit_equal_to_training_without(cls: Any, config: Any) -> None:
     plain, probed = (same_run(cls, config, "Pendulum-v1", every) for every in (None, 400))
     assert plain[0][1] == probed[0][1] and plain[2] == probed[2]
     assert plain[0][0].keys() == probed[0][0].keys()
@@ -512,7 +512,7 @@ def test_a_run_logs_its_probes_and_does_not_count_their_steps(tmp_path: Path) ->
     env.close()
 
 
-def test_without_a_state_to_save_the_gradient_is_left_out_and_said(tmp_path: Path, capsys: Any) -> None:
+def test_without_a_state_to_save_the_gradient_is_left_out_with_a_message(tmp_path: Path, capsys: Any) -> None:
     env = make("Pendulum-v1", 2, backend="sync")
     agent = A2C(env.single_observation_space, env.single_action_space, A2CConfig(gamma=0.5))
     train(agent, env, 400, tmp_path / "run", probe_every=200)
@@ -553,7 +553,7 @@ def test_it_needs_environments_of_its_own() -> None:
 # What the environments give for it.
 
 
-def test_a_batched_task_goes_on_from_a_saved_state() -> None:
+def test_a_batched_task_continues_from_a_saved_state() -> None:
     env, other = TaskVectorEnv(LQR, 3, horizon=9), TaskVectorEnv(LQR, 3, horizon=9)
     env.reset(seed=1)
     other.reset(seed=2)
@@ -568,7 +568,7 @@ def test_a_batched_task_goes_on_from_a_saved_state() -> None:
 
 
 @pytest.mark.parametrize("make_env", [partial(TaskVectorEnv, LQR, horizon=9), partial(Pendulum, max_episode_steps=9)])
-def test_streams_start_anew_and_clocks_stop(make_env: Any) -> None:
+def test_reseed_and_stop_clock(make_env: Any) -> None:
     env = make_env(num_envs=3)
     env.reset(seed=1)
     state = env.get_state()

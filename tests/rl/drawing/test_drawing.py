@@ -1,4 +1,4 @@
-"""The drawing of an agent: what it says comes from the real modules, and it can be read."""
+"""The diagram of an agent: its texts come from the actual modules, and it is legible."""
 
 from __future__ import annotations
 
@@ -95,16 +95,16 @@ def test_the_texts_follow_the_settings() -> None:
         "mean of 5": {"n_critics": 5},
         "dropout 0.2": {"dropout": 0.2},
         "'relu'": {"activation": "relu", "layer_norm": False},
-        "23 steps of each": {"num_steps": 23},
+        "23 steps per env": {"num_steps": 23},
         "7 passes": {"critic_passes": 7},
         "0.31": {"gae_lambda": 0.31},
-        "spread of s": {"state_std": True},
+        "std(s)": {"state_std": True},
     }.items():
         assert text in said(**config) and text not in plain, text
     assert "variance 1" in plain and "variance 1" not in said(normalize_obs=False)
     assert "per channel" in str(describe(agent(obs="image")))
     assert "batch norm" in str(describe(agent("crossq"))) and "clipped at 1 \u00b1 0.3" in str(
-        describe(agent("ppo", clip=0.3))
+        describe(agent("ppo", clip_range=0.3))
     )
 
 
@@ -171,10 +171,10 @@ def test_targets_are_told_apart() -> None:
     keys = {name: {node.key for node in describe(agent(name)).nodes} for name in AGENTS}
     assert {name for name in AGENTS if "target_critic" in keys[name]} == {"sac", "td3"}
     assert "and target actor" in str(describe(agent("td3"))) and "target actor" not in str(describe(agent("sac")))
-    assert "in one pass" in str(describe(agent("crossq"))) and "0.125 a step" in str(describe(agent("sac", tau=0.125)))
+    assert "in one pass" in str(describe(agent("crossq"))) and "tau 0.125" in str(describe(agent("sac", tau=0.125)))
 
 
-def test_what_cannot_be_drawn_is_said() -> None:
+def test_an_agent_that_cannot_be_drawn_is_an_error() -> None:
     with pytest.raises(UserError, match="agent a2c cannot be drawn: it has no actor"):
         made = agent()
         made.actor = None
@@ -264,7 +264,7 @@ def test_svg_is_xml_with_its_text_as_text_and_the_same_each_time() -> None:
 # In a run.
 
 
-def test_a_run_is_introduced_by_its_picture(tmp_path: Path) -> None:
+def test_a_run_starts_with_its_diagram(tmp_path: Path) -> None:
     env, folder = Remade(num_envs=2), tmp_path / "run"
     made = A2C(env.single_observation_space, env.single_action_space, A2CConfig(hidden=(9,)))
     seen: list[list[str]] = []  # at each step

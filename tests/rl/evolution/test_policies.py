@@ -1,4 +1,4 @@
-"""Policies as rows of an array: the numbers of the network, whoever has which parameters."""
+"""Policies as rows of an array: each row acts as the network with its parameters."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ def test_each_row_acts_as_the_network_of_its_parameters(action: str, hidden: tup
     policies = Policies(Codec(OBS, ACTIONS[action]), hidden, activation, True, 0)
     draw = np.random.default_rng(0)
     obs = draw.normal(2, 3, (5, 3)).astype(np.float32)
-    policies.see(obs, np.ones(5, np.bool_))
-    policies.renew()
+    policies.record_obs(obs, np.ones(5, np.bool_))
+    policies.renew_norm()
     rows = draw.normal(size=(5, policies.size)).astype(np.float32)
     layers = policies.layers(rows)
     assert all(np.shares_memory(part, rows) for layer in layers for part in layer)
@@ -60,7 +60,7 @@ def test_the_parts_of_a_vector_are_the_networks_own() -> None:
     assert torch.equal(torch.cat([part.flatten() for part in parts]), vector)
 
 
-def test_the_centre_starts_by_doing_the_same_everywhere() -> None:
+def test_the_centre_starts_with_the_same_action_everywhere() -> None:
     policies = Policies(Codec(OBS, ACTIONS["box"]), (8,), "tanh", False, 0)
     assert (policies.best(np.random.default_rng(0).normal(size=(9, 3)).astype(np.float32)) == 0).all()
     assert np.abs(policies.center).max() > 0  # but not because all is 0

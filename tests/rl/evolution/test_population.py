@@ -1,4 +1,4 @@
-"""Candidates among environments: every episode counts once, for who played it from its first step to its last."""
+"""Rollouts of candidates: every episode counts once, for the candidate that played all of it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from costgrad.rl.data import Step
 from costgrad.rl.evaluate import run_episodes
 from costgrad.rl.evolution.policies import Policies
-from costgrad.rl.evolution.population import RESTS, Population
+from costgrad.rl.evolution.population import IDLE, Population
 from costgrad.rl.loop import interact
 from costgrad.rl.spaces import Codec
 
@@ -65,7 +65,7 @@ class Player:
         self.policies = Policies(self.codec, (), "tanh", normalize, 0)
         self.population = Population(self.policies, episodes, 0)
         self.size, self.number = size, 0
-        self.said: list[tuple[list[float], np.ndarray]] = []
+        self.played: list[tuple[list[float], np.ndarray]] = []
         self.fresh()
 
     def fresh(self) -> None:
@@ -87,7 +87,7 @@ class Player:
         if not self.population.done:
             return {}
         actions = np.tanh(self.population.candidates[:, -1]).tolist()
-        self.said.append((actions, self.population.cost.copy()))
+        self.played.append((actions, self.population.cost.copy()))
         metrics = self.population.metrics
         self.fresh()
         return metrics
@@ -99,18 +99,18 @@ class Player:
 @pytest.mark.parametrize("episodes", [1, 3])
 @pytest.mark.parametrize("envs", [1, 2, 4])
 @pytest.mark.parametrize("mode", MODES)
-def test_every_episode_counts_once_for_its_player(mode: AutoresetMode, envs: int, episodes: int) -> None:
+def test_every_episode_counts_once_for_its_candidate(mode: AutoresetMode, envs: int, episodes: int) -> None:
     book: list[Any] = []
     player, ends = Player(5, episodes), 0
     ticks = interact(player, diaries(book, mode, envs), seed=0)  # type: ignore[arg-type]
     for tick in islice(ticks, 1_000):  # far more than four generations take
         ends += len(tick.returns)
-        if len(player.said) == 4:
+        if len(player.played) == 4:
             break
-    assert len(player.said) == 4
+    assert len(player.played) == 4
     assert ends == len(book)
     assert all(len(set(actions)) == 1 for _, actions, _ in book)  # one policy from the first step to the last
-    for actions, cost in player.said:
+    for actions, cost in player.played:
         for action, c in zip(actions, cost, strict=True):
             played = [total for _, acts, total in book if acts[0] == pytest.approx(action, abs=1e-6)]
             assert len(played) == episodes
@@ -120,16 +120,16 @@ def test_every_episode_counts_once_for_its_player(mode: AutoresetMode, envs: int
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_was_under_way_at_a_fresh_begin_is_played_again_whole(mode: AutoresetMode) -> None:
+def test_unfinished_episodes_are_played_again_after_a_reset(mode: AutoresetMode) -> None:
     book: list[Any] = []
     player = Player(4, 2)
     for part, ticks_count in enumerate((7, 5, 200)):  # other environments each time: fresh episodes, other numbers
         ticks = interact(player, diaries(book, mode, (4, 2, 3)[part]), seed=0)  # type: ignore[arg-type]
         for _ in range(ticks_count):
             next(ticks)
-            if player.said:
+            if player.played:
                 break
-    (actions, cost), *_ = player.said
+    (actions, cost), *_ = player.played
     for action, c in zip(actions, cost, strict=True):
         played = [total for _, acts, total in book if acts[0] == pytest.approx(action, abs=1e-6)]
         assert len(played) == 2 and c == pytest.approx(-sum(played) / 2)
@@ -145,12 +145,12 @@ def test_an_evaluation_between_two_steps_changes_nothing() -> None:
             next(ticks)
             if evaluated:
                 run_episodes(player, diaries([], AutoresetMode.SAME_STEP), 2, True, 0)
-        costs.append([cost for _, cost in player.said])
+        costs.append([cost for _, cost in player.played])
     assert len(costs[0]) > 1
     np.testing.assert_array_equal(costs[0], costs[1])
 
 
-def test_the_share_that_rested_is_that_of_the_diaries() -> None:
+def test_the_fraction_of_idle_steps_is_that_of_the_records() -> None:
     book: list[Any] = []
     player = Player(5, 1)
     ticks = interact(player, diaries(book, AutoresetMode.SAME_STEP, 1), seed=0)  # type: ignore[arg-type]
@@ -163,7 +163,7 @@ def test_the_share_that_rested_is_that_of_the_diaries() -> None:
     assert metrics["idle"] == 0.5 and metrics["candidate_cost"] == metrics["cheapest_candidate_cost"]
 
 
-def test_an_episode_that_began_under_one_policy_is_not_anothers() -> None:
+def test_an_episode_belongs_to_one_policy() -> None:
     """The environment that rests when a generation ends goes on resting until its episode ends."""
     player = Player(1, 1)
     population, no, yes = player.population, np.zeros(2, np.bool_), np.ones(2, np.bool_)
@@ -175,16 +175,16 @@ def test_an_episode_that_began_under_one_policy_is_not_anothers() -> None:
         player.update()
 
     step([False, False])
-    assert population._playing.tolist() == [0, RESTS]
+    assert population._playing.tolist() == [0, IDLE]
     step([True, False])  # a generation ends, the next one is there
     step([False, False])
-    assert population._playing.tolist() == [0, RESTS]
+    assert population._playing.tolist() == [0, IDLE]
     step([True, True])  # now both are free
-    assert len(player.said) == 2 and [cost.tolist() for _, cost in player.said] == [[-2.0], [-2.0]]
+    assert len(player.played) == 2 and [cost.tolist() for _, cost in player.played] == [[-2.0], [-2.0]]
     step([False, False], np.array([True, False]))  # a reset row of the second one
-    assert population._playing.tolist() == [0, RESTS]
+    assert population._playing.tolist() == [0, IDLE]
     step([True, False])
-    assert [cost.tolist() for _, cost in player.said][2:] == [[-2.0]]
+    assert [cost.tolist() for _, cost in player.played][2:] == [[-2.0]]
 
 
 def test_a_reset_row_costs_nothing_and_ends_nothing() -> None:
@@ -192,10 +192,10 @@ def test_a_reset_row_costs_nothing_and_ends_nothing() -> None:
     for reward, ended, valid in ((3.0, yes, yes), (50.0, ~yes, ~yes), (70.0, yes, ~yes), (5.0, yes, yes)):
         player.observe(Step(obs, player.act(obs), np.array([reward]), obs, ~yes, ended, valid, {}))
         player.update()
-    assert [cost.tolist() for _, cost in player.said] == [[-3.0, -5.0]]
+    assert [cost.tolist() for _, cost in player.played] == [[-3.0, -5.0]]
 
 
-def test_observations_are_normalised_by_what_was_seen_before_the_generation() -> None:
+def test_observations_are_normalised_by_statistics_of_earlier_generations() -> None:
     player, obs = Player(2, 1, normalize=True), np.float32([[1, 5], [3, 7]])
     norm, no = player.policies.norm, np.zeros(2, np.bool_)
     assert norm is not None
@@ -205,4 +205,4 @@ def test_observations_are_normalised_by_what_was_seen_before_the_generation() ->
         player.update()
     assert norm.count == 4 and norm.mean.tolist() == [2.0, 6.0]
     player.observe(Step(obs + 90, player.act(obs), np.ones(2), obs, ~no, no, no, {}))  # reset rows
-    assert player.policies.seen.count == 4
+    assert player.policies.next_norm.count == 4

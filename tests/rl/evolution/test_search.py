@@ -1,4 +1,4 @@
-"""Formulas of search without gradients, by hand."""
+"""Formulas of gradient-free search, against values by hand."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ def test_pairs_are_mirrored_exactly() -> None:
     np.testing.assert_array_equal((plus + minus) / 2, np.tile(center, (2, 1)))
 
 
-def test_ranks_are_places_from_minus_to_plus_a_half() -> None:
+def test_ranks_are_from_minus_to_plus_a_half() -> None:
     np.testing.assert_allclose(centered_ranks(np.array([10.0, -5.0, 1e9, 0.0, 3.0])), [0.25, -0.5, 0.5, -0.25, 0.0])
     np.testing.assert_allclose(centered_ranks(np.array([7.0, 1.0, 1.0])), [0.5, -0.25, -0.25])
     assert (centered_ranks(np.full(4, 3.0)) == 0).all()
 
 
-def test_the_pairs_with_the_cheapest_candidate_come_first() -> None:
+def test_the_pairs_with_the_lowest_cost_come_first() -> None:
     plus, minus = np.array([3.0, 9.0, 2.0, 5.0]), np.array([8.0, 1.0, 7.0, 6.0])
     assert cheapest_pairs(plus, minus, 3).tolist() == [1, 2, 0]
 

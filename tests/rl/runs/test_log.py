@@ -1,4 +1,4 @@
-"""What a run writes down is what happened, and writing it costs next to nothing."""
+"""The log of a run is correct, and takes little time."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def test_a_tick_costs_microseconds() -> None:
     assert seconds(log.add) < 12 * seconds(empty)
 
 
-def test_a_run_that_goes_on_drops_what_was_not_saved(tmp_path: Path) -> None:
+def test_a_resumed_run_drops_what_was_not_saved(tmp_path: Path) -> None:
     log = Log(tmp_path, Clock(), every=10)
     for step in (10, 20, 30):
         tick(log, step, float(step), (1.0,))
@@ -118,7 +118,7 @@ def test_a_run_that_goes_on_drops_what_was_not_saved(tmp_path: Path) -> None:
     assert events(tmp_path)["train/loss"] == [(10, 10.0), (20, 20.0), (30, 99.0)]
 
 
-def test_a_line_cut_short_by_a_crash_is_left_out(tmp_path: Path) -> None:
+def test_an_incomplete_last_line_is_left_out(tmp_path: Path) -> None:
     table = Table(tmp_path / "a.csv", ("step", "x"))
     table.add(step=1, x=2.5)
     with (tmp_path / "a.csv").open("a") as file:
@@ -146,7 +146,7 @@ def test_nothing_is_written_without_a_folder(tmp_path: Path, monkeypatch: Any) -
     assert log.mean_return == 1.0
 
 
-def test_the_clock_leaves_pauses_out() -> None:
+def test_the_clock_excludes_pauses() -> None:
     clock = Clock(100.0)
     with clock:
         before = clock.seconds

@@ -1,4 +1,4 @@
-"""Freed memory is kept, so that an update does not wait for cleared pages."""
+"""Freed memory is kept, so that an update does not wait for zeroed pages."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def faults(name: str) -> int:
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="other C libraries are left as they are")
-def test_pages_are_not_cleared_again_and_again() -> None:
+def test_pages_are_not_zeroed_repeatedly() -> None:
     assert faults("kept") < 100 < faults("handed back")
 
 
-def test_other_c_libraries_are_left_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_c_libraries_are_not_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     from costgrad.rl.runs import malloc as memory
 
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))

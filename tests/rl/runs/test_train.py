@@ -279,9 +279,9 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
         ("training.csv", b"", r"training.csv is damaged: it has no column"),
         ("training.csv", b"\xff\xfe,\x00\n", r"training.csv is damaged: 'utf-8' codec"),
         ("evaluations.csv", None, r"evaluations.csv cannot be read: Is a directory"),
-        ("checkpoints/last/meta.json", ("step", "far"), r"last is damaged: it stands at \{'step': 'far'"),
-        ("checkpoints/last/meta.json", ("step", -1), r"last is damaged: it stands at \{'step': -1"),
-        ("checkpoints/last/meta.json", ("best", "x"), r"last is damaged: it stands at .*'best': 'x'"),
+        ("checkpoints/last/meta.json", ("step", "far"), r"last is damaged: its position is \{'step': 'far'"),
+        ("checkpoints/last/meta.json", ("step", -1), r"last is damaged: its position is \{'step': -1"),
+        ("checkpoints/last/meta.json", ("best", "x"), r"last is damaged: its position is .*'best': 'x'"),
     ],
 )
 def test_what_is_damaged_in_a_run_is_named(tmp_path: Path, file: str, content: Any, message: str) -> None:
