@@ -1,6 +1,7 @@
 # Everything happens in .venv, made once; nothing here needs root, a display or a GPU.
 PYTHON ?= python3
 VENV := .venv
+LOWEST := .venv-lowest
 BIN := $(VENV)/bin
 EXTRAS := dev,video,classic-control,mujoco,numba,stats,cma,examples
 STAMP := $(VENV)/.installed-$(EXTRAS)
@@ -14,11 +15,12 @@ STEPS ?= 100000
 # The networks are small: one thread each, so that two tests side by side do not fight.
 export OMP_NUM_THREADS := 1
 
-.PHONY: help install train test lint format mutants bench dist clean
+.PHONY: help install train test test-lowest lint format mutants bench dist clean
 
 help:
 	@echo "make train    train $(AGENT) on $(ENV), evaluate it, leave a run folder (ENV= AGENT= STEPS= SEED= change it)"
 	@echo "make test     linter, type checker and the quick tests"
+	@echo "make test-lowest  the quick tests with the lowest versions that pyproject.toml admits"
 	@echo "make lint     linter and type checker alone"
 	@echo "make format   format the code"
 	@echo "make mutants  sabotage the code and see that the tests notice"
@@ -44,6 +46,14 @@ lint: $(STAMP)
 
 test: lint
 	$(BIN)/python -m pytest -q -m "not slow" -n 2 --dist worksteal
+
+# The lowest versions that pyproject.toml admits, in a venv of their own; its torch takes a download of some GB.
+test-lowest: pyproject.toml constraints-lowest.txt
+	test -x $(LOWEST)/bin/python || $(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --disable-pip-version-check -q -c constraints-lowest.txt \
+		-e ".[video,classic-control,mujoco,numba,stats,cma,examples]" \
+		pytest hypothesis pytest-xdist build setuptools stable-baselines3
+	$(LOWEST)/bin/python -m pytest -q -m "not slow" -n 2 --dist worksteal --deselect tests/contracts/test_packaging.py
 
 format: $(STAMP)
 	$(BIN)/ruff check --fix .

@@ -232,7 +232,8 @@ class NativeVectorEnv(VectorEnv[Any, Any, Any]):
 
     def close_extras(self, **kwargs: Any) -> None:
         """Closes the renderer."""
-        self.twin.close()
+        if hasattr(self, "twin"):  # before 1.3 gymnasium closes even what was never finished
+            self.twin.close()
 
     # Implementation
 

@@ -184,7 +184,7 @@ def frames(path: Path) -> list[np.ndarray]:
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # imageio's reader leaves the pipes to the collector
-        film = list(imageio.mimread(path))
+        film = [np.asarray(frame) for frame in imageio.mimread(path)]
         gc.collect()
     return film
 
