@@ -91,8 +91,6 @@ class ClassicVectorEnv(NativeVectorEnv):
     @classmethod
     def declines(cls, kwargs: Mapping[str, Any]) -> str | None:
         """Declines arguments other than plain numbers, which may behave differently in gymnasium's formulas."""
-        if np.lib.NumpyVersion(np.__version__) < "2.0.0":
-            return "under NumPy 1 gymnasium's float32 terms have other dtypes"
         odd = [f"{key}={value!r}" for key, value in kwargs.items() if not isinstance(value, (int, float))]
         return f"it takes plain numbers only, not {', '.join(odd)}" if odd else None
 
