@@ -119,18 +119,26 @@ class Optimizer:
             ValueError: the gradients are of another number or shape than the parameters.
             RuntimeError: the module was moved or copied after this optimizer was made.
         """
-        flat, state = self.gradient, self.state
-        if self.is_stale:
-            raise RuntimeError("the module was moved or copied after its optimizer was made: make another optimizer")
         if len(gradient) != len(self.slots):
             raise ValueError(f"{len(gradient)} gradients for the {len(self.slots)} parameters of an optimizer")
         elsewhere = [i for i, slot in enumerate(self.slots) if slot is not gradient[i]]
+        for i in elsewhere:
+            if gradient[i].shape != self.slots[i].shape:
+                wanted, got = tuple(self.slots[i].shape), tuple(gradient[i].shape)
+                raise ValueError(f"the gradient of {self.names[i]} has shape {got}: its parameter has {wanted}")
         if elsewhere:
-            for i in elsewhere:
-                if gradient[i].shape != self.slots[i].shape:
-                    wanted, got = tuple(self.slots[i].shape), tuple(gradient[i].shape)
-                    raise ValueError(f"the gradient of {self.names[i]} has shape {got}: its parameter has {wanted}")
             torch._foreach_copy_([self.slots[i] for i in elsewhere], [gradient[i] for i in elsewhere])
+        return self._step()
+
+    def apply_autograd(self, gradients: tuple[Tensor, ...]) -> Tensor:
+        """`apply` of what `torch.autograd.grad` gave for `parameters`, whose number and shapes are right."""
+        torch._foreach_copy_(self.slots, gradients)
+        return self._step()
+
+    def _step(self) -> Tensor:
+        flat, state = self.gradient, self.state
+        if self.is_stale:
+            raise RuntimeError("the module was moved or copied after its optimizer was made: make another optimizer")
         if self.l2:
             flat.addcmul_(self.flat, self.penalised, value=self.l2)
         if self.l1:
@@ -181,17 +189,38 @@ def descend(optimizer: Optimizer, loss: Tensor, *others: Optimizer) -> Tensor:
     Raises:
         UserError: the loss does not depend on one of the parameters.
     """
-    owned = [*optimizer.parameters, *(p for other in others for p in other.parameters)]
-    gradients = torch.autograd.grad(loss, owned, optimizer.one, allow_unused=True)
-    names = [*optimizer.names, *(name for other in others for name in other.names)]
-    for name, gradient in zip(names, gradients, strict=True):
-        if gradient is None:
-            raise UserError(f"the loss does not depend on the parameter {name}: freeze it (requires_grad_(False))")
+    owned = optimizer.parameters
+    if others:
+        owned = [*owned, *(p for other in others for p in other.parameters)]
+    try:
+        gradients = torch.autograd.grad(loss, owned, optimizer.one)
+    except RuntimeError as error:
+        if "not have been used in the graph" not in str(error) and "does not require grad" not in str(error):
+            raise
+        raise UserError(_unused(loss, [optimizer, *others])) from error
+    if not others:
+        return optimizer.apply_autograd(gradients)
     start = len(optimizer.parameters)
     for other in others:
-        other.apply(gradients[start : start + len(other.parameters)])
+        other.apply_autograd(gradients[start : start + len(other.parameters)])
         start += len(other.parameters)
-    return optimizer.apply(gradients[: len(optimizer.parameters)])
+    return optimizer.apply_autograd(gradients[: len(optimizer.parameters)])
+
+
+def _unused(loss: Tensor, optimizers: Sequence[Optimizer]) -> str:
+    """Which parameter a loss does not depend on, in one line: one that its graph does not hold."""
+    nodes, held = [loss.grad_fn], set()
+    seen = set(nodes)
+    while nodes:
+        node = nodes.pop()
+        if node is not None:
+            held.add(id(getattr(node, "variable", None)))
+            further = {following for following, _ in node.next_functions} - seen
+            seen |= further
+            nodes += further
+    owned = [(name, p) for o in optimizers for name, p in zip(o.names, o.parameters, strict=True)]
+    name = next((name for name, p in owned if id(p) not in held), owned[0][0])
+    return f"the loss does not depend on the parameter {name}: freeze it (requires_grad_(False))"
 
 
 def check_owners(modules: Mapping[str, nn.Module], optimizers: Iterable[Optimizer]) -> None:

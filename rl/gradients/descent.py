@@ -59,7 +59,7 @@ class Descent(Generic[LossT]):
 def detached(loss: LossT) -> LossT:
     """A tuple of tensors without their graphs."""
     entries = [entry.detach() for entry in loss]
-    return type(loss)(*entries) if hasattr(loss, "_fields") else type(loss)(entries)
+    return tuple(entries) if type(loss) is tuple else type(loss)(*entries)  # type: ignore[return-value]
 
 
 def path_of(*descents: Descent[Any]) -> str:
