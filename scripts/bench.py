@@ -27,6 +27,7 @@ from costgrad.scripts.benchmarks.side import Side, check_peer, interpreter, writ
 from costgrad.scripts.benchmarks.tables import print_floor, print_learning, print_parts, print_rounds
 from costgrad.scripts.benchmarks.work import WORK
 from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.pick import spelled
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,7 @@ def _bench(argv: Sequence[str]) -> int:
 
 def _checked(args: Args) -> Args:
     """The flags, with what the agent is measured with where none was given. Raises UserError."""
+    args = replace(args, agent=spelled(args.agent))
     if args.agent not in WORK:
         raise UserError(f"no settings to measure agent {args.agent!r} with: it must be one of {', '.join(WORK)}")
     work = WORK[args.agent]

@@ -16,7 +16,8 @@ from costgrad.envs.make import make
 from costgrad.rl.checkpoint import check_writable
 from costgrad.rl.errors import UserError
 from costgrad.scripts.benchmarks.side import ours, write_json
-from costgrad.scripts.cli import agent_classes, choose_device, guarded, parse
+from costgrad.scripts.cli import choose_device, guarded, parse
+from costgrad.scripts.pick import agent_classes
 
 GPU = "cuda"
 BY_GRADIENT = ("a2c", "ppo", "reppo", "sac", "td3", "crossq")  # the others push no batch through a network

@@ -18,7 +18,8 @@ from costgrad.rl.checkpoint import check_writable
 from costgrad.rl.errors import UserError
 from costgrad.scripts.benchmarks.side import check_peer, ours, peer, write_json
 from costgrad.scripts.benchmarks.tasks import TASKS, Task
-from costgrad.scripts.cli import agent_classes, guarded, parse
+from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.pick import agent_classes
 
 WINDOW = 50  # training episodes whose mean return counts
 
