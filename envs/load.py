@@ -128,6 +128,11 @@ def _import_error(what: str, error: BaseException) -> BaseException:
     """The one line for an exception raised while a user's code was imported; Ctrl-C and exits stay what they are."""
     if isinstance(error, SyntaxError):
         return EnvError(f"{what} has a syntax error in {error.filename}, line {error.lineno}: {error.msg}")
+    if isinstance(error, ModuleNotFoundError) and error.name == "gym":
+        return EnvError(
+            f"{what} imports 'gym', which gymnasium has replaced: write `import gymnasium as gym`; reset(seed, options) "
+            "returns (obs, info), and step returns (obs, reward, terminated, truncated, info)"
+        )
     if isinstance(error, ModuleNotFoundError):
         return EnvError(f"{what} imports '{error.name}', which is not installed: pip install {error.name}")
     if isinstance(error, Exception):

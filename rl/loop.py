@@ -45,8 +45,11 @@ class Learner(Protocol):
 class Agent(Learner, Protocol):
     """What the loop, the evaluation and the checkpoints ask of an agent; there is no base class.
 
-    One that has a C says what it estimates by `estimates()`, an `Estimate` (rl/diagnostics/estimand.py).
+    One that has a C says what it estimates by `estimand()`, an `Estimand` (rl/diagnostics/estimand.py).
     """
+
+    config: Any
+    """Its hyperparameters, a dataclass of what JSON can hold: a checkpoint and a run's config.json keep them."""
 
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False

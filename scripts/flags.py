@@ -125,6 +125,8 @@ def tidied(argv: Sequence[str], flags: Mapping[str, Flag]) -> tuple[list[str], l
             values = [_number(text, flag) for text in values]
         elif flag.name == "agent":
             values = list(map(spelled, values))
+        elif equals:
+            typed, values = f"{typed}={value}", []
         done += [typed, *values]
     for typed, pairs in objects.items():
         done += [typed, json.dumps(pairs)]

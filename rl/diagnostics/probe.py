@@ -24,7 +24,8 @@ from costgrad.rl.diagnostics.estimand import Estimand
 from costgrad.rl.diagnostics.fidelity import Agreement, Calibration, agreement, calibration
 from costgrad.rl.diagnostics.rewind import Mark, Player, Rewind
 from costgrad.rl.errors import UserError
-from costgrad.rl.evaluate import SEED_OFFSET, Factory, factory_of
+from costgrad.rl.evaluate import SEED_OFFSET
+from costgrad.rl.factories import Factory, factory_of
 from costgrad.rl.loop import interact
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.spaces import Codec
@@ -61,7 +62,7 @@ class Probe(NamedTuple):
 
 def probe(
     agent: Any,
-    env: VectorEnv | Factory,
+    env: VectorEnv | Factory | str,
     *,
     num_envs: int = 16,
     visits: int = 4,
@@ -74,7 +75,8 @@ def probe(
 
     Args:
         agent: has `estimates()`, see rl/diagnostics/estimand.py.
-        env: a VectorEnv with `.factory`, or a factory `make(num_envs, seed, render_mode)`. Its gradient can be measured
+        env: a VectorEnv with `.factory`, a factory `make(num_envs, seed, render_mode)`, a class or function that makes
+            one environment, or an id of gymnasium's. Its gradient can be measured
             where it has `get_state` and `set_state`. `reseed(seed)` gives each round other noise of the environment's,
             and `stop_clock()` lets costs go on past a time limit; without the latter they end there.
         num_envs: environments side by side.
@@ -99,7 +101,7 @@ def probe(
         raise UserError(f"{type(agent).__name__} {lacks}: there is nothing to probe")
     make = factory_of(env)
     if make is None:
-        raise UserError("a probe needs environments of its own, and this one has no factory")
+        raise UserError("the environment has no factory, and a probe needs others like it: give an id or a factory")
     seed = (getattr(env, "initial_seed", None) or 0 if seed is None else seed) + PROBE_OFFSET
     fresh = make(num_envs=num_envs, seed=seed, render_mode=None)
     try:

@@ -7,19 +7,21 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import error as gym_error
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from costgrad.rl.checkpoint import writing
 from costgrad.rl.errors import UserError
-from costgrad.rl.evaluate import SEED_OFFSET, Factory, factory_of
+from costgrad.rl.evaluate import SEED_OFFSET
+from costgrad.rl.factories import Factory, check_single_spaces, factory_of, vector_of
 from costgrad.rl.ledger import StepLedger
 
 
 def record_video(
     agent: Any,
-    env: VectorEnv | Factory,
+    env: VectorEnv | gymnasium.Env | Factory | str,
     path: str | Path,
     episodes: int = 1,
     deterministic: bool = True,
@@ -31,8 +33,9 @@ def record_video(
 
     Args:
         agent: has `predict`.
-        env: a VectorEnv with `.factory`, a factory `make(num_envs, seed, render_mode)`, or a VectorEnv that was
-            made with render_mode="rgb_array" (its first environment is filmed).
+        env: a VectorEnv with `.factory`, a factory `make(num_envs, seed, render_mode)`, a class or function that makes
+            one environment, or an id of gymnasium's; or a VectorEnv (its first environment is filmed) or a single
+            environment that was made with render_mode="rgb_array".
         path: ends in .mp4 or .gif; without ffmpeg (imageio-ffmpeg) an .mp4 becomes a .gif.
         episodes: how many, one after the other.
         deterministic: the policy's mode instead of a sample.
@@ -52,8 +55,8 @@ def record_video(
     seed += SEED_OFFSET
     make = factory_of(env)
     if make is None:
-        assert isinstance(env, VectorEnv)
-        return _film(agent, env, path, episodes, deterministic, seed, max_steps, ledger)
+        assert isinstance(env, VectorEnv | gymnasium.Env)
+        return _film(agent, vector_of(env), path, episodes, deterministic, seed, max_steps, ledger)
     if "rgb_array" not in getattr(env, "metadata", {}).get("render_modes", ["rgb_array"]):
         raise UserError(f"the environment cannot be filmed: {_modes(env)}")
     try:
@@ -76,6 +79,7 @@ def _film(
     max_steps: int,
     ledger: StepLedger | None,
 ) -> Path:
+    check_single_spaces(agent, env)
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     obs, _ = env.reset(seed=seed)
     first = _frame(env)
