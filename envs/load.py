@@ -130,8 +130,8 @@ def _import_error(what: str, error: BaseException) -> BaseException:
         return EnvError(f"{what} has a syntax error in {error.filename}, line {error.lineno}: {error.msg}")
     if isinstance(error, ModuleNotFoundError) and error.name == "gym":
         return EnvError(
-            f"{what} imports 'gym', which gymnasium has replaced: write `import gymnasium as gym`; reset(seed, options) "
-            "returns (obs, info), and step returns (obs, reward, terminated, truncated, info)"
+            f"{what} imports 'gym', which is gymnasium now: write `import gymnasium as gym`; reset(seed, options) "
+            "gives (obs, info), and step gives (obs, reward, terminated, truncated, info)"
         )
     if isinstance(error, ModuleNotFoundError):
         return EnvError(f"{what} imports '{error.name}', which is not installed: pip install {error.name}")
