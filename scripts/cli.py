@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import os
+import re
 import shlex
 import shutil
 import sys
@@ -131,6 +132,8 @@ def _first_message(boxed: str) -> str:
     if "╭" not in boxed:
         del parts[0]
     message = " ".join(parts[0]) if parts else "the flags are wrong"
+    if lacking := re.fullmatch(r"Missing from (.+?): (?:STR |INT )?(.*)", message):
+        return f"missing: {lacking[2].replace(' (required)', '').rstrip('.')} ({lacking[1]} --help shows all)"
     hints = [line.split()[0].rstrip(",") for part in parts[1:] for line in part if line.startswith("--")]
     return message + (f" (did you mean {hints[0]}?)" if hints and message.startswith("Unrecognized") else "")
 

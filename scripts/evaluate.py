@@ -29,7 +29,7 @@ class Args:
     """Flags of scripts/evaluate.py."""
 
     run: Positional[str]
-    """Run folder."""
+    """Folder of the run."""
     episodes: int = 10
     """Number of episodes."""
     render: Literal["human"] | None = None

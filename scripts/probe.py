@@ -29,7 +29,7 @@ class Args:
     """Flags of scripts/probe.py."""
 
     run: Positional[str]
-    """Run folder."""
+    """Folder of the run."""
     checkpoint: str = "last"
     """Checkpoint to load: last, best or step_N."""
     agent: str | None = None

@@ -105,9 +105,8 @@ def _film(
                 reset_row = start if mode == AutoresetMode.NEXT_STEP else np.zeros_like(start)
                 frame = _frame(env)
                 if frame.shape != first.shape:
-                    raise UserError(
-                        f"the environment cannot be filmed: a picture has shape {frame.shape}, the first had {first.shape}"
-                    )
+                    shapes = f"a picture has shape {frame.shape}, the first had {first.shape}"
+                    raise UserError(f"the environment cannot be filmed: {shapes}")
                 with writing(path):
                     writer.append_data(frame)
                 left -= int(start[0])

@@ -108,9 +108,12 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is first asked for."""
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value: Any = version("costgrad")
+        try:
+            value: Any = version("costgrad")
+        except PackageNotFoundError:  # a checkout that is on the path and was not installed
+            value = "0+unknown"
     elif name in _ROOMS:
         value = importlib.import_module(f"costgrad.{name}")
     elif name in _HOMES:

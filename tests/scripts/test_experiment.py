@@ -194,7 +194,10 @@ def test_presets_hold_unless_a_variant_says_otherwise(monkeypatch: pytest.Monkey
         (["--envs", "CartPole-v1:1", "--agent", "dqn"], "dqn"),
         (["--envs", "CartPole-v1:1", "--agent", "a2c", "dqn"], "dqn"),
         (["--envs", "CartPole-v1:1", "--agent", "a2c", "a2c"], "twice: a2c CartPole-v1:1 seed 0"),
-        (["--envs", "CartPole-v1:1", "--agent", "ppo", "--variant", 'v={"actor_gradient": "score"}'], "of ppo"),
+        (
+            ["--envs", "CartPole-v1:1", "--agent", "ppo", "--variant", 'v={"actor_gradient": "score"}'],
+            "ppo has no setting 'actor_gradient'",
+        ),
         (["--envs", "CartPole-v1:1", "--variant", 'v={"gamma": "high"}'], "gamma"),
         (["--envs", "CartPole-v1:1", "--variant", 'v={"gamma": 2}'], "gamma"),
         (["--envs", "CartPole-v1:1", "--variant", "v={}", "--variant", "v={}"], "v is given twice"),

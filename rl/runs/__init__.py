@@ -1,0 +1,1 @@
+"""What stands around the loop: a run's folder, log, progress, pictures and video."""
