@@ -7,18 +7,13 @@ SIGTERM cuts short leaves none, and runs when the command is called again.
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from tyro.conf import UseAppendAction, arg
@@ -32,22 +27,15 @@ from costgrad.rl.runs.train import train
 from costgrad.rl.settings import current_names
 from costgrad.scripts.cli import guarded, parse
 from costgrad.scripts.flags import json_object, whole
+from costgrad.scripts.jobs import RESULT, Run, run_all
 from costgrad.scripts.pick import agent_classes, build, config_from
 from costgrad.scripts.reporting.rows import (
-    Key,
-    Measured,
-    Row,
-    append,
-    commit,
-    evaluations_path,
-    machine,
     read_rows,
     renew_evaluations,
 )
 from costgrad.scripts.train import Args as TrainArgs
 
 ONE_SETTING = "one setting"  # the variant of --no-presets; no flag can give a variant a name that begins so
-RESULT = "costgrad result: "  # begins the line by which the process of a run hands it over
 
 
 @dataclass(frozen=True)
@@ -78,34 +66,6 @@ class Args:
     """Folder of the results file."""
 
 
-class Run(NamedTuple):
-    """One run to be done."""
-
-    agent: str
-    variant: str
-    env: str
-    seed: int
-    total: int
-    num_envs: int
-    config: dict[str, Any]  # settings that are not the agent's defaults
-    evaluations: int
-    episodes: int
-
-    @property
-    def key(self) -> Key:
-        """As in its row."""
-        return self.agent, self.variant, self.env, str(self.seed), str(self.total)
-
-    @property
-    def settings(self) -> str:
-        """The config column."""
-        return json.dumps({"num_envs": self.num_envs, **self.config})
-
-    def __str__(self) -> str:
-        """For people."""
-        return f"{f'{self.agent} {self.variant}'.strip()} {self.env}:{self.total} seed {self.seed}"
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs what is missing; returns 0, 1 where a run failed, 2 for wrong input."""
     return guarded(_experiment, argv)
@@ -126,7 +86,7 @@ def _experiment(argv: Sequence[str]) -> int:
     if todo:
         renew_evaluations(path)
     print(f"{path}: {len(runs) - len(todo)} of {len(runs)} runs are there, {len(todo)} to do", flush=True)
-    return _run_all(todo, path, args.jobs)
+    return run_all(todo, path, args.jobs)
 
 
 def plan(args: Args) -> list[Run]:
@@ -195,68 +155,6 @@ def _check(args: Args) -> None:
             raise UserError(f"{name} needs at least one")
     if min(args.seeds) < 0:
         raise UserError(f"seeds must be at least 0, got {min(args.seeds)}")
-
-
-def _run_all(todo: list[Run], path: Path, jobs: int) -> int:
-    """Runs all, `jobs` at a time, and appends rows in the order in which they finish."""
-    waiting, failed, number = list(reversed(todo)), 0, 0
-    running: list[Job] = []
-    stops: list[int] = []  # a flag, and no exception: that could fall between a run's start and our knowing of it
-    before = {s: signal.signal(s, lambda number, _: stops.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        while (waiting or running) and not stops:
-            while waiting and len(running) < jobs:
-                running.append(Job(waiting.pop()))
-            time.sleep(0.05)
-            ended = [job for job in running if job.process.poll() is not None]
-            for job in [] if stops else ended:  # Ctrl-C reaches the runs too: what it ended has not failed
-                running.remove(job)
-                row, evaluations, said = job.finish()
-                append(evaluations_path(path), Measured._fields, evaluations)
-                append(path, Row._fields, [row])
-                failed += not row.final_return
-                number += 1
-                print(f"[{number}/{len(todo)}] {job.run}: {said}", flush=True)
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-        for job in running:
-            job.process.kill()
-            job.process.wait()
-    if stops:
-        raise KeyboardInterrupt
-    return 1 if failed else 0
-
-
-class Job:
-    """A run in a process of its own, on one thread."""
-
-    def __init__(self, run: Run) -> None:
-        self.run, self.commit, self.begin = run, commit(), time.perf_counter()
-        self._out: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in finish
-        self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        command = [sys.executable, "-P", "-m", "costgrad", "experiment", "--run-one", json.dumps(run._asdict())]
-        environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, env=environ, stdout=self._out, stderr=self._errors)
-
-    def finish(self) -> tuple[Row, list[Measured], str]:
-        """What the ended process leaves: its row, its evaluations, a line for people."""
-        self._out.seek(0)
-        self._errors.seek(0)
-        lines, errors = self._out.read().splitlines(), self._errors.read().strip().splitlines()
-        self._out.close()
-        self._errors.close()
-        run, tail = self.run, (self.commit, machine(), self.run.settings)
-        results = [line.removeprefix(RESULT) for line in lines if line.startswith(RESULT)]
-        if self.process.returncode != 0 or not results:
-            why = errors[-1] if errors else f"exit code {self.process.returncode}"
-            seconds = f"{time.perf_counter() - self.begin:.1f}"
-            return Row(*run.key, seconds, "", "", *tail), [], f"failed: {why.removeprefix('error: ')}"
-        done = json.loads(results[-1])
-        figures = (f"{done['seconds']:.1f}", f"{done['final_return']:.6g}", f"{done['steps_per_second']:.0f}")
-        evaluations = [Measured(*run.key, *(f"{value:.10g}" for value in cells)) for cells in done["evaluations"]]
-        said = f"return {done['final_return']:.5g}, {done['steps_per_second']:,.0f} steps/s"
-        return Row(*run.key, *figures, *tail), evaluations, said
 
 
 def _one(run: Run) -> int:

@@ -29,23 +29,23 @@ class Args:
     """Flags of scripts/bench.py device."""
 
     agent: tuple[str, ...] = BY_GRADIENT
-    """Agents, with the settings proven for the task but for the widths."""
+    """Agents, with the preset of the environment but for the widths."""
     env: str = "HalfCheetah-v5"
-    """Environment; it steps on the CPU either way."""
+    """Environment; it always steps on the CPU."""
     widths: tuple[int, ...] = (64, 256, 512, 1024)
-    """Of the two hidden layers of the actor and of C."""
+    """Widths of the two hidden layers of actor and C."""
     threads: int = 1
-    """Threads of torch, on both sides."""
+    """CPU threads of torch."""
     seconds: float = 2.0
-    """Length of one measurement."""
+    """Seconds per measurement."""
     warmup: float = 2.0
-    """Seconds of training before it."""
+    """Seconds of training before the measurements."""
     repeats: int = 5
-    """Rounds; the sides take turns within each."""
+    """Rounds, in each of which CPU and GPU take turns."""
     seed: int = 0
-    """Of both sides."""
+    """Random seed of both."""
     json_file: Annotated[str | None, arg(name="json")] = None
-    """Where to write all figures."""
+    """JSON file to write all figures to."""
 
 
 class Comparison(NamedTuple):

@@ -25,8 +25,6 @@ from costgrad.envs.build import Builder
 from costgrad.envs.load import find, load_file
 from costgrad.envs.tasks.known import LQR, Chain
 
-ROOT = str(Path(__file__).resolve().parent.parent)
-
 USER_ENV = """
     import gymnasium
     import numpy as np
@@ -442,6 +440,37 @@ def test_modules_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert make("costgrad.envs.tasks.known:LQR", 2, env_kwargs={"horizon": 5}).backend == "native"
 
 
+def test_a_package_in_the_working_folder_comes_before_an_installed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only while it is imported: later its folder stands behind everything that is installed."""
+    for folder, who in (("site", "rival"), ("work", "mine")):
+        (tmp_path / folder / "fleet_of_test").mkdir(parents=True)
+        (tmp_path / folder / "fleet_of_test" / "__init__.py").write_text(f"WHO = '{who}'\n")
+    (tmp_path / "work" / "fleet_of_test" / "truck.py").write_text(
+        "import gymnasium\nimport fleet_of_test\n\n\ndef truck():\n    assert fleet_of_test.WHO == 'mine'\n"
+        "    return gymnasium.make('CartPole-v1')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.chdir(tmp_path / "work")
+    assert make("fleet_of_test.truck:truck", 2).num_envs == 2
+    assert sys.path[-1] == str(tmp_path / "work") and sys.path.count(sys.path[-1]) == 1
+    sys.path.pop()
+
+
+def test_gym_is_gymnasium_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the message says to write works."""
+    monkeypatch.setitem(sys.modules, "gym", None)  # wherever it may be installed
+    file = tmp_path / "old.py"
+    file.write_text("import gym\n\n\ndef old():\n    return gym.make('CartPole-v1')\n")
+    with pytest.raises(
+        EnvError, match="imports 'gym', which is gymnasium now: write `import gymnasium as gym`"
+    ) as error:
+        make(f"{file}:old", 1)
+    file.write_text(file.read_text().replace("import gym", str(error.value).split("`")[1], 1))
+    assert make(f"{file}:old", 2).num_envs == 2
+
+
 def test_python_objects() -> None:
     assert make(LQR, 3).num_envs == 3
     assert make(lambda: gymnasium.make("CartPole-v1"), 2).env_argument is None
@@ -458,7 +487,7 @@ def test_python_objects() -> None:
 
 def test_frames_without_a_display() -> None:
     code = (
-        f"import os, sys; sys.path.insert(0, {ROOT!r})\n"
+        "import os\n"
         "[os.environ.pop(k, None) for k in ('DISPLAY', 'WAYLAND_DISPLAY', 'SDL_VIDEODRIVER')]\n"
         "from costgrad.envs import make\n"
         "for name, backend in (('CartPole-v1', 'native'), ('CartPole-v1', 'sync'), ('Pendulum-v1', 'auto')):\n"
@@ -555,7 +584,7 @@ def test_each_mistake_gets_one_line(folder: Path, env, kwargs, message: str) -> 
 )
 def test_a_missing_package_is_named_with_what_installs_it(env: str, package: str, message: str) -> None:
     code = (
-        f"import sys; sys.modules[{package!r}] = None; sys.path.insert(0, {ROOT!r})\n"
+        f"import sys; sys.modules[{package!r}] = None\n"
         "from costgrad.envs import make, EnvError\n"
         f"try: make({env!r}, 1, backend={'envpool' if package == 'envpool' else 'auto'!r})\n"
         "except EnvError as error: print(error)\n"

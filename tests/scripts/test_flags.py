@@ -96,7 +96,7 @@ def test_seeds_as_people_write_them(capsys: Any) -> None:
 
 def test_an_experiment_takes_them(tmp_path: Path, monkeypatch: Any) -> None:
     todo: list[Any] = []
-    monkeypatch.setattr(experiment, "_run_all", lambda runs, *_: todo.extend(runs) or 0)
+    monkeypatch.setattr(experiment, "run_all", lambda runs, *_: todo.extend(runs) or 0)
     words = ["--name", "n", "--results", str(tmp_path), "--envs", "CartPole-v1:1e3", "--agent", "PPO", "--seeds", "3-5"]
     assert experiment.main([*words, "--variant", 'v={"minibatch": 64, "n_step": 1}'][:-2]) == 0
     assert [(run.agent, run.seed, run.total) for run in todo] == [("ppo", seed, 1000) for seed in (3, 4, 5)]
@@ -109,7 +109,7 @@ def test_a_variant_of_an_unknown_setting_names_the_nearest(tmp_path: Path, capsy
     error = refused(capsys, experiment.main, *words, "--variant", 'v={"learning_rate": 1}')
     assert "(did you mean actor_lr or critic_lr?)" in error
     todo: list[Any] = []
-    monkeypatch.setattr(experiment, "_run_all", lambda runs, *_: todo.extend(runs) or 0)
+    monkeypatch.setattr(experiment, "run_all", lambda runs, *_: todo.extend(runs) or 0)
     assert experiment.main([*words, "--variant", 'v={"minibatch": 64}', "--no-shipped"]) == 0
     assert [run.config for run in todo] == [{"batch_size": 64}]
     assert capsys.readouterr().err == "note: a2c: minibatch is called batch_size now\n"

@@ -260,6 +260,14 @@ def test_it_may_be_drawn_as_far_as_it_says_what_it_is(here: Path, tmp_path: Path
     assert code == 0 or capsys.readouterr().err.startswith("error: ")
 
 
+def test_an_experiment_takes_it(place: Path, tmp_path: Path) -> None:
+    shutil.copy(place / "mine.py", tmp_path / "mine.py")
+    flags = ("--name", "t", "--agent", "mine.py:Mine", "--envs", "CartPole-v1:2e2", "--seeds", "0", "--jobs", "1")
+    done = run("experiment", *flags, "--variant", 'far={"sigma": 1}', "--no-shipped", "--episodes", "1", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "[1/1] mine.py:Mine far CartPole-v1:200 seed 0: return" in done.stdout
+
+
 def test_an_encoder_must_be_a_file_s(here: Path, capsys: Any) -> None:
     assert "must be file.py:Name" in refused(capsys, train.main, "--encoder", "Net")
     assert "has no 'Net'" in refused(capsys, train.main, "--encoder", "mine.py:Net")
