@@ -1,4 +1,4 @@
-"""Trains an agent on an environment and leaves a run folder."""
+"""Trains an agent on an environment and leaves a run folder; --agent NAME --help shows the hyperparameters of NAME."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ class Args(Generic[ConfigT]):
     env: str = "CartPole-v1"
     """Environment: a gymnasium id, module:Id, module:Class or file.py:Name (a class, a factory or a cost function)."""
     agent: str = "a2c"
-    """Algorithm: one of costgrad's, or file.py:Name, a class that follows Agent in costgrad/rl/loop.py."""
+    """Algorithm: a2c, ars, cmaes, crossq, es, guidedes, ppo, randomsearch, reppo, sac, spsa or td3; or file.py:Name, a
+    class that follows Agent in costgrad/rl/loop.py."""
     encoder: str | None = None
     """file.py:Name of an encoder, an nn.Module or a callable of the observation space."""
     total_timesteps: Annotated[int, arg(aliases=["-n"])] = 100_000

@@ -409,7 +409,8 @@ def test_a_users_file_neither_shadows_our_packages_nor_is_shadowed(folder: Path)
         f"assert module.AGENTS == {str(folder / 'agents.py')!r}, module.AGENTS  # the user's own\n"
         f"assert sys.path == [*before, {str(folder)!r}], sys.path\n"
         "import costgrad.rl, costgrad.agents\n"
-        f"assert not any(path.startswith({str(folder)!r}) for path in costgrad.rl.__path__ + costgrad.agents.__path__)\n"
+        "ours = costgrad.rl.__path__ + costgrad.agents.__path__\n"
+        f"assert not any(path.startswith({str(folder)!r}) for path in ours)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr

@@ -244,6 +244,13 @@ def test_case_and_dashes_of_an_agent_do_not_matter(name: str) -> None:
     assert isinstance(settings("--agent", name).config, AGENTS[plain][1])
 
 
+def test_the_help_names_every_agent(capsys: Any) -> None:
+    with pytest.raises(SystemExit):
+        train.main(["--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert f"Algorithm: {', '.join(sorted(AGENTS))}".replace(", td3", " or td3") in said
+
+
 def test_agents_that_are_not_here_and_what_does_what_they_do(capsys: Any, tmp_path: Path) -> None:
     """The flags that the advice names make an agent that trains."""
     for name, env in (
