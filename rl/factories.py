@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import gymnasium
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 from costgrad.rl.errors import UserError
 
 Factory = Callable[..., VectorEnv]  # make(num_envs=, seed=, render_mode=) -> VectorEnv
 _ARGUMENTS = ("num_envs", "seed", "render_mode")
 # Their **kwargs go to the environment: these are the arguments that they take themselves.
-_GYMNASIUM = {gymnasium.make: ("render_mode",), gymnasium.make_vec: ("num_envs", "render_mode")}
+_GYMNASIUM = ((gymnasium.make, ("render_mode",)), (gymnasium.make_vec, ("num_envs", "render_mode")))
 ALLOWED = (
     "it must be a gymnasium VectorEnv, which costgrad.make gives, an Env, an id such as 'Pendulum-v1', or a factory "
     "make(num_envs, seed, render_mode) of them"
@@ -59,8 +61,12 @@ def check_single_spaces(agent: Any, env: VectorEnv) -> None:
     codec = getattr(agent, "codec", None)
     for name in ("observation_space", "action_space"):
         given, single = getattr(codec, name, None), getattr(env, f"single_{name}")
-        if given is not None and given != single and given == getattr(env, name):
-            raise UserError(f"the agent was given the {name} of {env.num_envs} environments: give it single_{name}")
+        if given is None or given == single:
+            continue
+        part = next(iter(given.spaces.values()), None) if isinstance(given, gymnasium.spaces.Dict) else given
+        rows = (getattr(part, "shape", None) or (0,))[0]
+        if rows and given == batch_space(single, rows):
+            raise UserError(f"the agent was given the {name} of {rows} environments: give it single_{name}")
 
 
 class _Many:
@@ -76,10 +82,10 @@ class _Many:
         first: Any = self.make(**given)
         if isinstance(first, gymnasium.Env) and "num_envs" not in self.taken:
             rest = [{**given, "seed": seed + i} if "seed" in given else given for i in range(1, num_envs)]
-            calls: list[Callable[[], Any]] = [
-                lambda: first,
-                *(lambda given=given: self.make(**given) for given in rest),
-            ]
+            made = [first, *(self.make(**arguments) for arguments in rest)]
+            if any(env is first for env in made[1:]):
+                raise UserError("the factory gave the same environment twice: it must make a new one at each call")
+            calls = [partial(_itself, env) for env in made]
             first = SyncVectorEnv(calls, autoreset_mode=AutoresetMode.SAME_STEP)
         if not isinstance(first, VectorEnv):
             what = f"{getattr(self.make, '__name__', 'the factory')} gave a {type(first).__name__}"
@@ -87,6 +93,10 @@ class _Many:
         if self.env_id is not None:  # so that `costgrad evaluate` can make it again
             vars(first).update(name=self.env_id, env_argument=self.env_id, env_kwargs={})
         return first
+
+
+def _itself(env: gymnasium.Env) -> gymnasium.Env:
+    return env
 
 
 def _of_id(env_id: str) -> Callable[..., gymnasium.Env]:
@@ -104,9 +114,10 @@ def _of_id(env_id: str) -> Callable[..., gymnasium.Env]:
 
 def _taken(make: Callable[..., Any]) -> tuple[str, ...]:
     """Which of num_envs, seed and render_mode a factory takes; all of them where that cannot be known."""
-    inner = getattr(make, "func", make)  # of a partial
-    if inner in _GYMNASIUM:
-        return _GYMNASIUM[inner]
+    inner = make.func if isinstance(make, partial) else make
+    for known, taken in _GYMNASIUM:
+        if inner is known:
+            return taken
     try:
         parameters = inspect.signature(make).parameters
     except (TypeError, ValueError):

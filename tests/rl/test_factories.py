@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import gymnasium
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.vector.utils import batch_space
 
 import costgrad
 from costgrad.rl.errors import UserError
-from costgrad.rl.factories import factory_of, vector_of
+from costgrad.rl.factories import check_single_spaces, factory_of, vector_of
 from tests.fakes import Countdown, Fake, FakeConfig, Remade, fake
 
 CARTPOLE = gymnasium.make("CartPole-v1")
@@ -132,9 +134,39 @@ def test_what_is_none_is_one_line(env: Any, said: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_a_function_that_gives_one_environment_again_and_again_is_told_to_make_new_ones() -> None:
+    env = Countdown()
+    with pytest.raises(UserError, match="gave the same environment twice: it must make a new one at each call"):
+        costgrad.evaluate(fake(Remade(1)), lambda: env, 3)
+    assert len(costgrad.evaluate(fake(Remade(1)), lambda: Countdown(), 3).returns) == 3
+
+
 def test_the_remedies_in_the_message_work() -> None:
     for env in (costgrad.make("Pendulum-v1", 2), gymnasium.make("Pendulum-v1"), "Pendulum-v1"):
         spaces = gymnasium.make("Pendulum-v1")
         agent = costgrad.A2C(spaces.observation_space, spaces.action_space)
         assert np.isfinite(costgrad.evaluate(agent, env, 1).mean)
         assert costgrad.train(agent, env, 64, num_envs=2, eval_episodes=1, progress=False).step >= 64
+
+
+@pytest.mark.parametrize("env_id", ["CartPole-v1", "Pendulum-v1", "FrozenLake-v1", "Blackjack-v1"])
+def test_spaces_of_a_whole_vector_env_are_told_from_one_s(env_id: str) -> None:
+    if env_id == "Blackjack-v1":  # a Tuple
+        env: Any = SyncVectorEnv([partial(gymnasium.wrappers.FlattenObservation, gymnasium.make(env_id))] * 3)
+    else:
+        env = gymnasium.make_vec(env_id, 3, vectorization_mode="sync")
+    right = SimpleNamespace(observation_space=env.single_observation_space, action_space=env.single_action_space)
+    check_single_spaces(SimpleNamespace(codec=right), env)
+    check_single_spaces(SimpleNamespace(), env)
+    for name in ("observation_space", "action_space"):
+        wrong = SimpleNamespace(**{**vars(right), name: getattr(env, name)})
+        with pytest.raises(UserError, match=f"was given the {name} of 3 environments: give it single_{name}"):
+            check_single_spaces(SimpleNamespace(codec=wrong), env)
+
+
+def test_spaces_of_a_dict_too() -> None:
+    space = gymnasium.spaces.Dict(a=gymnasium.spaces.Box(0, 1, (2,)), b=gymnasium.spaces.Discrete(3))
+    env: Any = SimpleNamespace(single_observation_space=space, single_action_space=gymnasium.spaces.Discrete(2))
+    wrong = SimpleNamespace(observation_space=batch_space(space, 5), action_space=env.single_action_space)
+    with pytest.raises(UserError, match="observation_space of 5 environments"):
+        check_single_spaces(SimpleNamespace(codec=wrong), env)

@@ -365,6 +365,8 @@ def test_spaces_of_a_whole_vector_env_are_named(monkeypatch: Any) -> None:
         train(agent, env, 10, progress=False)
     with pytest.raises(UserError, match=told):
         run_episodes(agent, env, 4, True, 0)
+    with pytest.raises(UserError, match=told):
+        run_episodes(agent, Remade(3), 4, True, 0)  # also where there are fewer of them
     with pytest.raises(UserError, match=r"obs is a single one: .* \(an agent is given single_observation_space and"):
         next(interact(agent, env, 0))  # where nothing stands around the loop
     train(Fake(env.single_observation_space, env.single_action_space, FakeConfig()), env, 10, progress=False)
