@@ -46,7 +46,7 @@ def find(env: str | Callable[..., Any]) -> Found:
         path = Path(env if env.endswith(".py") else where).expanduser()
         module = load_file(path)
         if env.endswith(".py") or not name:
-            raise EnvError(f"'{env}' names a file only: write '{path}:Name' with one of {_offers(module)}")
+            raise EnvError(f"'{env}' names a file only: write '{path}:Name' with one of {offers(module)}")
         return Found(_member(module, name, str(path)), f"{path.stem}.{name}")
     if not colon:
         return Found(_spec(env), env)
@@ -86,17 +86,29 @@ def load_file(path: Path) -> ModuleType:
         del sys.modules[module_name]
         raise _import_error(f"file '{path}'", error) from error
     finally:
-        with contextlib.suppress(ValueError):  # the file may have changed sys.path itself
-            sys.path.remove(folder)
-        if folder not in sys.path:
-            sys.path.append(folder)
+        _move_to_end(folder)
     return module
 
 
+def _move_to_end(folder: str) -> None:
+    """A folder stays on `sys.path` for imports inside functions, behind everything that is installed."""
+    with contextlib.suppress(ValueError):  # what was imported may have changed sys.path itself
+        sys.path.remove(folder)
+    if folder not in sys.path:
+        sys.path.append(folder)
+
+
 def _import(name: str) -> ModuleType:
-    """Imports a module, also from the working folder, which an installed command does not have on its path."""
-    here = str(Path.cwd())
-    if here not in sys.path and "" not in sys.path:
+    """Imports a module, also from the working folder, which an installed command does not have on its path.
+
+    A package or file of that name in the working folder comes before an installed one, as if Python were run there:
+    a distribution may own a top-level `envs` or `agents` as well.
+    """
+    here, top = str(Path.cwd()), name.partition(".")[0]
+    first = Path(here, top).is_dir() or Path(here, f"{top}.py").is_file()
+    if first:
+        sys.path.insert(0, here)
+    elif here not in sys.path and "" not in sys.path:
         sys.path.append(here)
     try:
         return importlib.import_module(name)
@@ -107,12 +119,20 @@ def _import(name: str) -> ModuleType:
                 f"a file is named by its path, as in '{name.replace('.', '/')}.py:Name'"
             ) from error
         raise _import_error(f"module '{name}'", error) from error
+    finally:
+        if first:
+            _move_to_end(here)
 
 
 def _import_error(what: str, error: BaseException) -> BaseException:
     """The one line for an exception raised while a user's code was imported; Ctrl-C and exits stay what they are."""
     if isinstance(error, SyntaxError):
         return EnvError(f"{what} has a syntax error in {error.filename}, line {error.lineno}: {error.msg}")
+    if isinstance(error, ModuleNotFoundError) and error.name == "gym":
+        return EnvError(
+            f"{what} imports 'gym', which is gymnasium now: write `import gymnasium as gym`; reset(seed, options) "
+            "gives (obs, info), and step gives (obs, reward, terminated, truncated, info)"
+        )
     if isinstance(error, ModuleNotFoundError):
         return EnvError(f"{what} imports '{error.name}', which is not installed: pip install {error.name}")
     if isinstance(error, Exception):
@@ -123,13 +143,13 @@ def _import_error(what: str, error: BaseException) -> BaseException:
 def _member(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
     target = getattr(module, name, None)
     if target is None:
-        raise EnvError(f"'{where}' has no '{name}': it has {_offers(module)}")
+        raise EnvError(f"'{where}' has no '{name}': it has {offers(module)}")
     if not callable(target):
         raise EnvError(f"'{name}' in '{where}' is {target!r}: it must be an Env class, a factory or a cost function")
     return target
 
 
-def _offers(module: ModuleType) -> str:
+def offers(module: ModuleType) -> str:
     """The public classes and functions that the module itself defines, in one line."""
     own = [
         name

@@ -1,21 +1,21 @@
-"""What a policy is worth: whole episodes in environments that training never saw."""
+"""Evaluation of a policy: the returns of whole episodes, in environments that training never saw."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import gymnasium
 import numpy as np
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from costgrad.rl.errors import UserError
+from costgrad.rl.factories import Factory, check_single_spaces, factory_of, vector_of
 from costgrad.rl.ledger import StepLedger
 
 # Evaluation environments are seeded from the training seed plus this, so that no start state is shared.
 SEED_OFFSET = 1_000_000
 MAX_AT_ONCE = 16  # environments that an evaluation makes
-
-Factory = Callable[..., VectorEnv]  # make(num_envs=, seed=, render_mode=) -> VectorEnv
 
 # 97.5 % points of Student's t for 1 to 10 degrees of freedom; beyond, an expansion around the normal's is exact enough.
 _T = (12.7062, 4.3027, 3.1824, 2.7764, 2.5706, 2.4469, 2.3646, 2.3060, 2.2622, 2.2281)
@@ -44,7 +44,7 @@ class Evaluation(NamedTuple):
 
 def evaluate(
     agent: Any,
-    env: VectorEnv | Factory,
+    env: VectorEnv | gymnasium.Env | Factory | str,
     episodes: int = 10,
     deterministic: bool = True,
     seed: int | None = None,
@@ -55,8 +55,9 @@ def evaluate(
 
     Args:
         agent: has `predict(obs, state, episode_start, deterministic)`.
-        env: a VectorEnv with `.factory` or a factory `make(num_envs, seed, render_mode)`, from which fresh environments
-            are made and closed again; or a plain VectorEnv, which is reset and used itself.
+        env: a VectorEnv with `.factory`, a factory `make(num_envs, seed, render_mode)`, a class or function that makes
+            one environment, or an id of gymnasium's: from these fresh environments are made and closed again. A plain
+            VectorEnv or a single environment is reset and used itself.
         episodes: how many, shared out over the environments before the first one starts.
         deterministic: the policy's mode instead of a sample.
         seed: of the training run, by default `env.initial_seed` or 0; the evaluation is seeded from
@@ -64,15 +65,16 @@ def evaluate(
         num_envs: how many at once where environments are made; by default min(episodes, 16).
         max_steps: of any one environment, for environments whose episodes may never end.
     Raises:
-        UserError: `episodes` below 1, an episode that does not end, a reward or an observation that is not finite.
+        UserError: `episodes` below 1, an episode that does not end, a reward or an observation that is not finite,
+            an `env` that is none of these.
     """
     _check_positive("episodes", episodes)
     if seed is None:
         seed = getattr(env, "initial_seed", None) or 0
     make = factory_of(env)
     if make is None:
-        assert isinstance(env, VectorEnv)
-        return run_episodes(agent, env, episodes, deterministic, seed + SEED_OFFSET, max_steps)
+        assert isinstance(env, VectorEnv | gymnasium.Env)
+        return run_episodes(agent, vector_of(env), episodes, deterministic, seed + SEED_OFFSET, max_steps)
     fresh = make(num_envs=num_envs or min(episodes, MAX_AT_ONCE), seed=seed + SEED_OFFSET, render_mode=None)
     try:
         return run_episodes(agent, fresh, episodes, deterministic, seed + SEED_OFFSET, max_steps)
@@ -94,6 +96,7 @@ def run_episodes(
     Each environment has a quota of episodes, fixed beforehand: taking whichever episodes end first would
     prefer the short ones. All steps go into the `ledger`, if there is one.
     """
+    check_single_spaces(agent, env)
     n = env.num_envs
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     quota = np.full(n, episodes // n) + (np.arange(n) < episodes % n)
@@ -148,14 +151,6 @@ def _check_finite(obs: Any, wanted: np.ndarray) -> None:
             if bad.any():
                 i = int(np.flatnonzero(bad)[0])
                 raise UserError(f"environment {i} returned observation {part[i]} in an evaluation: it must be finite")
-
-
-def factory_of(env: Any) -> Factory | None:
-    """What makes more environments like `env`: its `.factory`, or itself where it is one; None for a plain one."""
-    factory = getattr(env, "factory", None)
-    if factory is not None:
-        return factory
-    return None if isinstance(env, VectorEnv) else env
 
 
 def _summary(returns: list[float], lengths: list[int]) -> Evaluation:

@@ -48,6 +48,9 @@ class Agent(Learner, Protocol):
     An agent with a C also has `estimand()`, which returns an `Estimand` (rl/diagnostics/estimand.py).
     """
 
+    config: Any
+    """Its hyperparameters, a dataclass of what JSON can hold: a checkpoint and a run's config.json keep them."""
+
     def predict(
         self, obs: Any, state: Any = None, episode_start: Any = None, deterministic: bool = False
     ) -> tuple[np.ndarray, Any]:

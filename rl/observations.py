@@ -51,7 +51,8 @@ class Observations:
             what = "observation space" if name == "obs" else f"space of {name}"
             raise UserError(
                 f"{what} {space} is not supported: it must be a Box, Discrete or MultiBinary, or a Dict of these "
-                "(gymnasium.wrappers.FlattenObservation turns most other spaces into a Box)"
+                "(of a VectorEnv, give single_observation_space; gymnasium.wrappers.FlattenObservation turns most "
+                "others into a Box)"
             )
 
     def __call__(self, obs: Any) -> np.ndarray:
@@ -82,7 +83,8 @@ class Observations:
         rows = self._rows(obs)
         if rows != n:
             found = "a single one" if rows is None else f"a batch of {rows}"
-            raise UserError(f"{self.name} is {found}: it must be a batch of {n}, one for each environment")
+            hint = " (an agent is given single_observation_space and single_action_space)" if rows is None else ""
+            raise UserError(f"{self.name} is {found}: it must be a batch of {n}, one for each environment{hint}")
 
     def is_single(self, obs: Any) -> bool:
         """Whether `obs` is a single observation rather than a batch.

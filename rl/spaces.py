@@ -19,6 +19,7 @@ from torch import Tensor
 from costgrad.rl.errors import Diverged, UserError
 from costgrad.rl.observations import Observations
 
+BATCHED = "of a VectorEnv, give single_observation_space and single_action_space"
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 
 
@@ -33,6 +34,23 @@ def to_agent(action: ArrayOrTensor, low: ArrayOrTensor, high: ArrayOrTensor) -> 
     return (action - low) / (half + (half == 0)) - 1
 
 
+def device_of(name: str | torch.device) -> torch.device:
+    """The device of that name; "auto" is a GPU where torch finds one, else the CPU.
+
+    Raises:
+        UserError: no such device, or "cuda" where torch finds no GPU.
+    """
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError) as error:
+        raise UserError(f"device {name!r} is unknown: it must be auto, cpu, cuda or cuda:1") from error
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {name} is not there: torch finds no GPU (device cpu works everywhere)")
+    return device
+
+
 class Codec:
     """Translates between one environment's spaces and the agent's.
 
@@ -41,21 +59,22 @@ class Codec:
             of these (laid flat).
         action_space: bounded Box (flattened to A numbers in [-1, 1]), Discrete (n choices), MultiDiscrete or
             MultiBinary (flattened to D choices).
-        device: where the agent's tensors live.
+        device: where the agent's tensors live: "cpu", "cuda", "cuda:1", or "auto", a GPU where torch finds one.
 
     Attributes:
+        device: the same as a torch.device.
         obs: from a batch of the environment's observations [N, ...] to the agent's [N, *obs_shape].
         choices: how many there are in each of the D choices, (n,) of a Discrete; () of a Box.
         multi: whether an action is a vector of choices [N, D], not one [N].
         action_size: n of a Discrete, A of a Box, the sum of `choices` of a vector of them.
 
     Raises:
-        UserError: a space that no agent here can be trained on.
+        UserError: a space that no agent here can be trained on, or a device that is not there.
     """
 
     def __init__(self, observation_space: Space[Any], action_space: Space[Any], device: str = "cpu") -> None:
         self.observation_space, self.action_space = observation_space, action_space
-        self.device = torch.device(device)
+        self.device = device_of(device)
         self._moves = self.device.type != "cpu"
         self.obs = Observations(observation_space)
         self.obs_shape = self.obs.shape
@@ -74,16 +93,18 @@ class Codec:
             if not bounded:  # largest numbers as bounds are none: half of their distance would be infinite
                 raise UserError(
                     f"action space {action_space} is not supported: every bound of a Box must be finite "
-                    "(gymnasium.wrappers.RescaleAction or a tighter Box gives it bounds)"
+                    "(gymnasium's ClipAction takes them away and is not needed here; without it, declare a tighter Box)"
                 )
             if not np.issubdtype(action_space.dtype, np.floating):
-                raise UserError(f"action space {action_space} is not supported: a Box of actions must hold floats")
+                raise UserError(
+                    f"action space {action_space} is not supported: a Box of actions must hold floats ({BATCHED})"
+                )
             if not action_space.low.size:
                 raise UserError(f"action space {action_space} is not supported: an action must hold a number")
             self._low, self._high = np.asarray(action_space.low), np.asarray(action_space.high)
         else:
             allowed = "a bounded Box, Discrete, MultiDiscrete or MultiBinary"
-            raise UserError(f"action space {action_space} is not supported: it must be {allowed}")
+            raise UserError(f"action space {action_space} is not supported: it must be {allowed} ({BATCHED})")
         self.discrete = bool(self.choices)
         self.action_size = sum(self.choices) or int(np.prod(action_space.shape or ()))
 

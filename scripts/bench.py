@@ -27,6 +27,7 @@ from costgrad.scripts.benchmarks.side import Side, check_peer, interpreter, writ
 from costgrad.scripts.benchmarks.tables import print_floor, print_learning, print_parts, print_rounds
 from costgrad.scripts.benchmarks.work import WORK
 from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.pick import spelled
 
 
 @dataclass(frozen=True)
@@ -39,39 +40,39 @@ class Args:
     """Environment; with a peer it must be one that the peer knows too. CartPole-v1, and HalfCheetah-v5 for sac and td3
     unless given."""
     num_envs: int | None = None
-    """Environments side by side; 8 for a2c, 4 for ppo, 1 for sac and td3 unless given."""
+    """Number of parallel environments; 8 for a2c, 4 for ppo, 1 for sac and td3 unless given."""
     num_steps: int | None = None
-    """Steps of each environment between two updates; 5 for a2c and 128 for ppo unless given, 1 for sac and td3."""
+    """Rollout length per environment and update; 5 for a2c and 128 for ppo unless given, 1 for sac and td3."""
     actor_gradient: tuple[Literal["score", "pathwise", "control_variate"], ...] | None = None
-    """One measurement of a2c for each of these; score and pathwise unless given."""
+    """Actor gradients of a2c to measure, one each; score and pathwise unless given."""
     optimizer: Literal["rmsprop", "adam"] | None = None
-    """On both sides; a2c is known by the first, ours ships with the second, and ppo has no other."""
+    """Optimizer of both sides: rmsprop is usual for a2c, adam is our default and the only one of ppo."""
     normalize_obs: bool = False
-    """Normalise observations on our side; the peer does not."""
+    """Normalise observations on our side; the peer never does."""
     env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
-    """How our environments step."""
+    """How our environments step, see train."""
     seconds: float = 1.0
-    """Length of one measurement."""
+    """Seconds per measurement."""
     warmup: float = 1.0
-    """Seconds of training before it, on our side until classic control goes on in machine code."""
+    """Seconds of training before the measurements; ours also waits until classic control is compiled."""
     repeats: int = 10
-    """Rounds; the sides take turns within each. Short turns and many rounds are least disturbed by others."""
+    """Rounds, in each of which the sides take turns; many short rounds are least disturbed by other processes."""
     threads: int = 1
-    """Threads of torch, on both sides."""
+    """CPU threads of torch, on both sides."""
     seed: int = 0
-    """Of both sides."""
+    """Random seed of both sides."""
     peer: Literal["sb3", "sbx"] | None = None
-    """Whom to compare with: Stable-Baselines3, or for sac and td3 SBX, which computes by JAX."""
+    """Compare with Stable-Baselines3, or for sac and td3 with SBX, which runs on JAX."""
     peer_python: str = sys.executable
-    """The interpreter that the peer is installed in, or the folder of its virtual environment."""
+    """Python interpreter that has the peer installed, or the folder of its virtual environment."""
     check_learning: bool = False
-    """Also train both sides to the end at these settings and evaluate them."""
+    """Also train both sides with these settings and evaluate the final policies."""
     learning_steps: int = 150_000
-    """Steps of that training."""
+    """Environment steps of that training."""
     learning_seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of that training."""
+    """Seeds of that training, such as 0 1 2 or 0-4."""
     json_file: Annotated[str | None, arg(name="json")] = None
-    """Where to write all figures."""
+    """JSON file to write all figures to."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,6 +124,7 @@ def _bench(argv: Sequence[str]) -> int:
 
 def _checked(args: Args) -> Args:
     """The flags, with what the agent is measured with where none was given. Raises UserError."""
+    args = replace(args, agent=spelled(args.agent))
     if args.agent not in WORK:
         raise UserError(f"no settings to measure agent {args.agent!r} with: it must be one of {', '.join(WORK)}")
     work = WORK[args.agent]

@@ -20,7 +20,8 @@ from costgrad.envs.make import make
 from costgrad.rl.errors import UserError
 from costgrad.rl.observations import Observations
 from costgrad.rl.spaces import Codec
-from costgrad.scripts.cli import guarded, invocation, json_object, parse
+from costgrad.scripts.cli import guarded, invocation, parse
+from costgrad.scripts.flags import json_object
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ class Args:
     env: Positional[str]
     """Environment: a gymnasium id, module:Id, module:Class or file.py:Name (a class, a factory or a cost function)."""
     env_kwargs: str = "{}"
-    """Arguments of the environment as a JSON object."""
+    """Environment arguments, key=value ... or a JSON object."""
     env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
     """How the environments of a training run would step, see train."""
     steps: int = 2000
-    """Random steps to try."""
+    """Number of random steps to try."""
     seed: int = 0
-    """Of the environment and of the random actions."""
+    """Seed of the environment and of the random actions."""
 
 
 class Trace(NamedTuple):

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import io
-import json
 import os
+import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
 import tyro
 
-from costgrad.agents import AGENTS
 from costgrad.envs.errors import EnvError
 from costgrad.rl.errors import UserError
+from costgrad.rl.spaces import device_of
+from costgrad.scripts.flags import flags_of, tidied
 
 T = TypeVar("T")
 Device = Literal["auto", "cpu", "cuda"]
@@ -31,8 +33,10 @@ def guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
         command: takes the arguments, returns the exit code.
         argv: the arguments without the program's name, None for those of this process.
     """
+    _leave_own_folder()
     try:
-        return command(sys.argv[1:] if argv is None else argv)
+        with _notes():
+            return command(sys.argv[1:] if argv is None else argv)
     except (UserError, EnvError) as error:
         print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
@@ -44,6 +48,35 @@ def guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
             raise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or Python complains once more when it ends
         return 141
+
+
+@contextlib.contextmanager
+def _notes() -> Iterator[None]:
+    """Prints what is called otherwise now (FutureWarning) as a line on stderr; other warnings stay as they are."""
+    with warnings.catch_warnings():
+        if not sys.warnoptions:
+            warnings.simplefilter("default", FutureWarning)
+        plain = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
+            if issubclass(category, FutureWarning):
+                note(str(message))
+            else:
+                plain(message, category, *where, **more)
+
+        warnings.showwarning = show
+        yield
+
+
+def note(text: str) -> None:
+    """A line on stderr that is no error."""
+    print(f"note: {' '.join(text.split())}", file=sys.stderr)
+
+
+def _leave_own_folder() -> None:
+    """Python puts the folder of a script first on the path: its files would stand in for a user's of the same name."""
+    here = Path(__file__).resolve().parent
+    sys.path[:1] = [path for path in sys.path[:1] if not Path(path).resolve().is_relative_to(here)]
 
 
 def _is_closed(stream: Any) -> bool:
@@ -68,11 +101,14 @@ def parse(cls: Any, argv: Sequence[str], name: str, description: str, default: A
         UserError: a flag or a value is wrong.
         SystemExit: --help was asked for.
     """
+    words, renamed = tidied(argv, flags_of(cls, default))
+    for line in renamed:
+        note(line)
     said = io.StringIO()
     more = {} if default is None else {"default": default}
     try:
         with contextlib.redirect_stderr(said):
-            return tyro.cli(cls, args=list(argv), prog=invocation(name), description=description, **more)
+            return tyro.cli(cls, args=words, prog=invocation(name), description=description, **more)
     except SystemExit as stop:
         if stop.code in (0, None):
             raise
@@ -96,6 +132,8 @@ def _first_message(boxed: str) -> str:
     if "╭" not in boxed:
         del parts[0]
     message = " ".join(parts[0]) if parts else "the flags are wrong"
+    if lacking := re.fullmatch(r"Missing from (.+?): (?:STR |INT )?(.*)", message):
+        return f"missing: {lacking[2].replace(' (required)', '').rstrip('.')} ({lacking[1]} --help shows all)"
     hints = [line.split()[0].rstrip(",") for part in parts[1:] for line in part if line.startswith("--")]
     return message + (f" (did you mean {hints[0]}?)" if hints and message.startswith("Unrecognized") else "")
 
@@ -123,24 +161,6 @@ def beside_python(program: str) -> str:
     return str(path.relative_to(Path.cwd())) if inside else program
 
 
-def agent_classes(name: str) -> tuple[type[Any], type[Any]]:
-    """The agent's class and its config's. Raises UserError for a name that is not known."""
-    if name not in AGENTS:
-        raise UserError(f"unknown agent {name!r}: it must be one of {', '.join(AGENTS)}")
-    return AGENTS[name]
-
-
-def json_object(flag: str, text: str) -> dict[str, Any]:
-    """A flag's value that is a JSON object. Raises UserError."""
-    try:
-        value = json.loads(text)
-    except ValueError as error:
-        raise UserError(f"{flag} {text!r} is not JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise UserError(f"{flag} must be a JSON object such as '{{\"gravity\": 9.8}}', got {text!r}")
-    return value
-
-
 def choose_device(wanted: str, config: Any) -> tuple[str, str]:
     """The device, and a line that says why.
 
@@ -150,12 +170,9 @@ def choose_device(wanted: str, config: Any) -> tuple[str, str]:
     Raises:
         UserError: "cuda" where there is none.
     """
-    there = torch.cuda.is_available()
-    if wanted == "cuda" and not there:
-        raise UserError("device cuda is not there: torch finds no GPU (--device cpu works everywhere)")
     if wanted != "auto":
-        return wanted, f"device {wanted}: as asked"
-    if not there:
+        return str(device_of(wanted)), f"device {wanted}: as asked"
+    if not torch.cuda.is_available():
         return "cpu", "device cpu: torch finds no GPU"
     widest = max(getattr(config, "hidden", (0,)), default=0)
     if widest < 512:

@@ -88,21 +88,21 @@ class Args:
     """Flags of scripts/dimension.py."""
 
     rows: str = "results/dimension.csv"
-    """File of the rows; runs that are in it are not run again."""
+    """Results file (CSV); runs that are in it are not run again."""
     tasks: tuple[str, ...] = get_args(Task)
-    """Which of full, fixed and policy."""
+    """Tasks: full, fixed and policy."""
     methods: tuple[str, ...] = METHODS
-    """Which of them, by the names in the rows."""
+    """Methods, by their names in the results."""
     sizes: tuple[int, ...] = ()
-    """Dimensions or numbers of parameters; without, five from 2 to 256, and five from 100 to 1,000,000."""
+    """Dimensions or parameter counts; five from 2 to 256, and five from 100 to 1,000,000, unless given."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """A run for each."""
+    """Seeds, a run for each, such as 0 1 2 or 0-4."""
     limit: int = 100_000
-    """Evaluations after which a run gives up."""
+    """Maximum number of cost evaluations per run."""
     jobs: int = 2
-    """Runs at a time, each on one thread."""
+    """Runs at a time, one CPU thread each."""
     plot: str | None = None
-    """Picture to draw from all rows, .png, .svg or .pdf."""
+    """Where to draw all results, a .png, .svg or .pdf."""
 
 
 @dataclass(frozen=True)

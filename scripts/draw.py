@@ -16,8 +16,10 @@ from costgrad.rl.drawing.describe import describe
 from costgrad.rl.drawing.paint import MARK, pictures
 from costgrad.rl.errors import UserError
 from costgrad.rl.runs.folder import read_config
-from costgrad.scripts.cli import agent_classes, guarded, json_object, parse
+from costgrad.scripts.cli import guarded, parse
 from costgrad.scripts.evaluate import load
+from costgrad.scripts.flags import json_object
+from costgrad.scripts.pick import agent_classes, agent_of_run, build, config_from, encoder_for, is_own, load_agent
 
 
 @dataclass(frozen=True)
@@ -25,19 +27,21 @@ class Args:
     """Flags of scripts/draw.py."""
 
     run: Positional[str | None] = None
-    """Folder of a run, or of one checkpoint; or else --agent and --env."""
+    """Folder of a run or of a checkpoint; or else --agent and --env."""
     out: Annotated[str, arg(aliases=["-o"])] = "agent.svg"
-    """The picture, .svg or .png."""
+    """Where to draw, an .svg or .png file."""
     agent: str | None = None
-    """Algorithm, drawn as it would start."""
+    """Algorithm, drawn untrained; with the folder of a run of your own agent, file.py:Name of its class."""
+    encoder: str | None = None
+    """file.py:Name of an encoder, an nn.Module or a callable of the observation space."""
     env: str | None = None
     """Environment of --agent, as train takes it."""
     env_kwargs: str = "{}"
-    """Arguments of the environment as a JSON object."""
+    """Environment arguments, key=value ... or a JSON object."""
     settings: str = "{}"
-    """Settings of --agent as a JSON object, over those proven for the environment."""
+    """Hyperparameters of --agent, key=value ... or a JSON object; they override the preset of the environment."""
     checkpoint: str = "last"
-    """Of a run: last, best or step_N."""
+    """Checkpoint of a run to load: last, best or step_N."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -52,27 +56,30 @@ def _draw(argv: Sequence[str]) -> int:
         raise UserError(f"--out {out} must end in .svg or .png")
     if out.is_dir() or (out.exists() and not _ours(out)):
         raise UserError(f"--out {out} is there and was not drawn by this command: name another file")
-    if (args.run is None) == (args.agent is None):
+    if (args.run is None) == (args.agent is None) and not (args.run is not None and is_own(args.agent)):
         raise UserError("name the folder of a run, or --agent and --env: one of both")
-    agent, env = _of_run(args.run, args.checkpoint) if args.run is not None else _fresh(args)
+    agent, env = _of_run(args.run, args) if args.run is not None else _fresh(args)
     (picture,) = pictures(describe(agent, env), "svg" if out.suffix == ".svg" else "png")
     write_bytes(out, picture)
     print(f"drawn {out}")
     return 0
 
 
-def _of_run(run: str, checkpoint: str) -> tuple[Any, str]:
+def _of_run(run: str, args: Args) -> tuple[Any, str]:
     """The agent of a run, or of a checkpoint alone, and its environment's name. Raises UserError."""
     folder = Path(run)
     if not (folder / META).is_file():
         started = read_config(run)
-        return load(run, checkpoint, "cpu", started), str(started.get("env_argument", "environment"))
-    cls, _ = agent_classes(str(read(folder)[1].get("agent")))
+        agent = load(run, args.checkpoint, "cpu", started, args.agent, args.encoder)
+        return agent, str(started.get("env_argument", "environment"))
     try:  # a run's checkpoint lies two folders down in it
-        env = str(read_config(folder.resolve().parents[1]).get("env_argument", "environment"))
+        started = read_config(folder.resolve().parents[1])
     except (IndexError, UserError):
-        env = "environment"
-    return cls.load(folder), env
+        started = {}
+    about = {**started, "agent": read(folder)[1].get("agent")}
+    cls, config_cls = agent_of_run(run, about, args.agent)
+    agent = load_agent(folder, cls, config_cls, "cpu", encoder_for(args.encoder, about, run))
+    return agent, str(started.get("env_argument", "environment"))
 
 
 def _fresh(args: Args) -> tuple[Any, str]:
@@ -82,29 +89,27 @@ def _fresh(args: Args) -> tuple[Any, str]:
         raise UserError(f"--agent {args.agent} needs --env: its spaces decide the networks' shapes")
     cls, config_cls = agent_classes(args.agent)
     proven = {key: value for key, value in preset_for(args.agent, args.env, 100_000).items() if key != "num_envs"}
-    config = config_of(args.agent, config_cls, proven | json_object("--settings", args.settings))
+    config = _config(args.agent, config_cls, proven | json_object("--settings", args.settings))
     env = make(args.env, 1, 0, env_kwargs=json_object("--env-kwargs", args.env_kwargs))
     try:
-        return cls(env.single_observation_space, env.single_action_space, config), args.env
+        return build(cls, env, config, 0, "cpu", encoder_for(args.encoder)), args.env
     finally:
         env.close()
 
 
-def config_of(agent: str, config_cls: type[Any], values: dict[str, Any]) -> Any:
+def _config(agent: str, config_cls: type[Any], values: dict[str, Any]) -> Any:
     """A config from JSON values. Raises UserError for a setting that is not there, or a value it cannot have."""
+    config = config_from(agent, config_cls, values)
     usual = asdict(config_cls())
-    for name, value in values.items():
-        if name not in usual:
-            raise UserError(f"--settings: {agent} has no {name!r}, it must be one of {', '.join(usual)}")
-        values[name] = value = tuple(value) if isinstance(value, list) else value
-        if isinstance(value, bool) != isinstance(usual[name], bool) or isinstance(value, str | tuple) != isinstance(
-            usual[name], str | tuple
-        ):
+    for name, value in asdict(config).items():
+        if _kind(value) != _kind(usual[name]):
             raise UserError(f"--settings: {name} must be of the kind of {usual[name]!r}, got {value!r}")
-    try:
-        return config_cls(**values)
-    except TypeError as error:
-        raise UserError(f"--settings {values}: {error}") from error
+    return config
+
+
+def _kind(value: Any) -> type[Any]:
+    """What a value must be, where its dataclass does not check: words, truth values, lists or else numbers."""
+    return next((kind for kind in (bool, str, tuple) if isinstance(value, kind)), float)
 
 
 def _ours(path: Path) -> bool:

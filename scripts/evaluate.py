@@ -19,7 +19,9 @@ from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, NeverEnds, run_episodes
 from costgrad.rl.runs.folder import read_config
 from costgrad.rl.runs.video import record_video
-from costgrad.scripts.cli import Device, agent_classes, choose_device, guarded, json_object, parse, use_threads
+from costgrad.scripts.cli import Device, choose_device, guarded, parse, use_threads
+from costgrad.scripts.flags import json_object
+from costgrad.scripts.pick import agent_of_run, encoder_for, load_agent
 
 
 @dataclass(frozen=True)
@@ -29,25 +31,29 @@ class Args:
     run: Positional[str]
     """Folder of the run."""
     episodes: int = 10
-    """How many."""
+    """Number of episodes."""
     render: Literal["human"] | None = None
-    """Show them in a window."""
+    """Show the episodes in a window."""
     video: str | None = None
-    """Film the first one as .mp4 or .gif."""
+    """Record the first episode to this .mp4 or .gif file."""
     stochastic: bool = False
-    """Sample actions instead of taking the policy's mode."""
+    """Sample actions instead of taking the mode of the policy."""
     checkpoint: str = "last"
-    """last, best or step_N."""
+    """Checkpoint to load: last, best or step_N."""
+    agent: str | None = None
+    """file.py:Name of the agent's class, for a run of an agent that is not one of costgrad's."""
+    encoder: str | None = None
+    """file.py:Name of the encoder, for a run that was trained with one."""
     env_kwargs: str = "{}"
-    """Arguments of the environment as a JSON object, over those of the run."""
+    """Environment arguments, key=value ... or a JSON object; they override those of the run."""
     env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
     """How the environments step, see train; a window needs sync."""
     seed: int | None = None
-    """Of the evaluation, 1,000,000 is added; the run's own unless given."""
+    """Seed, to which 1,000,000 is added; that of the run unless given."""
     device: Device = "auto"
-    """Where the networks live."""
+    """Device of the networks."""
     threads: int = 1
-    """Threads of torch."""
+    """CPU threads of torch."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,7 +73,7 @@ def _evaluate(argv: Sequence[str]) -> int:
         raise UserError(f"--video {args.video} must end in .mp4 or .gif")
     use_threads(args.threads)
     started = read_config(args.run)
-    agent = load(args.run, args.checkpoint, args.device, started)
+    agent = load(args.run, args.checkpoint, args.device, started, args.agent, args.encoder)
     if not isinstance(started.get("env_argument"), str):
         raise UserError(
             f"run {args.run} was trained on a Python object, not on a named environment: use costgrad.evaluate"
@@ -79,7 +85,7 @@ def _evaluate(argv: Sequence[str]) -> int:
         try:
             print(run_episodes(agent, env, args.episodes, not args.stochastic, seed + SEED_OFFSET))
         except NeverEnds as error:
-            raise UserError(f"{error}: --env-kwargs '{{\"max_episode_steps\": 1000}}'") from error
+            raise UserError(f"{error}: --env-kwargs max_episode_steps=1000") from error
         env.close()  # there may be no room for two: of a port, say
         if args.video is not None:
             print(f"video {record_video(agent, env, args.video, 1, not args.stochastic, seed)}")
@@ -113,15 +119,33 @@ def check_spaces(env: VectorEnv, agent: Any) -> None:
             raise UserError(f"the {name} is {here}; the run was trained with {there}")
 
 
-def load(run: str, checkpoint: str, device: Device, started: dict[str, Any]) -> Any:
-    """The agent of a run's checkpoint. Raises UserError."""
+def load(
+    run: str,
+    checkpoint: str,
+    device: Device,
+    started: dict[str, Any],
+    agent: str | None = None,
+    encoder: str | None = None,
+) -> Any:
+    """The agent of a run's checkpoint.
+
+    Args:
+        run: its folder.
+        checkpoint: last, best or step_N.
+        device: as the flag says.
+        started: config.json of the run.
+        agent: --agent, file.py:Name of an agent that is not one of costgrad's.
+        encoder: --encoder, file.py:Name.
+    Raises:
+        UserError: no such checkpoint, or one that cannot be loaded; a flag is missing.
+    """
     folder = Path(run) / "checkpoints"
     there = sorted(path.name for path in folder.glob("*") if path.is_dir() and not path.name.startswith("."))
     if checkpoint not in there and checkpoint not in ("last", "best"):
         raise UserError(f"run {run} has no checkpoint {checkpoint!r}: it has {', '.join(there) or 'none'}")
-    cls, _ = agent_classes(started["agent"])
+    cls, config_cls = agent_of_run(run, started, agent)
     where, _ = choose_device(device, SimpleNamespace(**started.get("config", {})))
-    return cls.load(folder / checkpoint, device=where)
+    return load_agent(folder / checkpoint, cls, config_cls, where, encoder_for(encoder, started, run))
 
 
 def _has_display() -> bool:

@@ -7,18 +7,13 @@ SIGTERM cuts short leaves none, and runs when the command is called again.
 from __future__ import annotations
 
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO, Annotated, Any, NamedTuple
+from typing import Annotated, Any
 
 import torch
 from tyro.conf import UseAppendAction, arg
@@ -29,22 +24,18 @@ from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import evaluate
 from costgrad.rl.runs.table import read_table
 from costgrad.rl.runs.train import train
-from costgrad.scripts.cli import agent_classes, guarded, json_object, parse
+from costgrad.rl.settings import current_names
+from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.flags import json_object, whole
+from costgrad.scripts.jobs import RESULT, Run, run_all
+from costgrad.scripts.pick import agent_classes, build, config_from
 from costgrad.scripts.reporting.rows import (
-    Key,
-    Measured,
-    Row,
-    append,
-    commit,
-    evaluations_path,
-    machine,
     read_rows,
     renew_evaluations,
 )
 from costgrad.scripts.train import Args as TrainArgs
 
 ONE_SETTING = "one setting"  # the variant of --no-presets; no flag can give a variant a name that begins so
-RESULT = "costgrad result: "  # begins the line by which the process of a run hands it over
 
 
 @dataclass(frozen=True)
@@ -52,55 +43,27 @@ class Args:
     """Flags of scripts/experiment.py."""
 
     name: str
-    """Of the file: results/NAME.csv."""
+    """Name of the results file, results/NAME.csv."""
     envs: tuple[str, ...]
-    """Environments and their steps, ENV:STEPS each."""
+    """Environments and their timesteps, ENV:STEPS each."""
     agent: tuple[str, ...] = ("a2c",)
     """Algorithms, one or several."""
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """A run for each."""
+    """Seeds, a run for each, such as 0 1 2, 0-9 or 0-4,7."""
     variant: Annotated[UseAppendAction[tuple[str, ...]], arg(metavar="NAME=JSON")] = ()
-    """Settings that differ, such as score='{"actor_gradient": "score"}'; num_envs is one of them. May be repeated."""
+    """Hyperparameters to change, such as score='{"actor_gradient": "score"}'; num_envs is one of them. Repeatable."""
     shipped: bool = True
-    """Also run each agent as it ships."""
+    """Also run each agent without changes."""
     presets: bool = True
-    """Use the settings proven for a task; without, every task has the agent's defaults, as variant "one setting"."""
+    """Use the presets of the environments; without, all run with the agent's defaults, as variant "one setting"."""
     evaluations: int = 20
-    """Evaluations on the way, of 10 episodes each."""
+    """Evaluations during training, of 10 episodes each."""
     episodes: int = 20
-    """Of the final evaluation; a task whose returns vary by themselves needs more."""
+    """Episodes of the final evaluation; more for an environment whose returns vary much by themselves."""
     jobs: int = 2
-    """Runs at a time, each on one thread."""
+    """Runs at a time, one CPU thread each."""
     results: str = "results"
-    """Folder of the file."""
-
-
-class Run(NamedTuple):
-    """One run to be done."""
-
-    agent: str
-    variant: str
-    env: str
-    seed: int
-    total: int
-    num_envs: int
-    config: dict[str, Any]  # settings that are not the agent's defaults
-    evaluations: int
-    episodes: int
-
-    @property
-    def key(self) -> Key:
-        """As in its row."""
-        return self.agent, self.variant, self.env, str(self.seed), str(self.total)
-
-    @property
-    def settings(self) -> str:
-        """The config column."""
-        return json.dumps({"num_envs": self.num_envs, **self.config})
-
-    def __str__(self) -> str:
-        """For people."""
-        return f"{f'{self.agent} {self.variant}'.strip()} {self.env}:{self.total} seed {self.seed}"
+    """Folder of the results file."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -123,7 +86,7 @@ def _experiment(argv: Sequence[str]) -> int:
     if todo:
         renew_evaluations(path)
     print(f"{path}: {len(runs) - len(todo)} of {len(runs)} runs are there, {len(todo)} to do", flush=True)
-    return _run_all(todo, path, args.jobs)
+    return run_all(todo, path, args.jobs)
 
 
 def plan(args: Args) -> list[Run]:
@@ -136,15 +99,16 @@ def plan(args: Args) -> list[Run]:
     variants, runs = _variants(args), []
     for text in args.envs:
         env, _, steps = text.rpartition(":")
-        if not env or not steps.isdecimal() or int(steps) < 1:
-            raise UserError(f"env {text!r} must be ENV:STEPS, such as CartPole-v1:150000")
+        total = whole(steps)
+        if not env or total is None or total < 1:
+            raise UserError(f"env {text!r} must be ENV:STEPS, such as CartPole-v1:150000 or CartPole-v1:1e6")
         make(env, 1).close()  # raises now, and not in every run, if it cannot be made
         for agent in args.agent:
-            preset = preset_for(agent, env, int(steps)) if args.presets else {}
+            preset = preset_for(agent, env, total) if args.presets else {}
             for variant, changes in variants.items():
                 num_envs, config = _settings(agent, {**preset, **changes})
                 for seed in args.seeds:
-                    what = (agent, variant, env, seed, int(steps))
+                    what = (agent, variant, env, seed, total)
                     runs.append(Run(*what, num_envs, config, args.evaluations, args.episodes))
     if twice := [run for run, count in Counter(map(str, runs)).items() if count > 1]:
         raise UserError(f"a run is asked for twice: {twice[0]}")
@@ -171,16 +135,13 @@ def _settings(agent: str, settings: dict[str, Any]) -> tuple[int, dict[str, Any]
     _, config_cls = agent_classes(agent)
     settings = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
     num_envs = settings.pop("num_envs", TrainArgs.num_envs)
+    if isinstance(num_envs, float) and num_envs.is_integer():
+        num_envs = int(num_envs)
     if not isinstance(num_envs, int) or num_envs < 1:
         raise UserError(f"num_envs must be a whole number of at least 1, got {num_envs!r}")
-    default = asdict(config_cls())
-    if unknown := sorted(settings.keys() - default.keys()):
-        raise UserError(f"a setting of {agent} is not known: {', '.join(unknown)}")
-    try:
-        replace(config_cls(), **settings)  # raises where a value is refused
-    except TypeError as error:  # a word where a number must stand
-        raise UserError(f"a setting of {agent} is of the wrong type, {json.dumps(settings)}: {error}") from error
-    return num_envs, {key: value for key, value in settings.items() if value != default[key]}
+    default, asked = asdict(config_cls()), current_names(config_cls, settings)[0]
+    given = asdict(config_from(agent, config_cls, settings))  # raises where a name or a value is refused
+    return num_envs, {key: given[key] for key in asked if given[key] != default[key]}
 
 
 def _check(args: Args) -> None:
@@ -196,76 +157,13 @@ def _check(args: Args) -> None:
         raise UserError(f"seeds must be at least 0, got {min(args.seeds)}")
 
 
-def _run_all(todo: list[Run], path: Path, jobs: int) -> int:
-    """Runs all, `jobs` at a time, and appends rows in the order in which they finish."""
-    waiting, failed, number = list(reversed(todo)), 0, 0
-    running: list[Job] = []
-    stops: list[int] = []  # a flag, and no exception: that could fall between a run's start and our knowing of it
-    before = {s: signal.signal(s, lambda number, _: stops.append(number)) for s in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        while (waiting or running) and not stops:
-            while waiting and len(running) < jobs:
-                running.append(Job(waiting.pop()))
-            time.sleep(0.05)
-            ended = [job for job in running if job.process.poll() is not None]
-            for job in [] if stops else ended:  # Ctrl-C reaches the runs too: what it ended has not failed
-                running.remove(job)
-                row, evaluations, said = job.finish()
-                append(evaluations_path(path), Measured._fields, evaluations)
-                append(path, Row._fields, [row])
-                failed += not row.final_return
-                number += 1
-                print(f"[{number}/{len(todo)}] {job.run}: {said}", flush=True)
-    finally:
-        for which, handler in before.items():
-            signal.signal(which, handler)
-        for job in running:
-            job.process.kill()
-            job.process.wait()
-    if stops:
-        raise KeyboardInterrupt
-    return 1 if failed else 0
-
-
-class Job:
-    """A run in a process of its own, on one thread."""
-
-    def __init__(self, run: Run) -> None:
-        self.run, self.commit, self.begin = run, commit(), time.perf_counter()
-        self._out: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in finish
-        self._errors: IO[str] = tempfile.TemporaryFile("w+")  # noqa: SIM115
-        command = [sys.executable, "-m", "costgrad", "experiment", "--run-one", json.dumps(run._asdict())]
-        environ = {**os.environ, "OMP_NUM_THREADS": "1"}
-        self.process = subprocess.Popen(command, env=environ, stdout=self._out, stderr=self._errors)
-
-    def finish(self) -> tuple[Row, list[Measured], str]:
-        """What the ended process leaves: its row, its evaluations, a line for people."""
-        self._out.seek(0)
-        self._errors.seek(0)
-        lines, errors = self._out.read().splitlines(), self._errors.read().strip().splitlines()
-        self._out.close()
-        self._errors.close()
-        run, tail = self.run, (self.commit, machine(), self.run.settings)
-        results = [line.removeprefix(RESULT) for line in lines if line.startswith(RESULT)]
-        if self.process.returncode != 0 or not results:
-            why = errors[-1] if errors else f"exit code {self.process.returncode}"
-            seconds = f"{time.perf_counter() - self.begin:.1f}"
-            return Row(*run.key, seconds, "", "", *tail), [], f"failed: {why.removeprefix('error: ')}"
-        done = json.loads(results[-1])
-        figures = (f"{done['seconds']:.1f}", f"{done['final_return']:.6g}", f"{done['steps_per_second']:.0f}")
-        evaluations = [Measured(*run.key, *(f"{value:.10g}" for value in cells)) for cells in done["evaluations"]]
-        said = f"return {done['final_return']:.5g}, {done['steps_per_second']:,.0f} steps/s"
-        return Row(*run.key, *figures, *tail), evaluations, said
-
-
 def _one(run: Run) -> int:
     """A single run, in its own process: trains, evaluates the final policy, prints JSON."""
     torch.set_num_threads(1)
     cls, config_cls = agent_classes(run.agent)
-    settings = {key: tuple(value) if isinstance(value, list) else value for key, value in run.config.items()}
     env = make(run.env, run.num_envs, run.seed)
     try:
-        agent = cls(env.single_observation_space, env.single_action_space, config_cls(**settings), seed=run.seed)
+        agent = build(cls, env, config_from(run.agent, config_cls, run.config), run.seed, "cpu", {})
         with tempfile.TemporaryDirectory() as folder:  # with the log on, as in a user's run
             every = max(run.total // run.evaluations, 1)
             result = train(agent, env, run.total, f"{folder}/run", seed=run.seed, eval_every=every, progress=False)

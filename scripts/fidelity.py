@@ -57,11 +57,11 @@ class Args:
     """Flags of scripts/fidelity.py."""
 
     rows: Positional[str]
-    """CSV file of the rows."""
+    """Results file (CSV)."""
     add: tuple[str, ...] = ()
-    """Folders of runs whose probes are put into it; a run that is there already is replaced."""
+    """Run folders whose probes are added to it; a run that is there already is replaced."""
     plot: str | None = None
-    """Picture to draw, .png, .svg or .pdf."""
+    """Where to draw them, a .png, .svg or .pdf."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

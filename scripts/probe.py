@@ -31,27 +31,31 @@ class Args:
     run: Positional[str]
     """Folder of the run."""
     checkpoint: str = "last"
-    """last, best or step_N."""
+    """Checkpoint to load: last, best or step_N."""
+    agent: str | None = None
+    """file.py:Name of the agent's class, for a run of an agent that is not one of costgrad's."""
+    encoder: str | None = None
+    """file.py:Name of the encoder, for a run that was trained with one."""
     num_envs: int = 16
-    """Environments side by side."""
+    """Number of parallel environments."""
     visits: int = 4
-    """States of each environment at which the gradient is measured."""
+    """States per environment at which the gradient is measured."""
     rounds: int = 2
-    """Of other random numbers at each state, 2 or more; more states serve better."""
+    """Rollouts per state with different random numbers, 2 or more; more states are worth more than more rounds."""
     step: float = 0.1
-    """Of an action to either side, where its bounds are -1 and 1."""
+    """Finite-difference step of an action, scaled to [-1, 1]."""
     within: int = 200
-    """Steps of each environment among which states are taken."""
+    """Steps per environment from which the states are drawn."""
     plot: str | None = None
-    """Picture of the calibration, .png; calibration.png in the run's folder unless given."""
+    """Where to draw the calibration, a .png; calibration.png in the run folder unless given."""
     points: str | None = None
-    """Also write the states, both gradients and, for a Box, the Jacobians dC/da and da/dobs, as .npz."""
+    """Also write states, both gradients and, for a Box, the Jacobians dC/da and da/dobs to this .npz file."""
     seed: int | None = None
-    """Of the probe, 2,000,000 is added; the run's own unless given."""
+    """Seed, to which 2,000,000 is added; that of the run unless given."""
     device: Device = "auto"
-    """Where the networks live."""
+    """Device of the networks."""
     threads: int = 1
-    """Threads of torch."""
+    """CPU threads of torch."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -69,7 +73,7 @@ def _probe(argv: Sequence[str]) -> int:
             raise UserError(f"{flag} {path} must end in {ending}")
     use_threads(args.threads)
     started = read_config(args.run)
-    agent = load(args.run, args.checkpoint, args.device, started)
+    agent = load(args.run, args.checkpoint, args.device, started, args.agent, args.encoder)
     if not isinstance(started.get("env_argument"), str):
         raise UserError(
             f"run {args.run} was trained on a Python object, not on a named environment: use costgrad.probe"

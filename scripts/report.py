@@ -39,15 +39,15 @@ class Args:
     """Flags of scripts/report.py."""
 
     files: Annotated[Positional[tuple[str, ...]], arg(metavar="FILE [FILE ...]")]
-    """Results files, such as results/a2c.csv; their rows are put together."""
+    """Results files, such as results/a2c.csv; their rows are merged."""
     plot: str | None = None
-    """Where to draw the learning curves, a PNG, PDF or SVG."""
+    """Where to draw the learning curves, a .png, .pdf or .svg."""
     beside: tuple[str, ...] = ()
-    """Results files of other lengths, whose curves are drawn too where their environment is; not in the tables."""
+    """Results files of other run lengths, drawn beside the curves of the same environment; not in the tables."""
     missing: bool = True
-    """Also print the agents that have no run on a task that others have; --no-missing leaves them out."""
+    """Also list agents without a run on a task that others have; --no-missing leaves them out."""
     improvement: bool = False
-    """Also print, for each pair of agents, how probable it is that a run of the one beats a run of the other."""
+    """Also print the probability of improvement of each pair of agents."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:

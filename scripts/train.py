@@ -1,12 +1,12 @@
-"""Trains an agent on an environment and leaves a run folder."""
+"""Trains an agent on an environment and leaves a run folder; --agent NAME --help shows the hyperparameters of NAME."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import time
+import warnings
 from collections.abc import Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Annotated, Any, Generic, Literal, TypeVar, get_args, get_origin, get_type_hints
@@ -18,22 +18,16 @@ from costgrad.envs.make import make
 from costgrad.rl.errors import UserError
 from costgrad.rl.runs.folder import read_config
 from costgrad.rl.runs.train import TrainResult, train
-from costgrad.scripts.cli import (
-    Device,
-    agent_classes,
-    beside_python,
-    choose_device,
-    guarded,
-    invocation,
-    json_object,
-    parse,
-    use_threads,
-)
+from costgrad.rl.settings import current_names
+from costgrad.scripts.cli import Device, beside_python, choose_device, guarded, invocation, parse, use_threads
+from costgrad.scripts.flags import json_object, whole
+from costgrad.scripts.pick import agent_classes, agent_of_run, build, encoder_for, is_own, spelled
 
 ConfigT = TypeVar("ConfigT")
 MAY_CHANGE = {  # when a run goes on
     *("total_timesteps", "eval_freq", "eval_episodes", "save_freq", "probe_every", "device", "threads"),
     *("capture_video", "progress", "resume"),
+    *("agent", "encoder"),  # where their file lies; that they are the run's is checked by themselves
 }
 MINIMUM = {"total_timesteps": 1, "seed": 0, "num_envs": 1, "eval_freq": 1, "eval_episodes": 1, "save_freq": 1}
 MINIMUM["probe_every"] = 1
@@ -47,37 +41,40 @@ class Args(Generic[ConfigT]):
     env: str = "CartPole-v1"
     """Environment: a gymnasium id, module:Id, module:Class or file.py:Name (a class, a factory or a cost function)."""
     agent: str = "a2c"
-    """Algorithm."""
+    """Algorithm: a2c, ars, cmaes, crossq, es, guidedes, ppo, randomsearch, reppo, sac, spsa or td3; or file.py:Name, a
+    class that follows Agent in costgrad/rl/loop.py."""
+    encoder: str | None = None
+    """file.py:Name of an encoder, an nn.Module or a callable of the observation space."""
     total_timesteps: Annotated[int, arg(aliases=["-n"])] = 100_000
-    """Environment steps to train for, at least."""
+    """Environment steps to train for; the run ends with the first vector step that reaches it."""
     seed: int = 0
-    """Of weights, actions and environments; environment i starts from seed + i."""
+    """Random seed of weights, actions and environments; environment i starts from seed + i."""
     num_envs: int = 8
-    """Environments side by side."""
+    """Number of parallel environments."""
     env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
-    """How they step: all at once, one after another, in processes, or in envpool's threads."""
+    """How they step: native (batched), sync (one after another), async (in processes) or envpool (in threads)."""
     env_kwargs: str = "{}"
-    """Arguments of the environment as a JSON object."""
+    """Environment arguments, key=value ... or a JSON object."""
     device: Device = "auto"
-    """Where the networks live."""
+    """Device of the networks."""
     threads: int = 1
-    """Threads of torch."""
+    """CPU threads of torch."""
     eval_freq: int | None = None
     """Environment steps between evaluations; a tenth of the total unless given."""
     eval_episodes: int = 10
-    """Episodes of an evaluation."""
+    """Episodes per evaluation."""
     save_freq: int | None = None
     """Environment steps between checkpoints that are kept; a fifth of the total unless given."""
     probe_every: int | None = None
-    """Environment steps between probes of how far C can be trusted (see probe); never unless given."""
+    """Environment steps between probes of C's accuracy (see probe); never unless given."""
     run_dir: str | None = None
-    """Folder of the run; runs/{env}__{agent}__{seed}__{time} unless given."""
+    """Run folder; runs/{env}__{agent}__{seed}__{time} unless given."""
     resume: str | None = None
-    """Folder of a run that is to go on."""
+    """Run folder of a run to continue."""
     capture_video: bool = True
-    """Film an episode of the trained policy."""
+    """Record a video of an episode of the final policy."""
     progress: bool = True
-    """Say how far it is."""
+    """Show progress."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -87,19 +84,20 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _train(argv: Sequence[str]) -> int:
     args, said = read_args(argv)
-    cls, _ = agent_classes(args.agent)
+    started = read_config(args.resume) if args.resume is not None else {}
+    cls, _ = agent_of_run(str(args.resume), started, args.agent) if started else agent_classes(args.agent)
+    encoder = encoder_for(args.encoder, started, str(args.resume))
     device, why = choose_device(args.device, args.config)
     threads = use_threads(args.threads)
     for name, least in MINIMUM.items():
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
     kwargs = json_object("--env-kwargs", args.env_kwargs)
-    started = read_config(args.resume) if args.resume is not None else {}
     wanted = started.get("env_argument", args.env)  # a file's path as it was, wherever the user stands now
     env = make(wanted, args.num_envs, args.seed, env_kwargs=kwargs, backend=args.env_backend)
     try:
-        agent = cls(env.single_observation_space, env.single_action_space, args.config, seed=args.seed, device=device)
-        run_dir = args.resume or args.run_dir or _fresh(f"runs/{env.name}__{args.agent}__{args.seed}")
+        agent = build(cls, env, args.config, args.seed, device, encoder)
+        run_dir = args.resume or args.run_dir or _fresh(f"runs/{env.name}__{cls.__name__.lower()}__{args.seed}")
         print(f"{args.agent} on {args.num_envs} x {args.env}, seed {args.seed}, {args.total_timesteps:,} steps")
         for line in (said, f"environments {env.backend_reason}", why, threads, f"run folder {run_dir}"):
             print(line, flush=True)
@@ -133,36 +131,39 @@ def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
         UserError: a flag is wrong, or may not change when a run goes on.
     """
     first = _First(add_help=False, allow_abbrev=False)
-    for flag, value in (("--env", Args.env), ("--agent", Args.agent), ("--resume", None)):
-        first.add_argument(flag, default=value)
+    for flag in ("--env", "--agent", "--resume"):
+        first.add_argument(flag, default=None)
     first.add_argument("--total-timesteps", "--total_timesteps", "-n", default=None)
     known, _ = first.parse_known_args(list(argv))
-    total = None
-    with suppress(TypeError, ValueError):  # what is no number is left to the full parser, which says so
-        total = max(int(known.total_timesteps), 0) or None
+    total = max(whole(known.total_timesteps or "") or 0, 0) or None  # what is no number the full parser refuses
     started: dict[str, Any] = {}
+    sources: dict[str, str] = {}
     if known.resume is not None:
         started = read_config(known.resume)
         given = started.get("args")
         if not isinstance(given, dict) or "config" not in started or not {"env", "total_timesteps"} <= given.keys():
             raise UserError(f"run {known.resume} was not started by this command: go on with it from Python")
         _check_kinds(f"run {known.resume}", given)
-        known.env, known.agent = given["env"], started["agent"]
-    _, config_cls = agent_classes(known.agent)
-    plain = Args(config_cls())
-    base = _over(plain, preset_for(known.agent, known.env, total or Args.total_timesteps))
-    if started:
-        settings = {**started["config"], **started["args"]}
-        if total is not None and settings.get("decay_steps") == settings["total_timesteps"]:
-            settings["decay_steps"] = total  # learning rates that fall over the whole run fall over the longer one
-        base = _over(plain, settings)
+        own = known.agent if is_own(known.agent) else None
+        _, config_cls = agent_of_run(known.resume, started, own)
+        # A file is only run where a flag names it, now and not when the run began.
+        settings = {**started["config"], **given, "agent": own or started["agent"], "encoder": None}
+        stretched = total is not None and settings.get("decay_steps") == settings["total_timesteps"]
+        if stretched and total != settings["total_timesteps"]:  # rates that fall over the whole run fall over this one
+            source = f"run {known.resume} had {settings['decay_steps']}, stretched to the new total"
+            sources["decay_steps"], settings["decay_steps"] = source, total
+        base = _over(Args(config_cls()), settings)
+    else:
+        env, agent = known.env or Args.env, spelled(known.agent or Args.agent)
+        _, config_cls = agent_classes(agent)
+        base = _over(Args(config_cls()), preset_for(agent, env, total or Args.total_timesteps))
     args = parse(Args[config_cls], argv, "train", __doc__ or "", base)  # type: ignore[valid-type]
     if started:
         changed = {key for key, value in _flat(args).items() if value != _flat(base)[key]} - MAY_CHANGE
         if changed:
             flag = "--" + sorted(changed)[0].replace("_", "-")
             raise UserError(f"{flag} cannot change when a run goes on: run {known.resume} has its own")
-    return args, _sources(args, base, f"run {known.resume}" if started else f"preset for {args.env}")
+    return args, _sources(args, base, f"run {known.resume}" if started else f"preset for {args.env}", sources)
 
 
 def _check_kinds(run: str, given: dict[str, Any]) -> None:
@@ -192,22 +193,25 @@ def _over(args: Args[Any], values: dict[str, Any]) -> Args[Any]:
     """Replaces fields of the arguments or of their config. Raises UserError for an unknown one."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
     own = {f.name for f in fields(args)}
+    settings, lines = current_names(type(args.config), {key: it for key, it in values.items() if key not in own})
+    for line in lines:
+        warnings.warn(line, FutureWarning, stacklevel=2)
     try:
-        config = replace(args.config, **{key: value for key, value in values.items() if key not in own})
+        config = replace(args.config, **settings)
     except TypeError as error:
         raise UserError(f"a setting of {args.agent} is not known: {error}") from error
     return replace(args, config=config, **{key: value for key, value in values.items() if key in own})
 
 
-def _sources(args: Args[Any], base: Args[Any], name: str) -> str:
-    """Which of the agent's settings are no defaults, and where each comes from."""
+def _sources(args: Args[Any], base: Args[Any], name: str, special: dict[str, str]) -> str:
+    """Which of the agent's settings are no defaults, and where each comes from: `name`, or what is `special` to it."""
     now, before, default = _flat(args), _flat(base), _flat(Args(type(args.config)()))
     said = []
     for key in ("num_envs", *asdict(args.config)):
         if now[key] != before[key]:
             said.append(f"{key} {now[key]} (command line)")
         elif now[key] != default[key]:
-            said.append(f"{key} {now[key]} ({name})")
+            said.append(f"{key} {now[key]} ({special.get(key, name)})")
     return "settings: " + ", ".join([*said, "all else as by default" if said else "as by default"])
 
 

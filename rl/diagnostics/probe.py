@@ -24,7 +24,8 @@ from costgrad.rl.diagnostics.estimand import Estimand
 from costgrad.rl.diagnostics.fidelity import Agreement, Calibration, agreement, calibration
 from costgrad.rl.diagnostics.rewind import Rewind, RolloutPolicy, Snapshot
 from costgrad.rl.errors import UserError
-from costgrad.rl.evaluate import SEED_OFFSET, Factory, factory_of
+from costgrad.rl.evaluate import SEED_OFFSET
+from costgrad.rl.factories import Factory, factory_of
 from costgrad.rl.loop import interact
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.spaces import Codec
@@ -61,7 +62,7 @@ class Probe(NamedTuple):
 
 def probe(
     agent: Any,
-    env: VectorEnv | Factory,
+    env: VectorEnv | Factory | str,
     *,
     num_envs: int = 16,
     visits: int = 4,
@@ -74,9 +75,10 @@ def probe(
 
     Args:
         agent: has `estimand()`, see rl/diagnostics/estimand.py.
-        env: a VectorEnv with `.factory`, or a factory `make(num_envs, seed, render_mode)`. The gradient needs
-            `get_state` and `set_state`. `reseed(seed)` gives each round different noise of the environment, and
-            `stop_clock()` removes the time limit; without it rollouts end there.
+        env: a VectorEnv with `.factory`, a factory `make(num_envs, seed, render_mode)`, a class or function that makes
+            one environment, or an id of gymnasium's. The gradient needs `get_state` and `set_state`. `reseed(seed)`
+            gives each round different noise of the environment, and `stop_clock()` removes the time limit; without it
+            rollouts end there.
         num_envs: number of parallel environments.
         visits: states of each environment at which the gradient is measured.
         rounds: rounds of different random numbers at each state, 2 or more. More states help more than more rounds.
@@ -98,7 +100,7 @@ def probe(
         raise UserError(f"{type(agent).__name__} {lacks}: there is nothing to probe")
     make = factory_of(env)
     if make is None:
-        raise UserError("a probe needs environments of its own, and this one has no factory")
+        raise UserError("the environment has no factory, and a probe needs others like it: give an id or a factory")
     seed = (getattr(env, "initial_seed", None) or 0 if seed is None else seed) + PROBE_OFFSET
     probe_env = make(num_envs=num_envs, seed=seed, render_mode=None)
     try:

@@ -12,7 +12,8 @@ from costgrad.rl.checkpoint import agent_name, write_bytes
 from costgrad.rl.diagnostics.probe import probe
 from costgrad.rl.drawing.describe import describe
 from costgrad.rl.errors import UserError
-from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, Factory, NeverEnds, run_episodes
+from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, NeverEnds, run_episodes
+from costgrad.rl.factories import Factory, factory_of, vector_of
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick
 from costgrad.rl.runs.folder import Position, RunFolder
@@ -21,6 +22,42 @@ from costgrad.rl.runs.progress import Display
 from costgrad.rl.runs.video import record_video
 
 LOG_POINTS = 200  # of TensorBoard's training curves in a run
+NO_OTHER = "env cannot be made again: pass eval_env=, a second environment, an id or a factory, to costgrad.train"
+
+
+class Beside:
+    """The environments beside those that train: for evaluation, video and probes.
+
+    Args:
+        make: of the environments that train, None where they cannot be made again.
+        given: `eval_env` of `train`.
+    """
+
+    def __init__(self, make: Factory | None, given: Any = None) -> None:
+        self.ready = None  # used itself, and not closed: it is the user's
+        self.make = self.make_probes = make
+        if given is not None:
+            self.make = factory_of(given)
+            self.ready = vector_of(given) if self.make is None else None
+            self.make_probes = make or self.make
+
+    @property
+    def filmed(self) -> Factory | VectorEnv | None:
+        """What a video is made in."""
+        return self.make or self.ready
+
+    def for_evaluation(self, num_envs: int, seed: int) -> VectorEnv | None:
+        """Environments, None where there are none."""
+        return self.ready or (self.make and self.make(num_envs=num_envs, seed=seed, render_mode=None))
+
+    def for_probes(self, **arguments: Any) -> VectorEnv:
+        """Fresh environments. Raises UserError where they cannot be made."""
+        if self.make_probes is None:
+            raise UserError(NO_OTHER)
+        try:
+            return self.make_probes(**arguments)
+        except ValueError as error:  # the user's to mend, whichever library says so
+            raise UserError(str(error)) from error
 
 
 class Session:
@@ -29,7 +66,7 @@ class Session:
     Args:
         agent: that is trained.
         env: that it is trained in.
-        make: makes further environments for evaluation and video, or None.
+        beside: further environments for evaluation, video and probes.
         folder: of the run, None to write nothing.
         position: where the run stands.
         total: environment steps of the whole run.
@@ -43,7 +80,7 @@ class Session:
         self,
         agent: Agent,
         env: VectorEnv,
-        make: Factory | None,
+        beside: Beside,
         folder: RunFolder | None,
         position: Position,
         total: int,
@@ -52,7 +89,7 @@ class Session:
         progress: bool,
         ledger: StepLedger,
     ) -> None:
-        self.agent, self.env, self.make, self.folder = agent, env, make, folder
+        self.agent, self.env, self.beside, self.folder = agent, env, beside, folder
         self.seed, self.episodes, self.ledger = seed, episodes, ledger
         self.step, self.best = position.step, position.best
         self.evaluations: list[tuple[int, Evaluation]] = []
@@ -74,9 +111,7 @@ class Session:
         if self.folder is None:
             return
         with self.clock:
-            from costgrad.rl.drawing.paint import (
-                pictures,  # matplotlib takes a second to import: only where something is drawn
-            )
+            from costgrad.rl.drawing.paint import pictures  # matplotlib takes a second: only where something is drawn
 
             try:
                 svg, png = pictures(describe(self.agent, getattr(self.env, "name", "environment")), "svg", "png")
@@ -99,8 +134,7 @@ class Session:
         if self._eval_env is None:
             n, seed = min(self.episodes, MAX_AT_ONCE), self.seed + SEED_OFFSET
             try:
-                self._eval_env = self.make and self.make(num_envs=n, seed=seed, render_mode=None)
-                reason = "the environment has no factory, and a second one is needed"
+                self._eval_env, reason = self.beside.for_evaluation(n, seed), NO_OTHER
             except ValueError as error:  # the user's to mend, whichever library says so
                 reason = str(error)
             if self._eval_env is None:
@@ -138,7 +172,7 @@ class Session:
             return
         with self.clock:
             try:
-                found = probe(self.agent, self._fresh, seed=self.seed)
+                found = probe(self.agent, self.beside.for_probes, seed=self.seed)
             except UserError as error:
                 self._probes = False
                 self.display.say(f"no probe of C: {error}")
@@ -151,15 +185,6 @@ class Session:
                 self.ledger.write(self.folder.ledger)
             self.log.add_probe(self.step, found)
             self.display.say(f"{self.step:>10,} steps: C: {found}")
-
-    def _fresh(self, **arguments: Any) -> VectorEnv:
-        """Further environments. Raises UserError where there are none."""
-        if self.make is None:
-            raise UserError("the environment has no factory, and a second one is needed")
-        try:
-            return self.make(**arguments)
-        except ValueError as error:  # the user's to mend, whichever library says so
-            raise UserError(str(error)) from error
 
     def save(self, name: str) -> None:
         """Writes checkpoint `name`, if there is a run folder."""
@@ -178,11 +203,14 @@ class Session:
 
     def film(self) -> Path | None:
         """Films one episode; a run is not lost for a video, so whatever goes wrong is only said."""
-        if self.folder is None or self.make is None:
+        if self.folder is None:
+            return None
+        if (filmed := self.beside.filmed) is None:
+            self.display.say(f"no video: {NO_OTHER}")
             return None
         try:
             path = self.folder.path / "video.mp4"
-            film = record_video(self.agent, self.make, path, seed=self.seed, ledger=self.ledger)
+            film = record_video(self.agent, filmed, path, seed=self.seed, ledger=self.ledger)
             self.ledger.write(self.folder.ledger)
             return film
         except Exception as error:
@@ -193,7 +221,7 @@ class Session:
         """Closes files and the evaluation environment."""
         self.display.close()
         self.log.close()
-        if self._eval_env is not None:
+        if self._eval_env is not None and self._eval_env is not self.beside.ready:
             self._eval_env.close()
 
 

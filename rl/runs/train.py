@@ -10,17 +10,20 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import gymnasium
 from gymnasium.vector import VectorEnv
 
 from costgrad.rl.errors import Diverged, UserError
-from costgrad.rl.evaluate import Evaluation, Factory, factory_of
+from costgrad.rl.evaluate import Evaluation
+from costgrad.rl.factories import Factory, check_single_spaces, factory_of, vector_of
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick, interact
 from costgrad.rl.runs.folder import Position, RunFolder, environment_seed
 from costgrad.rl.runs.malloc import keep_freed_memory
-from costgrad.rl.runs.session import Session, settings
+from costgrad.rl.runs.session import Beside, Session, settings
 
 Hook = Callable[[Tick, Any], bool | None]
+Environments = VectorEnv | gymnasium.Env | Factory | str
 
 
 class TrainResult(NamedTuple):
@@ -39,19 +42,20 @@ class TrainResult(NamedTuple):
 
 def train(
     agent: Agent,
-    env: VectorEnv | Factory,
+    env: Environments,
     total_timesteps: int,
     run_dir: str | Path | None = None,
     *,
     seed: int | None = None,
     num_envs: int = 8,
+    eval_env: Environments | None = None,
     eval_every: int | None = None,
     eval_episodes: int = 10,
     save_every: int | None = None,
     probe_every: int | None = None,
     progress: bool = True,
     video: bool = False,
-    hooks: Sequence[Hook] = (),
+    hooks: Hook | Sequence[Hook] = (),
     resume: bool = False,
     config: Mapping[str, Any] | None = None,
     ledger: StepLedger | None = None,
@@ -63,21 +67,25 @@ def train(
 
     Args:
         agent: any that keeps the protocol `Agent` of rl/loop.py.
-        env: a VectorEnv, or a factory `make(num_envs, seed, render_mode)`. Evaluation and video need another
-            environment than the one that trains: a VectorEnv with `.factory`, or the factory.
+        env: a VectorEnv with `.factory`, as costgrad.make gives it; a factory `make(num_envs, seed, render_mode)`, a
+            class or function that makes one environment, or an id of gymnasium's; or a plain VectorEnv or a single
+            environment. Evaluation and video need other environments than those that train: the last two cannot be
+            made again, and go with `eval_env`.
         total_timesteps: a lower bound, earlier steps of a resumed run included.
         run_dir: where the run's files go; None writes nothing.
         seed: of the environments: number i starts from seed + i; by default `env.initial_seed` or 0.
-        num_envs: how many, where `env` is a factory.
+        num_envs: number of parallel environments, where they are made here.
+        eval_env: environments for evaluation and video, in the same forms; those that `env` makes unless given. A plain
+            VectorEnv or a single environment is used itself and not closed.
         eval_every: environment steps between evaluations; None evaluates only at the end.
         eval_episodes: of one evaluation, the same start states each time.
         save_every: environment steps between checkpoints `step_N`; `last` is written with each of them and each
             evaluation, `best` whenever an evaluation is the best so far.
-        probe_every: environment steps between probes of C (rl/diagnostics/probe.py), one at the end too; None makes none. Training
-            is what it would be without, to the bit; what a probe costs in steps and seconds is not counted in it.
+        probe_every: environment steps between probes of C (rl/diagnostics/probe.py), one at the end too; None makes
+            none. Training is the same as without, to the bit; a probe's steps and seconds are not counted in it.
         progress: a bar or lines on stdout.
         video: film one episode of the final policy, if the environment can render.
-        hooks: `hook(tick, agent)` after each vector step; returning False ends the run.
+        hooks: one or several `hook(tick, agent)`, called after each vector step; returning False ends the run.
         resume: go on with the run in `run_dir`: the agent gets its exact state back, the episodes are fresh.
         config: further entries of config.json.
         ledger: counts what the run spends; a hook that asks an environment for more adds to its `probes`.
@@ -94,11 +102,9 @@ def train(
     )
     if resume and run_dir is None:
         raise UserError("resume needs the run_dir of the run that is to go on")
-    if not isinstance(env, VectorEnv) and not callable(env):
-        what = repr(env) if isinstance(env, str) else f"a {type(env).__name__}"
-        raise UserError(
-            f"env is {what}: it must be a gymnasium VectorEnv, which costgrad.make gives, or a factory of them"
-        )
+    make, hooks = factory_of(env), (hooks,) if callable(hooks) else tuple(hooks)
+    if eval_env is not None and (eval_env is env and make is None):
+        raise UserError("eval_env is the env that trains: an evaluation there would break its episodes off")
     keep_freed_memory()
     if seed is None:
         seed = getattr(env, "initial_seed", None) or 0
@@ -112,11 +118,16 @@ def train(
     if folder is not None and resume:
         ledger.read(folder.ledger)
     ledger.training = position.step
-    vector = env if isinstance(env, VectorEnv) else env(num_envs=num_envs, seed=seed, render_mode=None)
+    if isinstance(env, VectorEnv | gymnasium.Env):
+        vector = vector_of(env)
+    else:
+        assert make is not None
+        vector = make(num_envs=num_envs, seed=seed, render_mode=None)
+    check_single_spaces(agent, vector)
     if folder is not None and not resume:
         folder.write_config(agent, **settings(seed, vector, total_timesteps, config))
-    make = factory_of(env)
-    session = Session(agent, vector, make, folder, position, total_timesteps, seed, eval_episodes, progress, ledger)
+    beside = Beside(make, eval_env)
+    session = Session(agent, vector, beside, folder, position, total_timesteps, seed, eval_episodes, progress, ledger)
     try:
         session.introduce()
         stopped = _loop(session, total_timesteps, eval_every, save_every, probe_every, hooks)
@@ -144,7 +155,7 @@ def train(
         raise
     finally:
         session.close()
-        if vector is not env:
+        if not isinstance(env, VectorEnv | gymnasium.Env):
             vector.close()
     rate = (session.step - position.step) / max(seconds - position.seconds, 1e-9)
     path = folder.path if folder is not None else None

@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import os
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 from gymnasium import error as gym_error
 from gymnasium.vector import AutoresetMode, VectorEnv
 
 from costgrad.rl.checkpoint import writing
 from costgrad.rl.errors import UserError
-from costgrad.rl.evaluate import SEED_OFFSET, Factory, factory_of
+from costgrad.rl.evaluate import SEED_OFFSET
+from costgrad.rl.factories import Factory, check_single_spaces, factory_of, vector_of
 from costgrad.rl.ledger import StepLedger
 
 
 def record_video(
     agent: Any,
-    env: VectorEnv | Factory,
+    env: VectorEnv | gymnasium.Env | Factory | str,
     path: str | Path,
     episodes: int = 1,
     deterministic: bool = True,
@@ -31,8 +34,9 @@ def record_video(
 
     Args:
         agent: has `predict`.
-        env: a VectorEnv with `.factory`, a factory `make(num_envs, seed, render_mode)`, or a VectorEnv that was
-            made with render_mode="rgb_array" (its first environment is filmed).
+        env: a VectorEnv with `.factory`, a factory `make(num_envs, seed, render_mode)`, a class or function that makes
+            one environment, or an id of gymnasium's; or a VectorEnv (its first environment is filmed) or a single
+            environment that was made with render_mode="rgb_array".
         path: ends in .mp4 or .gif; without ffmpeg (imageio-ffmpeg) an .mp4 becomes a .gif.
         episodes: how many, one after the other.
         deterministic: the policy's mode instead of a sample.
@@ -52,9 +56,9 @@ def record_video(
     seed += SEED_OFFSET
     make = factory_of(env)
     if make is None:
-        assert isinstance(env, VectorEnv)
-        return _film(agent, env, path, episodes, deterministic, seed, max_steps, ledger)
-    if "rgb_array" not in getattr(env, "metadata", {}).get("render_modes", ["rgb_array"]):
+        assert isinstance(env, VectorEnv | gymnasium.Env)
+        return _film(agent, vector_of(env), path, episodes, deterministic, seed, max_steps, ledger)
+    if "rgb_array" not in (getattr(env, "metadata", {}).get("render_modes", ["rgb_array"]) or ()):
         raise UserError(f"the environment cannot be filmed: {_modes(env)}")
     try:
         fresh = make(num_envs=1, seed=seed, render_mode="rgb_array")
@@ -76,6 +80,7 @@ def _film(
     max_steps: int,
     ledger: StepLedger | None,
 ) -> Path:
+    check_single_spaces(agent, env)
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
     obs, _ = env.reset(seed=seed)
     first = _frame(env)
@@ -99,6 +104,9 @@ def _film(
                     ledger.evaluation += int((~reset_row).sum())
                 reset_row = start if mode == AutoresetMode.NEXT_STEP else np.zeros_like(start)
                 frame = _frame(env)
+                if frame.shape != first.shape:
+                    shapes = f"a picture has shape {frame.shape}, the first had {first.shape}"
+                    raise UserError(f"the environment cannot be filmed: {shapes}")
                 with writing(path):
                     writer.append_data(frame)
                 left -= int(start[0])
@@ -117,21 +125,28 @@ def _film(
 
 
 def _frame(env: VectorEnv) -> np.ndarray:
-    """[H, W, 3] uint8 of the first environment."""
+    """[H, W, 3] uint8 of the first environment. Raises UserError where it shows none."""
     try:
-        frames = env.render()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # what gymnasium warns of is said below, once
+            frames = env.render()
     except (gym_error.Error, ImportError) as error:
         raise UserError(f"the environment cannot be filmed: {error}") from error
     frame = frames[0] if frames is not None and len(frames) else None
-    if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+    if isinstance(frame, list) and frame:  # of an environment that collects them
+        frame = frame[-1]
+    if not isinstance(frame, np.ndarray) or frame.ndim not in (2, 3):
         raise UserError(f"the environment cannot be filmed: it gave no picture; {_modes(env)}")
-    if frame.dtype != np.uint8:
+    if not np.issubdtype(frame.dtype, np.integer):
         raise UserError(f"the environment cannot be filmed: its picture has dtype {frame.dtype}, it must be uint8")
-    return frame
+    frame = frame[..., None] if frame.ndim == 2 else frame
+    frame = np.repeat(frame, 3, axis=2) if frame.shape[2] == 1 else frame[..., :3]  # grey; or with transparency
+    return frame.astype(np.uint8, copy=False)
 
 
 def _modes(env: Any) -> str:
-    return f"its metadata['render_modes'] is {list(env.metadata.get('render_modes', []))}, 'rgb_array' is needed"
+    modes = list(env.metadata.get("render_modes") or [])
+    return f"make it with render_mode='rgb_array' (its metadata['render_modes'] is {modes})"
 
 
 def _has_ffmpeg() -> bool:

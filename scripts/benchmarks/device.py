@@ -16,7 +16,8 @@ from costgrad.envs.make import make
 from costgrad.rl.checkpoint import check_writable
 from costgrad.rl.errors import UserError
 from costgrad.scripts.benchmarks.side import ours, write_json
-from costgrad.scripts.cli import agent_classes, choose_device, guarded, parse
+from costgrad.scripts.cli import choose_device, guarded, parse
+from costgrad.scripts.pick import agent_classes
 
 GPU = "cuda"
 BY_GRADIENT = ("a2c", "ppo", "reppo", "sac", "td3", "crossq")  # the others push no batch through a network
@@ -28,23 +29,23 @@ class Args:
     """Flags of scripts/bench.py device."""
 
     agent: tuple[str, ...] = BY_GRADIENT
-    """Agents, with the settings proven for the task but for the widths."""
+    """Agents, with the preset of the environment but for the widths."""
     env: str = "HalfCheetah-v5"
-    """Environment; it steps on the CPU either way."""
+    """Environment; it always steps on the CPU."""
     widths: tuple[int, ...] = (64, 256, 512, 1024)
-    """Of the two hidden layers of the actor and of C."""
+    """Widths of the two hidden layers of actor and C."""
     threads: int = 1
-    """Threads of torch, on both sides."""
+    """CPU threads of torch."""
     seconds: float = 2.0
-    """Length of one measurement."""
+    """Seconds per measurement."""
     warmup: float = 2.0
-    """Seconds of training before it."""
+    """Seconds of training before the measurements."""
     repeats: int = 5
-    """Rounds; the sides take turns within each."""
+    """Rounds, in each of which CPU and GPU take turns."""
     seed: int = 0
-    """Of both sides."""
+    """Random seed of both."""
     json_file: Annotated[str | None, arg(name="json")] = None
-    """Where to write all figures."""
+    """JSON file to write all figures to."""
 
 
 class Comparison(NamedTuple):

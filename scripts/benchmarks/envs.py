@@ -50,21 +50,21 @@ class Args:
     env: tuple[str, ...] = tuple(CASES)
     """Environments."""
     num_envs: tuple[int, ...] | None = None
-    """How many at once; those of the usual table unless given."""
+    """Numbers of parallel environments; those of the README's table unless given."""
     against: tuple[Peer, ...] | None = None
-    """Whom to compare with: gymnasium's loop, its batched form, envpool; those of the usual table unless given."""
+    """Compare with gymnasium's loop, its batched form or envpool; those of the README's table unless given."""
     threads: tuple[int, ...] = (1, 2)
-    """Threads of ours and of envpool, where they have threads."""
+    """Threads of our environments and of envpool, where they have threads."""
     kernel: Literal["numba", "numpy"] = "numba"
-    """What steps our classic control."""
+    """Engine of our classic control."""
     seconds: float = 0.3
-    """Length of one measurement."""
+    """Seconds per measurement."""
     repeats: int = 7
-    """Rounds; the two sides take turns within each, and turns in beginning."""
+    """Rounds, in each of which the two sides take turns; who begins alternates."""
     seed: int = 0
-    """Of the environments and of the random actions."""
+    """Random seed of environments and actions."""
     json_file: Annotated[str | None, arg(name="json")] = None
-    """Where to write all figures."""
+    """JSON file to write all figures to."""
 
 
 class Comparison(NamedTuple):

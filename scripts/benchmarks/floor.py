@@ -22,7 +22,7 @@ def update_flop(agent: str, config: dict[str, Any], obs: int, actions: int) -> f
 
     Args:
         agent: "sac" or "td3".
-        config: its settings; `hidden`, `batch`, `critics` and `policy_delay` are read.
+        config: its settings; `hidden`, `batch_size`, `n_critics` and `policy_delay` are read.
         obs: width of an observation.
         actions: A of a box.
     """

@@ -77,7 +77,7 @@ class Side:
 
 def ours(job: dict[str, Any]) -> Side:
     """A process of ours."""
-    return Side([sys.executable, "-m", "costgrad.scripts.benchmarks.ours"], job)
+    return Side([sys.executable, "-P", "-m", "costgrad.scripts.benchmarks.ours"], job)
 
 
 def peer(name: str, python: str, job: dict[str, Any]) -> Side:

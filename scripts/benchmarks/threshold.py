@@ -18,7 +18,8 @@ from costgrad.rl.checkpoint import check_writable
 from costgrad.rl.errors import UserError
 from costgrad.scripts.benchmarks.side import check_peer, ours, peer, write_json
 from costgrad.scripts.benchmarks.tasks import TASKS, Task
-from costgrad.scripts.cli import agent_classes, guarded, parse
+from costgrad.scripts.cli import guarded, parse
+from costgrad.scripts.pick import agent_classes
 
 WINDOW = 50  # training episodes whose mean return counts
 
@@ -30,23 +31,23 @@ class Args:
     env: tuple[str, ...] = tuple(TASKS)
     """Environments."""
     agent: tuple[str, ...] = ("a2c", "ppo")
-    """Our agents, with the settings proven for the task."""
+    """Our agents, with the preset of the environment."""
     steps: tuple[int, ...] = ()
-    """Length of our runs, one for each environment: they end there at the latest, and learning rates fall over it;
+    """Maximum environment steps of our runs, one per environment; learning rates decay over it;
     100,000 for CartPole-v1, 200,000 for Acrobot-v1 and 300,000 for Pendulum-v1 unless given."""
     threshold: tuple[float, ...] = ()
-    """Mean return of the last 50 training episodes that counts as solved, one for each environment; 475, -90 and -200
+    """Mean return of the last 50 training episodes that counts as solved, one per environment; 475, -90 and -200
     unless given."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """One run of each agent for each of these."""
+    """Seeds, a run of each agent for each, such as 0 1 2 or 0-4."""
     threads: int = 1
-    """Threads of torch, on both sides."""
+    """CPU threads of torch, on both sides."""
     peer: Literal["sb3"] | None = "sb3"
-    """Whom to compare with: Stable-Baselines3's agents with the settings of rl-baselines3-zoo."""
+    """Compare with Stable-Baselines3's agents, with the hyperparameters of rl-baselines3-zoo."""
     peer_python: str = sys.executable
-    """The interpreter that the peer is installed in."""
+    """Python interpreter that has the peer installed."""
     json_file: Annotated[str | None, arg(name="json")] = None
-    """Where to write all figures."""
+    """JSON file to write all figures to."""
 
 
 class Run(NamedTuple):

@@ -42,11 +42,11 @@ class Args:
     """Flags of scripts/examples/controller.py."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Of plants, initial weights and perturbations; a run of each method for each."""
+    """Seeds of plants, initial weights and perturbations, a run of each method for each."""
     evaluations: int = 16_000
-    """Simulations that each method may ask for."""
+    """Budget of simulations per method."""
     out: str = "results/examples"
-    """Folder of controller.csv and controller.png."""
+    """Folder to write controller.csv and controller.png to."""
 
 
 class Row(NamedTuple):

@@ -35,11 +35,11 @@ class Args:
     """Flags of scripts/examples/digits.py."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Of split, initial weights and choices; a run of each method for each."""
+    """Seeds of split, initial weights and choices, a run of each method for each."""
     passes: int = 20
-    """Over the training digits: evaluations of each."""
+    """Epochs over the training digits: evaluations of each digit."""
     out: str = "results/examples"
-    """Folder of digits.csv and digits.png."""
+    """Folder to write digits.csv and digits.png to."""
 
 
 class Row(NamedTuple):

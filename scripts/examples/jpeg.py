@@ -35,11 +35,11 @@ class Args:
     """Flags of scripts/examples/jpeg.py."""
 
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
-    """Of split, initial weights and noise; a run for each."""
+    """Seeds of split, initial weights and noise, a run for each."""
     passes: int = 60
-    """Over the training pictures: evaluations of each, by the network as by the grid."""
+    """Epochs over the training pictures: evaluations of each, by the network as by the grid."""
     out: str = "results/examples"
-    """Folder of jpeg.csv and jpeg.png."""
+    """Folder to write jpeg.csv and jpeg.png to."""
 
 
 class Row(NamedTuple):

@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # what `__getattr__` finds, for type checkers and editors
     from costgrad.rl.runs.video import record_video
 
 _AGENTS = ("A2C", "ARS", "CMAES", "CrossQ", "ES", "GuidedES", "PPO", "REPPO", "RandomSearch", "SAC", "SPSA", "TD3")
+_ROOMS = ("agents", "envs", "rl", "scripts")
 _HOMES = {  # each public name, and the module that it comes from
     **{name: "costgrad.agents" for agent in _AGENTS for name in (agent, f"{agent}Config")},
     "AGENTS": "costgrad.agents",
@@ -107,16 +108,26 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     """A public name, imported when it is first asked for."""
     if name == "__version__":
-        from importlib.metadata import version
+        from importlib.metadata import PackageNotFoundError, version
 
-        value: Any = version("costgrad")
+        try:
+            value: Any = version("costgrad")
+        except PackageNotFoundError:  # a checkout that is on the path and was not installed
+            value = "0+unknown"
+    elif name in _ROOMS:
+        value = importlib.import_module(f"costgrad.{name}")
     elif name in _HOMES:
         value = getattr(importlib.import_module(_HOMES[name]), name)
     else:
-        raise AttributeError(f"module 'costgrad' has no attribute {name!r}: it has {', '.join(__all__)}")
+        from difflib import get_close_matches
+
+        by_lower = {known.lower(): known for known in (*__all__, *_ROOMS)}
+        near = [by_lower[low] for low in get_close_matches(name.lower(), by_lower, n=1)]
+        hint = f"did you mean {near[0]}?" if near else f"it has {', '.join(__all__)}"
+        raise AttributeError(f"module 'costgrad' has no attribute {name!r}: {hint}")
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*globals(), *__all__, *_ROOMS})

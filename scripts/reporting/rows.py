@@ -180,8 +180,11 @@ def _finite(cell: str) -> bool:
 
 
 def commit() -> str:
-    """The short hash of the checkout this file belongs to, "+" behind it where its code was edited; "" without one."""
-    git = ["git", "-C", str(Path(__file__).resolve().parents[2])]
+    """The short hash of the checkout this file is in, "+" behind it where its code was edited; "" where installed."""
+    root = Path(__file__).resolve().parents[2]
+    if not (root / ".git").exists():  # installed; a repository further up is somebody else's
+        return ""
+    git = ["git", "-C", str(root)]
     code = ["rl", "agents", "envs", "scripts"]  # rows that an experiment appends do not make its own code another
     try:
         done = [

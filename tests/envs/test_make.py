@@ -25,8 +25,6 @@ from costgrad.envs.build import Builder
 from costgrad.envs.load import find, load_file
 from costgrad.envs.tasks.known import LQR, Chain
 
-ROOT = str(Path(__file__).resolve().parent.parent)
-
 USER_ENV = """
     import gymnasium
     import numpy as np
@@ -309,7 +307,7 @@ def test_a_bare_worker_process_finds_a_users_file_again(folder: Path) -> None:
     names = [f"{folder}/corridor.py:Corridor", f"{folder}/rl.py:kink", "costgrad/LQR-v0", "Pendulum-v1"]
     pickles = [cloudpickle.dumps(Builder(name, {}, None)) for name in names]
     code = (
-        f"import sys, cloudpickle; sys.path.insert(0, {ROOT!r})\n"
+        "import cloudpickle\n"
         f"for p in {pickles!r}:\n"
         "    env = cloudpickle.loads(p)(); env.reset(seed=3); env.action_space.seed(3)\n"
         "    print(env.step(env.action_space.sample())[1])\n"
@@ -403,14 +401,16 @@ def test_a_users_file_neither_shadows_our_packages_nor_is_shadowed(folder: Path)
     assert hasattr(module, "kink") and sys.modules.get("rl") is not module
     assert load_file(folder / "rl.py") is module  # once
     code = (
-        f"import sys; sys.path.insert(0, {ROOT!r}); import envs; envs.make({str(folder / 'corridor.py:Corridor')!r})\n"
+        "import sys; before = list(sys.path)\n"
+        "import costgrad.envs as envs\n"
+        f"envs.make({str(folder / 'corridor.py:Corridor')!r})\n"
         f"envs.make({str(folder / 'rl.py:kink')!r})\n"
-        "from importlib.util import find_spec\n"
-        "found = {name: list(find_spec(name).submodule_search_locations or []) for name in ('rl', 'agents', 'envs')}\n"
-        f"module = costgrad.envs.load.load_file(costgrad.envs.load.Path({str(folder / 'rl.py')!r}))\n"
-        f"assert module.AGENTS.startswith({ROOT!r} + '/'), module.AGENTS\n"
-        f"assert found == {{name: [{ROOT!r} + '/' + name] for name in found}}, found\n"
-        f"assert sys.path[0] == {ROOT!r} and sys.path[-1] == {str(folder)!r}, sys.path\n"
+        f"module = envs.load.load_file(envs.load.Path({str(folder / 'rl.py')!r}))\n"
+        f"assert module.AGENTS == {str(folder / 'agents.py')!r}, module.AGENTS  # the user's own\n"
+        f"assert sys.path == [*before, {str(folder)!r}], sys.path\n"
+        "import costgrad.rl, costgrad.agents\n"
+        "ours = costgrad.rl.__path__ + costgrad.agents.__path__\n"
+        f"assert not any(path.startswith({str(folder)!r}) for path in ours)\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -442,6 +442,37 @@ def test_modules_by_name(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert make("costgrad.envs.tasks.known:LQR", 2, env_kwargs={"horizon": 5}).backend == "native"
 
 
+def test_a_package_in_the_working_folder_comes_before_an_installed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And only while it is imported: later its folder stands behind everything that is installed."""
+    for folder, who in (("site", "rival"), ("work", "mine")):
+        (tmp_path / folder / "fleet_of_test").mkdir(parents=True)
+        (tmp_path / folder / "fleet_of_test" / "__init__.py").write_text(f"WHO = '{who}'\n")
+    (tmp_path / "work" / "fleet_of_test" / "truck.py").write_text(
+        "import gymnasium\nimport fleet_of_test\n\n\ndef truck():\n    assert fleet_of_test.WHO == 'mine'\n"
+        "    return gymnasium.make('CartPole-v1')\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    monkeypatch.chdir(tmp_path / "work")
+    assert make("fleet_of_test.truck:truck", 2).num_envs == 2
+    assert sys.path[-1] == str(tmp_path / "work") and sys.path.count(sys.path[-1]) == 1
+    sys.path.pop()
+
+
+def test_gym_is_gymnasium_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the message says to write works."""
+    monkeypatch.setitem(sys.modules, "gym", None)  # wherever it may be installed
+    file = tmp_path / "old.py"
+    file.write_text("import gym\n\n\ndef old():\n    return gym.make('CartPole-v1')\n")
+    with pytest.raises(
+        EnvError, match="imports 'gym', which is gymnasium now: write `import gymnasium as gym`"
+    ) as error:
+        make(f"{file}:old", 1)
+    file.write_text(file.read_text().replace("import gym", str(error.value).split("`")[1], 1))
+    assert make(f"{file}:old", 2).num_envs == 2
+
+
 def test_python_objects() -> None:
     assert make(LQR, 3).num_envs == 3
     assert make(lambda: gymnasium.make("CartPole-v1"), 2).env_argument is None
@@ -458,7 +489,7 @@ def test_python_objects() -> None:
 
 def test_frames_without_a_display() -> None:
     code = (
-        f"import os, sys; sys.path.insert(0, {ROOT!r})\n"
+        "import os\n"
         "[os.environ.pop(k, None) for k in ('DISPLAY', 'WAYLAND_DISPLAY', 'SDL_VIDEODRIVER')]\n"
         "from costgrad.envs import make\n"
         "for name, backend in (('CartPole-v1', 'native'), ('CartPole-v1', 'sync'), ('Pendulum-v1', 'auto')):\n"
@@ -555,7 +586,7 @@ def test_each_mistake_gets_one_line(folder: Path, env, kwargs, message: str) -> 
 )
 def test_a_missing_package_is_named_with_what_installs_it(env: str, package: str, message: str) -> None:
     code = (
-        f"import sys; sys.modules[{package!r}] = None; sys.path.insert(0, {ROOT!r})\n"
+        f"import sys; sys.modules[{package!r}] = None\n"
         "from costgrad.envs import make, EnvError\n"
         f"try: make({env!r}, 1, backend={'envpool' if package == 'envpool' else 'auto'!r})\n"
         "except EnvError as error: print(error)\n"

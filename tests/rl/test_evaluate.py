@@ -215,9 +215,33 @@ class Blind(Countdown):
         return None
 
 
-class Grey(Countdown):
+class Floats(Countdown):
     def render(self) -> Any:
         return np.zeros((16, 16, 3), np.float32)
+
+
+class Grows(Countdown):
+    def render(self) -> Any:
+        return np.zeros((16, 16 + 2 * self.done, 3), np.uint8)
+
+
+PICTURES = {  # what render may give for a picture of brightness 200
+    "grey": np.full((16, 16), 200, np.uint8),
+    "grey with a channel": np.full((16, 16, 1), 200, np.uint8),
+    "with transparency": np.full((16, 16, 4), 200, np.uint8),
+    "int64": np.full((16, 16, 3), 200, np.int64),
+    "a list of frames": [np.zeros((16, 16, 3), np.uint8), np.full((16, 16, 3), 200, np.uint8)],
+}
+
+
+@pytest.mark.parametrize("what", PICTURES)
+def test_pictures_of_every_kind_are_filmed(tmp_path: Path, what: str) -> None:
+    class Shows(Countdown):
+        def render(self) -> Any:
+            return PICTURES[what]
+
+    path = record_video(fake(vector(1)), SyncVectorEnv([lambda: Shows((3,))]), tmp_path / "a.gif")
+    assert {int(frame[..., :3].mean().round()) for frame in frames(path)} == {200}
 
 
 def test_what_cannot_be_filmed_is_one_line(tmp_path: Path, monkeypatch: Any) -> None:
@@ -229,7 +253,12 @@ def test_what_cannot_be_filmed_is_one_line(tmp_path: Path, monkeypatch: Any) -> 
     with pytest.raises(UserError, match="cannot be filmed"):
         record_video(agent, SyncVectorEnv([Blind]), tmp_path / "a.mp4")
     with pytest.raises(UserError, match="its picture has dtype float32, it must be uint8"):
-        record_video(agent, SyncVectorEnv([Grey]), tmp_path / "a.mp4")
+        record_video(agent, SyncVectorEnv([Floats]), tmp_path / "a.mp4")
+    with pytest.raises(UserError, match=r"a picture has shape .16, 18, 3., the first had .16, 16, 3."):
+        record_video(agent, SyncVectorEnv([Grows]), tmp_path / "a.mp4")
+    monkeypatch.setitem(Blind.metadata, "render_modes", None)
+    with pytest.raises(UserError, match=r"it gave no picture; make it with render_mode='rgb_array' .its metadata"):
+        record_video(agent, SyncVectorEnv([Blind]), tmp_path / "a.mp4")
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write"):
         record_video(agent, env, tmp_path / "file" / "a.mp4")

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
+from gymnasium.vector.utils import batch_space
 
 from costgrad.rl.errors import UserError
-from costgrad.rl.spaces import Codec, space_from_json, space_to_json, to_agent, to_env
+from costgrad.rl.spaces import Codec, device_of, space_from_json, space_to_json, to_agent, to_env
 
 OBS = spaces.Box(-10, 10, (3,), np.float32)
 BOX = spaces.Box(np.array([0, -3], np.float32), np.array([5, -1], np.float32))
@@ -207,3 +208,32 @@ def test_predict_takes_one_observation_or_a_batch() -> None:
 def test_predict_refuses_other_shapes(shape: tuple[int, ...]) -> None:
     with pytest.raises(UserError, match="obs has shape"):
         Codec(OBS, BOX).predict(middle_for_positive, np.zeros(shape))
+
+
+def test_devices(monkeypatch: Any) -> None:
+    """`auto` is what torch finds; what is not there is said as the command says it."""
+    box = spaces.Box(-1, 1, (2,), np.float32)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert Codec(box, box, "auto").device == torch.device("cpu") == Codec(box, box, torch.device("cpu")).device
+    for name in ("cuda", "cuda:1"):
+        with pytest.raises(UserError, match=f"^device {name} is not there: torch finds no GPU .device cpu works every"):
+            Codec(box, box, name)
+    for name in ("gpu", "cuda:x", ""):
+        with pytest.raises(UserError, match=f"device '{name}' is unknown: it must be auto, cpu, cuda or cuda:1"):
+            Codec(box, box, name)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    assert device_of("auto") == device_of("cuda") == torch.device("cuda")
+
+
+@pytest.mark.parametrize("single", [spaces.MultiDiscrete([3, 2]), spaces.MultiBinary(3), spaces.Text(3)])
+def test_actions_of_a_whole_vector_env_are_told_from_one_s(single: Any) -> None:
+    """Where no agent takes the space of a batch; that of a Box or of Discrete might be one environment's."""
+    box = spaces.Box(-1, 1, (2,), np.float32)
+    with pytest.raises(UserError, match="of a VectorEnv, give single_observation_space and single_action_space"):
+        Codec(box, batch_space(single, 4))
+
+
+def test_observations_of_a_whole_vector_env_are_told_from_one_s() -> None:
+    box = spaces.Box(-1, 1, (2,), np.float32)
+    with pytest.raises(UserError, match="of a VectorEnv, give single_observation_space"):
+        Codec(batch_space(spaces.Discrete(3), 4), box)

@@ -13,7 +13,7 @@ MUTANTS = [
     ),
     Mutant(
         "what is printed is a result",
-        "scripts/experiment.py",
+        "scripts/jobs.py",
         "if line.startswith(RESULT)]",
         "if line]",
         "scripts/experiment",
@@ -35,6 +35,45 @@ MUTANTS = [
         "if (here := getattr(agent.codec, key)) != there:",
         "if (here := there) != there:",
         "scripts/commands",
+    ),
+    # What is typed, and what a run may decide
+    Mutant(
+        "a run names the file that is run",
+        "scripts/pick.py",
+        "        if own:\n",
+        "        if False:\n",
+        "scripts/own_agents",
+    ),
+    Mutant(
+        "an agent of that name is ours",
+        "scripts/pick.py",
+        "trained not in AGENTS or (",
+        "trained not in AGENTS and (",
+        "scripts/own_agents",
+    ),
+    Mutant(
+        "a resumed run brings its own encoder",
+        "scripts/train.py",
+        '"agent": own or started["agent"], "encoder": None}',
+        '"agent": own or started["agent"]}',
+        "scripts/own_agents",
+    ),
+    Mutant(
+        "the last seed is left out", "scripts/flags.py", "range(first, last + 1)", "range(first, last)", "scripts/flags"
+    ),
+    Mutant(
+        "1.5e0 is cut to 1",
+        "scripts/flags.py",
+        "int(number) if number.is_integer() else None",
+        "int(number)",
+        "scripts/flags",
+    ),
+    Mutant(
+        "a user's package comes last",
+        "envs/load.py",
+        "    if first:\n        sys.path.insert",
+        "    if False:\n        sys.path.insert",
+        "envs/make",
     ),
     # Whether C can be trusted
     Mutant(

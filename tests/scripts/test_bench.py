@@ -88,7 +88,7 @@ def test_ppo_is_the_same_work_on_both_sides(tmp_path: Path) -> None:
     assert (job["agent"], job["num_envs"], job["num_steps"], job["optimizer"]) == ("ppo", 2, 128, "adam")
     ours, theirs = WORK["ppo"].config(job, "ppo"), job["config"]
     assert theirs == {key: list(value) if isinstance(value, tuple) else value for key, value in ours.items()}
-    assert (theirs["minibatch"], theirs["epochs"], theirs["hidden"]) == (64, 4, [64, 64])
+    assert (theirs["batch_size"], theirs["epochs"], theirs["hidden"]) == (64, 4, [64, 64])
 
 
 QUICK = {"sac": {"hidden": (16,), "batch_size": 8}, "td3": {"hidden": (16,), "batch_size": 8}}
@@ -114,14 +114,14 @@ def test_an_off_policy_agent_beside_a_peer_and_the_arithmetic_floor(
     )
     assert f"whole steps run at {sum(share) / 2:.0%} (min {share[0]:.0%}, max {share[1]:.0%})" in said
     job = json.loads((tmp_path / "venv" / "bin" / "job.json").read_text())
-    assert (job["peer"], job["num_envs"], job["threads"], job["config"]["batch"]) == ("sbx", 1, 1, 8)
+    assert (job["peer"], job["num_envs"], job["threads"], job["config"]["batch_size"]) == ("sbx", 1, 1, 8)
 
 
 @pytest.mark.parametrize(("agent", "updates"), [("sac", 1), ("td3", 2), ("td3", 6)])
 def test_the_floor_is_what_torch_counts_in_an_update(agent: str, updates: int) -> None:
     cls, config = AGENTS[agent]
     more = {"policy_delay": updates // 2} if agent == "td3" else {}
-    settings = config(hidden=(48, 40), batch=32, critics=3, learning_starts=0, **more)
+    settings = config(hidden=(48, 40), batch_size=32, n_critics=3, learning_starts=0, **more)
     learner = cls(Box(-1, 1, (5,)), Box(-1, 1, (2,)), settings)
     learner.observe(transition(5, 2))
     learner.updates_due, learner.updates = float(updates), 0

@@ -271,7 +271,7 @@ def test_bad_flags_of_train_are_one_line(here: Path, capsys: Any, flags: str) ->
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_wrong_flags_are_one_line_on_any_terminal(tmp_path: Path, encoding: str) -> None:
     done = run("check_env", "CartPole-v1", "--step", 3, cwd=tmp_path, PYTHONIOENCODING=encoding)
-    assert done.stderr == "error: Unrecognized options: --step, 3 (did you mean --steps?)\n"
+    assert done.stderr == "error: unknown flag --step (did you mean --steps?)\n"
 
 
 def test_bad_input_in_a_process_of_its_own(place: Path) -> None:
@@ -331,7 +331,7 @@ def damaged(place: Path, tmp_path: Path, how: str) -> Path:
         ("missing", "no checkpoint"),
         ("truncated", "damaged"),
         ("config", "damaged"),
-        ("agent", "unknown agent 'dqn'"),
+        ("agent", "was trained with agent 'dqn', which is not one of costgrad's: give --agent file.py:Dqn"),
         ("seed", "damaged: seed is 'seven'"),
         ("env_kwargs", "damaged: env_kwargs is 'seven'"),
     ],
@@ -369,7 +369,7 @@ def test_bad_flags_of_evaluate_are_one_line(here: Path, capsys: Any, monkeypatch
         (["done", "--video", "film.avi"], "must end in .mp4 or .gif"),
         (["done", "--video", "mine.py/film.gif"], "cannot write"),
         (["done", "--render", "gold"], "invalid choice"),
-        ([], "run"),
+        ([], "missing: Folder of the run (costgrad evaluate --help shows all)"),
     ):
         assert text in refused(capsys, evaluate.main, *flags)
     if sys.platform.startswith("linux"):

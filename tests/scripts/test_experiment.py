@@ -142,7 +142,7 @@ def test_runs_of_other_lengths_are_other_runs(tmp_path: Path, monkeypatch: pytes
     path = tmp_path / "n.csv"
     append(path, Row._fields, [row(0, "1")._replace(env="CartPole-v1")])
     todo: list[experiment.Run] = []
-    monkeypatch.setattr(experiment, "_run_all", lambda runs, *_: todo.extend(runs) or 0)
+    monkeypatch.setattr(experiment, "run_all", lambda runs, *_: todo.extend(runs) or 0)
     flags = ["--name", "n", "--results", str(tmp_path), "--seeds", "0", "--envs", "CartPole-v1:100", "CartPole-v1:200"]
     assert experiment.main(flags) == 0
     assert [run.key for run in todo] == [("a2c", "", "CartPole-v1", "0", "200")]
@@ -154,7 +154,7 @@ def test_evaluations_of_old_learn_how_long_their_run_was(tmp_path: Path, monkeyp
     old = [("a2c", "", "E-v0", seed, "100", "1", "7", "0") for seed in "01"]  # seed 1 has lost its row
     append(evaluations_path(path), OLD_HEAD, old)
     assert [e.total_timesteps for e in read_evaluations(path)] == ["100", "0"]
-    monkeypatch.setattr(experiment, "_run_all", lambda *_: 0)
+    monkeypatch.setattr(experiment, "run_all", lambda *_: 0)
     flags = ["--name", "n", "--results", str(tmp_path), "--seeds", "0", "--envs", "CartPole-v1:100"]
     assert experiment.main(flags) == 0
     lines = evaluations_path(path).read_text().splitlines()
@@ -194,7 +194,10 @@ def test_presets_hold_unless_a_variant_says_otherwise(monkeypatch: pytest.Monkey
         (["--envs", "CartPole-v1:1", "--agent", "dqn"], "dqn"),
         (["--envs", "CartPole-v1:1", "--agent", "a2c", "dqn"], "dqn"),
         (["--envs", "CartPole-v1:1", "--agent", "a2c", "a2c"], "twice: a2c CartPole-v1:1 seed 0"),
-        (["--envs", "CartPole-v1:1", "--agent", "ppo", "--variant", 'v={"actor_gradient": "score"}'], "of ppo"),
+        (
+            ["--envs", "CartPole-v1:1", "--agent", "ppo", "--variant", 'v={"actor_gradient": "score"}'],
+            "ppo has no setting 'actor_gradient'",
+        ),
         (["--envs", "CartPole-v1:1", "--variant", 'v={"gamma": "high"}'], "gamma"),
         (["--envs", "CartPole-v1:1", "--variant", 'v={"gamma": 2}'], "gamma"),
         (["--envs", "CartPole-v1:1", "--variant", "v={}", "--variant", "v={}"], "v is given twice"),

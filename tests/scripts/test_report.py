@@ -294,7 +294,8 @@ def test_typed_by_a_user(tmp_path: Path) -> None:
     assert done.stderr == "error: cannot read none.csv: No such file or directory\n"
     (tmp_path / "rliable").mkdir()
     (tmp_path / "rliable" / "__init__.py").write_text("raise TypeError('as beside pandas 3')\n")
-    done = typed(path, PYTHONPATH=str(tmp_path))
+    before = filter(None, [os.environ.get("PYTHONPATH")])
+    done = typed(path, PYTHONPATH=os.pathsep.join([str(tmp_path), *before]))
     assert (done.returncode, done.stdout, done.stderr.count("\n")) == (2, "", 1) and "pip install" in done.stderr
 
 

@@ -85,8 +85,8 @@ MUTANTS = [
     Mutant(
         "fidelity: the agent's own generator",
         "rl/runs/session.py",
-        "found = probe(self.agent, self._fresh, seed=self.seed)",
-        "found = (self.agent.acting.uniform(1), probe(self.agent, self._fresh, seed=self.seed))[1]",
+        "found = probe(self.agent, self.beside.for_probes, seed=self.seed)",
+        "found = (self.agent.acting.uniform(1), probe(self.agent, self.beside.for_probes, seed=self.seed))[1]",
         "rl/diagnostics/probe",
     ),
     Mutant(

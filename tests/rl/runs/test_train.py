@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 from costgrad.rl.checkpoint import load_agent, read
 from costgrad.rl.errors import Diverged, UserError
 from costgrad.rl.evaluate import SEED_OFFSET, run_episodes
+from costgrad.rl.loop import interact
 from costgrad.rl.runs.folder import environment_seed, read_config
 from costgrad.rl.runs.table import read_table
 from costgrad.rl.runs.train import train
@@ -169,6 +171,9 @@ def test_hooks_see_every_step_and_may_stop(tmp_path: Path) -> None:
         return False if tick.step >= 30 else None
 
     other: list[int] = []
+    one: list[int] = []
+    train(fake(env), env, 10, hooks=lambda tick, _: one.append(tick.step), progress=False)
+    assert one == [2, 4, 6, 8, 10]
     result = train(
         agent, env, 1000, tmp_path / "run", hooks=(stop, lambda tick, _: other.append(tick.step)), progress=False
     )
@@ -301,14 +306,70 @@ def test_what_is_damaged_in_a_run_is_named(tmp_path: Path, file: str, content: A
         train(fake(env), env, 40, tmp_path / "run", resume=True, progress=False)
 
 
-@pytest.mark.parametrize(
-    ("env", "what"), [("CartPole-v1", "'CartPole-v1'"), (Countdown(), "a Countdown"), (3, "a int")]
-)
-def test_what_is_no_vector_env_is_told_where_to_get_one(env: Any, what: str) -> None:
+def test_what_is_no_environment_is_told_what_is() -> None:
     with pytest.raises(
-        UserError, match=f"env is {what}: it must be a gymnasium VectorEnv, which costgrad.envs.make gives"
+        UserError, match=r"env is a int: it must be a gymnasium VectorEnv, which costgrad.make gives, an"
     ):
-        train(fake(Remade(2)), env, 10, progress=False)
+        train(fake(Remade(2)), 3, 10, progress=False)  # type: ignore[arg-type]
+
+
+def test_a_plain_vector_env_goes_with_an_eval_env(tmp_path: Path, capsys: Any) -> None:
+    """The remedies that the message names: a second environment, an id or a factory."""
+    env = SyncVectorEnv([Countdown] * 2, autoreset_mode=AutoresetMode.SAME_STEP)
+    result = train(fake(env), env, 100, tmp_path / "none", eval_every=20, eval_episodes=4, video=True)
+    said = capsys.readouterr().out
+    told = "env cannot be made again: pass eval_env=, a second environment, an id or a factory, to costgrad.train"
+    assert f"no evaluation during training: {told}" in said and f"no video: {told}" in said
+    assert [step for step, _ in result.evaluations] == [100]
+
+    second: Any = SyncVectorEnv(
+        [lambda: Countdown(render_mode="rgb_array")] * 3, autoreset_mode=AutoresetMode.SAME_STEP
+    )
+    for name, other in (("batch", second), ("one", Countdown()), ("factory", Remade(1).factory), ("class", Countdown)):
+        run = tmp_path / name
+        result = train(fake(env), env, 100, run, eval_env=other, eval_every=20, eval_episodes=4, video=True)
+        assert [step for step, _ in result.evaluations] == [20, 40, 60, 80, 100], name
+        assert result.video is not None and result.video.is_file(), capsys.readouterr().out
+        assert not getattr(other, "closed", False)  # the user's own
+    with pytest.raises(UserError, match="eval_env is the env that trains"):
+        train(fake(env), env, 100, eval_env=env)
+
+
+def test_evaluations_are_in_the_eval_env() -> None:
+    env = Remade(2, lengths=(3,))
+    result = train(fake(env), env, 60, eval_every=20, eval_env=Remade(1, lengths=(7,)), progress=False)
+    assert {evaluation.mean for _, evaluation in result.evaluations} == {7}
+
+
+def test_a_single_environment_is_trained_on_as_it_is(tmp_path: Path) -> None:
+    env = Countdown(lengths=(5,))
+    result = train(fake(Remade(1)), env, 50, tmp_path / "run", eval_every=20, eval_env=Countdown, progress=False)
+    assert result.step == 50 and len(result.evaluations) == 3
+    assert read_config(tmp_path / "run")["num_envs"] == 1
+
+
+def test_an_id_is_trained_on_and_can_be_evaluated_again(tmp_path: Path) -> None:
+    made = gymnasium.make("CartPole-v1")
+    agent = Fake(made.observation_space, made.action_space, FakeConfig())
+    result = train(agent, "CartPole-v1", 100, tmp_path / "run", num_envs=2, eval_every=40, progress=False)
+    assert result.step == 100 and len(result.evaluations) == 3
+    config = read_config(tmp_path / "run")
+    assert (config["env_argument"], config["env_kwargs"], config["num_envs"]) == ("CartPole-v1", {}, 2)
+
+
+def test_spaces_of_a_whole_vector_env_are_named(monkeypatch: Any) -> None:
+    env = Remade(4)
+    agent = Fake(env.observation_space, env.action_space, FakeConfig())
+    told = "the agent was given the observation_space of 4 environments: give it single_observation_space"
+    with pytest.raises(UserError, match=told):
+        train(agent, env, 10, progress=False)
+    with pytest.raises(UserError, match=told):
+        run_episodes(agent, env, 4, True, 0)
+    with pytest.raises(UserError, match=told):
+        run_episodes(agent, Remade(3), 4, True, 0)  # also where there are fewer of them
+    with pytest.raises(UserError, match=r"obs is a single one: .* \(an agent is given single_observation_space and"):
+        next(interact(agent, env, 0))  # where nothing stands around the loop
+    train(Fake(env.single_observation_space, env.single_action_space, FakeConfig()), env, 10, progress=False)
 
 
 def test_a_run_that_is_too_short_to_learn_says_so(capsys: Any) -> None:

@@ -12,7 +12,7 @@ from costgrad.scripts import bench
 from costgrad.scripts.benchmarks.tasks import TASKS
 from costgrad.scripts.benchmarks.threshold import Run, table
 from costgrad.scripts.benchmarks.turns import Goal
-from tests.test_bench import executable, run
+from tests.scripts.test_bench import executable, run
 
 PEER = """#!{python}
 import json, pathlib, sys

@@ -9,7 +9,7 @@ import pytest
 
 from costgrad.rl.black_box.loss import BlackBoxLoss
 from costgrad.scripts.examples import controller
-from tests.test_examples import call, table
+from tests.scripts.examples.test_examples import call, table
 
 
 def test_the_loop_is_that_of_the_plant_in_closed_form() -> None:
