@@ -118,7 +118,7 @@ class A2C(AgentMixin):
         self.codec = Codec(observation_space, action_space, device)
         weights, acting = spawn_seeds(seed, 2)
         spec = CriticSpec.of(self.codec, c, state_only=c.actor_gradient == "score")
-        self.actor, self.critic = build_networks(self.codec, c, spec, weights, device, encoder, critic)
+        self.actor, self.critic = build_networks(self.codec, c, spec, weights, encoder, critic)
         learning = (c.optimizer, c.critic_lr, *c.penalties)
         self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, *learning)
         self.actor_optimizer = Optimizer(self.actor, c.optimizer, c.actor_lr, *c.penalties)

@@ -135,30 +135,28 @@ def build_networks(
     config: NetworkConfig,
     spec: CriticSpec,
     seed: int,
-    device: str,
     encoder: EncoderLike | None,
     critic: Critic | None,
 ) -> tuple[StochasticActor, Critic]:
     """Actor and C of an agent with a stochastic policy.
 
     Args:
-        codec: of the environment's spaces.
+        codec: of the environment's spaces; it knows the device.
         config: that of the networks; what it does not have is as by default, `state_std` on.
         spec: of C.
         seed: decides the initial weights.
-        device: where they go.
         encoder: as of `AgentMixin`.
         critic: as of `AgentMixin`.
     """
     start = torch.Generator().manual_seed(seed)  # on the CPU: the same initial weights on every device
     given = critic.encoder if critic is not None else None
     of_critic, of_actor = build_encoders(encoder, config.share_encoder, codec.obs, seed, given)
-    built = build_critic(critic, spec, start, of_critic, device)
+    built = build_critic(critic, spec, start, of_critic, codec.device)
     layer_norm, log_std = getattr(config, "layer_norm", False), getattr(config, "log_std", 0.0)
     state_std, init = getattr(config, "state_std", True), getattr(config, "init", "orthogonal")
     shape = (config.hidden, config.activation, layer_norm, log_std)
     actor = actor_for(codec, *shape, start, state_std, init, of_actor)  # type: ignore[arg-type]
-    return actor.to(device), built
+    return actor.to(codec.device), built
 
 
 def _check_call(cls: type[AgentMixin], args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

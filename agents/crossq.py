@@ -93,18 +93,18 @@ class CrossQ(AgentMixin):
                 f"CrossQ takes up to {MAX_JOINT_ACTIONS} combinations of choices, {action_space} has more: "
                 "A2C, PPO and REPPO do"
             )
-        self.actor, self.critic = build_networks(self.codec, c, spec, weights, device, encoder, critic)
+        self.actor, self.critic = build_networks(self.codec, c, spec, weights, encoder, critic)
         self.critic.eval()
         if self.critic.encoder is not None:
             self.critic.encoder.train()
         most = largest_entropy(self.codec) / (2 if self.codec.discrete else 1)
-        self.temperature = Temperature(c.alpha, c.entropy_target * most).to(device)
+        self.temperature = Temperature(c.alpha, c.entropy_target * most).to(self.codec.device)
         penalties = (*c.penalties, c.beta1)
         learning = ("adam", c.critic_lr, *penalties)
         self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, *learning)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *penalties)
         self.temperature_optimizer = Optimizer(self.temperature, "adam", c.alpha_lr, beta1=c.beta1)
-        self.extremes = Extremes().to(device)  # of the targets between two looks at their scale
+        self.extremes = Extremes().to(self.codec.device)  # of the targets between two looks at their scale
         self.descend_critic = Descent(
             joint_critic_loss, joint_critic_step, self.critic_optimizer, self.critic, others=shared
         )

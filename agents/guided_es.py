@@ -106,7 +106,7 @@ class GuidedES(AgentMixin):
             )
         given = critic.encoder if critic is not None else None
         of_critic, _ = build_encoders(encoder, "critic", self.codec.obs, start, given)  # the policies have none
-        self.critic = build_critic(critic, spec, torch.Generator().manual_seed(start), of_critic, "cpu")
+        self.critic = build_critic(critic, spec, torch.Generator().manual_seed(start), of_critic, torch.device("cpu"))
         self.critic_optimizer = Optimizer(self.critic, "adam", c.critic_lr, decay_steps=c.decay_steps)
         self.target_critic = Target(self.critic, self.critic_optimizer, c.tau)
         self.descend_critic = Descent(critic_loss, None, self.critic_optimizer, self.critic)

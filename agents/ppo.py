@@ -114,7 +114,7 @@ class PPO(AgentMixin):
         self.codec = Codec(observation_space, action_space, device)
         weights, acting = spawn_seeds(seed, 2)
         spec = CriticSpec.of(self.codec, c, state_only=True, ensemble=1)
-        self.actor, self.critic = build_networks(self.codec, c, spec, weights, device, encoder, critic)
+        self.actor, self.critic = build_networks(self.codec, c, spec, weights, encoder, critic)
         if self.critic.spec.ensemble != 1:
             raise UserError(f"critic= has {self.critic.spec.ensemble} members: PPO takes a single one")
         both = nn.ModuleDict({"actor": self.actor, "critic": self.critic})

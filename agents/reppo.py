@@ -125,8 +125,8 @@ class REPPO(AgentMixin):
         self.codec = Codec(observation_space, action_space, device)
         weights, acting = spawn_seeds(seed, 2)
         spec = CriticSpec.of(self.codec, c)
-        self.actor, self.critic = build_networks(self.codec, c, spec, weights, device, encoder, critic)
-        self.multipliers = Multipliers(c.alpha, c.beta, c.multiplier_lr).to(device)
+        self.actor, self.critic = build_networks(self.codec, c, spec, weights, encoder, critic)
+        self.multipliers = Multipliers(c.alpha, c.beta, c.multiplier_lr).to(self.codec.device)
         self.unit = CostUnit()  # of alpha and of the actor's loss; on the CPU, where costs come from
         learning = ("adam", c.critic_lr, *c.penalties)
         self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, *learning)

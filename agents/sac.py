@@ -90,9 +90,9 @@ class SAC(AgentMixin):
                 f"SAC takes up to {MAX_JOINT_ACTIONS} combinations of choices, {action_space} has more: "
                 "A2C, PPO and REPPO do"
             )
-        self.actor, self.critic = build_networks(self.codec, c, spec, weights, device, encoder, critic)
+        self.actor, self.critic = build_networks(self.codec, c, spec, weights, encoder, critic)
         most = largest_entropy(self.codec) / (2 if self.codec.discrete else 1)
-        self.temperature = Temperature(c.alpha, c.entropy_target * most).to(device)
+        self.temperature = Temperature(c.alpha, c.entropy_target * most).to(self.codec.device)
         learning = ("adam", c.critic_lr, *c.penalties)
         self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, *learning)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *c.penalties)

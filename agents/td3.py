@@ -93,10 +93,10 @@ class TD3(AgentMixin):
         spec = CriticSpec.of(self.codec, c, head="regression")
         given = critic.encoder if critic is not None else None
         of_critic, of_actor = build_encoders(encoder, c.share_encoder, self.codec.obs, weights, given)
-        self.critic = build_critic(critic, spec, start, of_critic, device)
+        self.critic = build_critic(critic, spec, start, of_critic, self.codec.device)
         features = math.prod(self.codec.obs_shape) if of_actor is None else of_actor.features
         shape = (features, self.codec.action_size, c.hidden, c.activation, c.layer_norm, c.exploration_noise)
-        self.actor = DeterministicActor(*shape, start, c.init, of_actor).to(device)
+        self.actor = DeterministicActor(*shape, start, c.init, of_actor).to(self.codec.device)
         learning = ("adam", c.critic_lr, *c.penalties)
         self.critic_optimizer, shared = critic_optimizers(self.critic, c.share_encoder, *learning)
         self.actor_optimizer = Optimizer(self.actor, "adam", c.actor_lr, *c.penalties)

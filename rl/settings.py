@@ -111,7 +111,9 @@ def current_names(cls: type[Any], values: Mapping[str, Any]) -> tuple[dict[str, 
     known = {field.name for field in fields(cls)}
     renamed = {name: RENAMED[name] for name in values if name not in known and RENAMED.get(name) in known}
     lines = [f"{old} is called {new} now" for old, new in renamed.items()]
-    return {renamed.get(name, name): value for name, value in values.items()}, lines
+    # An old name wins over the new one: `dataclasses.replace` hands on every field under its new name, too.
+    current = {name: value for name, value in values.items() if name not in renamed}
+    return current | {new: values[old] for old, new in renamed.items()}, lines
 
 
 def nearest(name: str, known: Mapping[str, Any] | list[str]) -> str:

@@ -214,8 +214,9 @@ def _construct(
     cls: type[Any], obs: Any, action: Any, config: Any, encoder: Mapping[str, Any], seed: int, device: str
 ) -> Any:
     more = {name: value for name, value in (("seed", seed), ("device", device)) if _takes(cls, name)}
-    for name in encoder:
-        _check_takes(cls, name, f"agent {cls.__name__.lower()}")
+    if encoder and not _takes(cls, "encoder"):
+        able = ", ".join(name for name, (other, _) in AGENTS.items() if _takes(other, "encoder"))
+        raise UserError(f"agent {cls.__name__.lower()} takes no encoder: of costgrad's agents {able} do")
     agent = cls(obs, action, config, **more, **encoder)
     for name in ("codec", "config"):
         if not hasattr(agent, name):

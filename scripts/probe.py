@@ -102,7 +102,7 @@ def _probe(argv: Sequence[str]) -> int:
 
 def _say(args: Args, name: str, agent: Any, found: Probe) -> None:
     estimand, told = agent.estimand(), found.calibration
-    soft = f", a nat of entropy worth {estimand.alpha:.3g}" if estimand.alpha else ""
+    soft = f", entropy coefficient {estimand.alpha:.3g}" if estimand.alpha else ""
     print(f"C of {name} in {args.run}, checkpoint {args.checkpoint}: cost-to-go with gamma {estimand.gamma:g}{soft}")
     print(f"calibration  {told}")
     print(f"             bias {told.bias:.4g} +- {told.bias_error:.2g}, slope {told.slope:.3g} (1 is right)")

@@ -376,7 +376,7 @@ class Critic(nn.Module):
 
 
 def build_critic(
-    critic: Critic | None, spec: CriticSpec, generator: torch.Generator, encoder: Encoder | None, device: str
+    critic: Critic | None, spec: CriticSpec, generator: torch.Generator, encoder: Encoder | None, device: torch.device
 ) -> Critic:
     """A new C of a spec, or the one that was given, where it fits.
 

@@ -104,10 +104,12 @@ class Session:
         self._probed = False
 
     def introduce(self) -> None:
-        """Draws the agent as a graph, as `agent.svg` and among TensorBoard's images, if there is a run folder.
+        """Says how updates are computed, and draws the agent as `agent.svg` and among TensorBoard's images.
 
         Anything that keeps the protocol can be trained; whether it can also be drawn is only said.
         """
+        if path := getattr(self.agent, "update_path", ""):
+            self.display.say(f"updates {path}")
         if self.folder is None:
             return
         with self.clock:

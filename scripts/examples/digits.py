@@ -24,7 +24,7 @@ from costgrad.scripts.examples.tables import check_folder, print_table, save_fig
 METHODS = ("cross-entropy", "C", "REINFORCE")
 TRAIN = 1_347  # of 1,797 digits; the others are held out
 BATCH, LEARNING_RATE = 64, 3e-3
-# What a nat of entropy is worth in errors. A class whose probability has come near 0 has no gradient any more behind
+# The entropy coefficient, in errors per nat. A class whose probability has come near 0 has no gradient any more behind
 # softmax: without this, whole classes are lost before the black box has said that they were right. For C and REINFORCE
 # alike 0.4 was best of 0.03 to 0.4, and the learning rate of 1e-3 to 1e-2, on seeds from 100 on.
 ENTROPY = 0.4

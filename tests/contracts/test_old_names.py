@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +40,13 @@ def test_an_old_setting_is_taken_with_a_warning_that_names_the_new() -> None:
     with pytest.warns(FutureWarning, match="PPOConfig: clip is called clip_range now"):
         config = PPOConfig(clip=0.3)  # type: ignore[call-arg]
     assert config.clip_range == 0.3 and config == PPOConfig(clip_range=0.3)
+    with pytest.warns(FutureWarning, match="clip is called clip_range now"):
+        assert replace(PPOConfig(), clip=0.4).clip_range == 0.4
 
 
 @pytest.mark.parametrize(
     "typed, meant",
     [
-        ("learning_rates", "did you mean actor_lr or critic_lr|did you mean"),
         ("learning_rate", r"did you mean actor_lr or critic_lr\?"),
         ("polyak", r"did you mean tau\?"),
         ("gama", r"did you mean gamma\?"),
@@ -52,7 +54,7 @@ def test_an_old_setting_is_taken_with_a_warning_that_names_the_new() -> None:
     ],
 )
 def test_an_unknown_setting_is_answered_with_the_nearest(typed: str, meant: str) -> None:
-    with pytest.raises(UserError, match=f"SACConfig has no setting '{typed}' .{meant}"):
+    with pytest.raises(UserError, match=rf"SACConfig has no setting .{typed}. .{meant}"):
         SACConfig(**{typed: 1})
 
 
@@ -63,7 +65,7 @@ def test_a_name_without_neighbours_gets_no_advice() -> None:
 def test_a_list_is_a_tuple_and_1e6_a_number_of_steps() -> None:
     config = SACConfig(hidden=[8, 8], buffer_size=1e6)  # type: ignore[arg-type]
     assert config.hidden == (8, 8) and config.buffer_size == 1_000_000 and isinstance(config.buffer_size, int)
-    with pytest.raises(UserError, match="buffer_size must be a whole number, got 1.5"):
+    with pytest.raises(UserError, match=r"buffer_size must be a whole number, got 1\.5"):
         SACConfig(buffer_size=1.5)  # type: ignore[arg-type]
 
 
