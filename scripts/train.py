@@ -101,6 +101,8 @@ def _train(argv: Sequence[str]) -> int:
         print(f"{args.agent} on {args.num_envs} x {args.env}, seed {args.seed}, {args.total_timesteps:,} steps")
         for line in (said, f"environments {env.backend_reason}", why, threads, f"run folder {run_dir}"):
             print(line, flush=True)
+        if not args.progress and (path := getattr(agent, "update_path", "")):  # else the progress says it
+            print(f"updates {path}", flush=True)
         result = train(
             agent,
             env,

@@ -104,7 +104,7 @@ def environment(tmp_path_factory: Any) -> Callable[..., Path]:
         site = folder / "lib" / name / "site-packages"
         for wheel in wheels:
             done = run(
-                *(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index"),
+                *(sys.executable, "-m", "pip", "install", "-q", "--no-deps", "--no-index", "--ignore-installed"),
                 *("--disable-pip-version-check", "--no-compile", "--prefix", folder, wheel),
                 cwd=folder,
             )
