@@ -74,7 +74,9 @@ class Session:
         if self.folder is None:
             return
         with self.clock:
-            from costgrad.rl.drawing.paint import pictures  # matplotlib takes a second to import: only where something is drawn
+            from costgrad.rl.drawing.paint import (
+                pictures,
+            )  # matplotlib takes a second to import: only where something is drawn
 
             try:
                 svg, png = pictures(describe(self.agent, getattr(self.env, "name", "environment")), "svg", "png")

@@ -96,7 +96,9 @@ def train(
         raise UserError("resume needs the run_dir of the run that is to go on")
     if not isinstance(env, VectorEnv) and not callable(env):
         what = repr(env) if isinstance(env, str) else f"a {type(env).__name__}"
-        raise UserError(f"env is {what}: it must be a gymnasium VectorEnv, which costgrad.make gives, or a factory of them")
+        raise UserError(
+            f"env is {what}: it must be a gymnasium VectorEnv, which costgrad.make gives, or a factory of them"
+        )
     keep_freed_memory()
     if seed is None:
         seed = getattr(env, "initial_seed", None) or 0

@@ -252,7 +252,9 @@ def test_guided_es_takes_a_policy_of_fewer_parameters_than_guides() -> None:
 @pytest.mark.parametrize("space", ["box", "discrete", "choices"])
 def test_guided_es_trains_c_to_the_centres_costs(space: str) -> None:
     """Reward 1 for ever, an ending by the clock every 4 steps: C says -1 / (1 - gamma) = -5."""
-    agent = small("guidedes", space, gamma=0.8, update_ratio=1.0, critic_lr=1e-2, tau=0.1, critics=1, lr=0.0)
+    agent = small(
+        "guidedes", space, gamma=0.8, update_ratio=1.0, critic_lr=1e-2, tau=0.1, n_critics=1, learning_rate=0.0
+    )
     every_fourth = {"truncated": lambda t, _: np.full(4, t % 4 == 3), "terminated": lambda t, _: np.zeros(4, bool)}
     feed(agent, 300, reward=lambda t, _: np.ones(4), **every_fourth)
     batch = agent.memory.sample(64)

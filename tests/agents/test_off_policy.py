@@ -82,7 +82,7 @@ def test_actions_are_uniform_before_learning_and_the_policys_after(name: str, co
 
 
 def test_td3s_target_by_hand() -> None:
-    agent = learnt("td3", noise_clip=0.3, target_noise=0.2)
+    agent = learnt("td3", target_noise_clip=0.3, target_policy_noise=0.2)
     batch = some_batch(agent)
     streams.spread_out(agent.critic_optimizer, seed=3)  # the target is not the critic
     noise = torch.linspace(-3, 3, 64).view(32, 2)
@@ -168,7 +168,7 @@ def test_the_temperature_reaches_the_target_entropy(space: str) -> None:
 
 def test_the_temperature_sees_the_mean_entropy_whatever_rows_weigh() -> None:
     """A policy of one entropy everywhere: ln 3 of three actions alike."""
-    agent = streams.make("sac", "discrete", priority=1.0, priority_correction=1.0, learning_starts=40)
+    agent = streams.make("sac", "discrete", per_alpha=1.0, per_beta=1.0, learning_starts=40)
     with torch.no_grad():
         agent.actor.net.weights[-1].zero_()
         agent.actor.net.biases[-1].zero_()

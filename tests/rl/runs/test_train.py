@@ -305,7 +305,9 @@ def test_what_is_damaged_in_a_run_is_named(tmp_path: Path, file: str, content: A
     ("env", "what"), [("CartPole-v1", "'CartPole-v1'"), (Countdown(), "a Countdown"), (3, "a int")]
 )
 def test_what_is_no_vector_env_is_told_where_to_get_one(env: Any, what: str) -> None:
-    with pytest.raises(UserError, match=f"env is {what}: it must be a gymnasium VectorEnv, which costgrad.envs.make gives"):
+    with pytest.raises(
+        UserError, match=f"env is {what}: it must be a gymnasium VectorEnv, which costgrad.envs.make gives"
+    ):
         train(fake(Remade(2)), env, 10, progress=False)
 
 
