@@ -166,6 +166,13 @@ def seen_by(descent: Any, seen: list[Any]) -> Watched:
     return Watched(descent, lambda step, *args: seen.append(args) or step(*args))
 
 
+def by_autograd(agent: Any) -> None:
+    """Has the agent take the steps by autograd which it would take by hand."""
+    for descent in (agent.descend_critic, agent.descend_actor):
+        assert descent.reason is None
+        descent.reason = "a test asks for it"
+
+
 def spread_out(actor_optimizer: Any, seed: int = 7, by: float = 0.7) -> None:
     """Moves all that an optimizer owns, so that an actor is far from uniform and its entropy has a slope."""
     draw = torch.Generator().manual_seed(seed)

@@ -181,7 +181,7 @@ def _memory(agent: Any) -> tuple[list[Node], list[Edge]]:
     n_step = agent.memory.n_step
     span = "one step and" if n_step == 1 else f"{n_step} steps and"
     nodes = [Node("memory", "replay", "replay", (f"the last {agent.memory.capacity:,}", "transitions"))]
-    edges = [Edge("memory", "obs", label=f"off-policy: batches of {c.batch}, drawn at random again and again")]
+    edges = [Edge("memory", "obs", label=f"off-policy: batches of {c.batch_size}, drawn at random again and again")]
     edges.append(Edge("memory", "target", label="costs"))
     if (copy := getattr(agent, "target_critic", None)) is not None:
         both = ("and target actor",) if getattr(agent, "target_actor", None) is not None else ()
@@ -223,7 +223,7 @@ def _actor_gradient(agent: Any, way: Way) -> tuple[list[Node], list[Edge]]:
         edges += [Edge(a, b, "pathwise") for a, b in zip(("cost", *back), (*back, "actor"), strict=True)]
     if way != "pathwise":
         missed = f"G {DASH} C(s, a)" if way == "control_variate" else f"G {DASH} C(s)"
-        clip = (f"clipped at 1 \u00b1 {c.clip:g}",) if getattr(c, "clip", 0) else ()
+        clip = (f"clipped at 1 \u00b1 {c.clip_range:g}",) if getattr(c, "clip_range", 0) else ()
         nodes.append(
             Node("advantage", "computed", "A", ("what C missed" if way == "control_variate" else "advantage", missed))
         )

@@ -9,15 +9,15 @@ from typing import Any
 from gymnasium.vector import VectorEnv
 
 from costgrad.rl.checkpoint import agent_name, write_bytes
+from costgrad.rl.diagnostics.probe import probe
+from costgrad.rl.drawing.describe import describe
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, Factory, NeverEnds, run_episodes
-from costgrad.rl.drawing.describe import describe
 from costgrad.rl.ledger import StepLedger
-from costgrad.rl.runs.log import Clock, Log
 from costgrad.rl.loop import Agent, Tick
-from costgrad.rl.diagnostics.probe import probe
-from costgrad.rl.runs.progress import Display
 from costgrad.rl.runs.folder import Position, RunFolder
+from costgrad.rl.runs.log import Clock, Log
+from costgrad.rl.runs.progress import Display
 from costgrad.rl.runs.video import record_video
 
 LOG_POINTS = 200  # of TensorBoard's training curves in a run

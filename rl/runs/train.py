@@ -16,8 +16,8 @@ from costgrad.rl.errors import Diverged, UserError
 from costgrad.rl.evaluate import Evaluation, Factory, factory_of
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick, interact
-from costgrad.rl.runs.malloc import keep_freed_memory
 from costgrad.rl.runs.folder import Position, RunFolder, environment_seed
+from costgrad.rl.runs.malloc import keep_freed_memory
 from costgrad.rl.runs.session import Session, settings
 
 Hook = Callable[[Tick, Any], bool | None]
@@ -73,8 +73,9 @@ def train(
         eval_episodes: of one evaluation, the same start states each time.
         save_every: environment steps between checkpoints `step_N`; `last` is written with each of them and each
             evaluation, `best` whenever an evaluation is the best so far.
-        probe_every: environment steps between probes of C (rl/diagnostics/probe.py), one at the end too; None makes none. Training
-            is what it would be without, to the bit; what a probe costs in steps and seconds is not counted in it.
+        probe_every: environment steps between probes of C (rl/diagnostics/probe.py), one at the end too; None makes
+            none. Training is what it would be without, to the bit; what a probe costs in steps and seconds is not
+            counted in it.
         progress: a bar or lines on stdout.
         video: film one episode of the final policy, if the environment can render.
         hooks: `hook(tick, agent)` after each vector step; returning False ends the run.

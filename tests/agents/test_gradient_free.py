@@ -174,7 +174,9 @@ def test_es_gives_adam_the_slope_of_the_ranks_and_decays_weights() -> None:
     wanted = ((rank[0] - rank[2]) * noise[0] + (rank[1] - rank[3]) * noise[1]) / 2 / 0.4
     np.testing.assert_allclose(seen[0].numpy(), wanted, rtol=1e-4, atol=1e-5)
     decayed = wanted + 0.3 * before * [1, 1, 0, 0]  # weights, not biases
-    np.testing.assert_allclose(after - before, -agent.config.lr * np.sign(decayed), rtol=1e-2)  # Adam's first step
+    np.testing.assert_allclose(
+        after - before, -agent.config.learning_rate * np.sign(decayed), rtol=1e-2
+    )  # Adam's first step
 
 
 def test_spsa_fits_its_first_step_and_lets_gains_fall() -> None:

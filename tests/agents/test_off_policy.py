@@ -20,10 +20,13 @@ from tests import streams
 from tests.streams import OBS, N, changed, constant, count_steps, everything, feed, never
 
 NAMES = ["sac", "td3"]
+both_paths = pytest.mark.parametrize("by_hand", [True, False])
 
 
-def learnt(name: str, space: str = "box", steps: int = 16, **settings: Any) -> Any:
+def learnt(name: str, space: str = "box", steps: int = 16, by_hand: bool = True, **settings: Any) -> Any:
     agent = streams.make(name, space, **settings)
+    if not by_hand:
+        streams.by_autograd(agent)
     feed(agent, steps)
     for part in ("actor_optimizer", "critic_optimizer"):
         streams.spread_out(getattr(agent, part), seed=len(part), by=0.3)
@@ -129,8 +132,9 @@ def test_sacs_soft_cost_by_hand(space: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "space"), [("sac", "box"), ("sac", "discrete"), ("td3", "box")])
-def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(name: str, space: str) -> None:
-    agent = learnt(name, space)
+@both_paths
+def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(name: str, space: str, by_hand: bool) -> None:
+    agent = learnt(name, space, by_hand=by_hand)
     batch, before = some_batch(agent), everything(agent)
     agent._update_actor(batch)
     between = everything(agent)
@@ -141,8 +145,9 @@ def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(name: str, spac
     assert not changed(before, after, "target")
 
 
-def test_td3s_actor_descends_the_first_critic_alone() -> None:
-    agent = learnt("td3")
+@both_paths
+def test_td3s_actor_descends_the_first_critic_alone(by_hand: bool) -> None:
+    agent = learnt("td3", by_hand=by_hand)
     batch, actor = some_batch(agent), deepcopy(agent.actor)
     told = agent._update_actor(batch)["actor_loss"]
     each = agent.critic.cost(batch.obs, actor(batch.obs)).mean(1)

@@ -217,7 +217,7 @@ def normals_of(row: Rows, pi: Any) -> tuple[torch.distributions.Normal, torch.di
 
 
 def learn_far_from_the_old_policy(agent: REPPO, look: Any) -> dict[str, Tensor]:
-    """Its second update, before which the policy is moved, some rows beyond the bound; `look` takes the actor's steps."""
+    """Its second update, after the policy was moved, some rows beyond the bound; `look` takes the actor's steps."""
     feed(agent, T)
     spread_out(agent)
     targets, by = agent._targets, 0.02 if agent.codec.action_size == 2 else 0.1

@@ -288,7 +288,7 @@ def test_an_agent_with_goals_is_saved_and_goes_on_to_the_bit(name: str, env_id: 
     obs, _ = envs[1].reset(seed=5)
     np.testing.assert_array_equal(agent.predict(obs, deterministic=True)[0], again.predict(obs, deterministic=True)[0])
     assert evaluate(again, envs[1], 4).lengths  # no environment was asked for its reward
-    with pytest.raises(UserError, match=r"hindsight has no compute_reward: train by rl\.train"):
+    with pytest.raises(UserError, match=r"hindsight has no compute_reward: train by costgrad\.train"):
         AGENTS[name][0].load(tmp_path / "agent").memory.sample(8)
     both = [interact(a, env, seed=2) for a, env in zip((agent, again), envs, strict=True)]
     for _ in range(30):

@@ -297,4 +297,4 @@ def test_priorities_go_on_to_the_bit() -> None:
         a, b = whole.sample(8), fresh.sample(8)
         assert all(torch.equal(x, y) for x, y in zip(a, b, strict=True))
         for memory in (whole, fresh):
-            memory.prioritise(a.place, a.cost.square() / 1e4)
+            memory.prioritise(a.indices, a.cost.square() / 1e4)

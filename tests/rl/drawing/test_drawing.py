@@ -104,7 +104,7 @@ def test_the_texts_follow_the_settings() -> None:
     assert "variance 1" in plain and "variance 1" not in said(normalize_obs=False)
     assert "per channel" in str(describe(agent(obs="image")))
     assert "batch norm" in str(describe(agent("crossq"))) and "clipped at 1 \u00b1 0.3" in str(
-        describe(agent("ppo", clip=0.3))
+        describe(agent("ppo", clip_range=0.3))
     )
 
 
