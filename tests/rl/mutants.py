@@ -235,11 +235,4 @@ MUTANTS = [
         "        for line in lines[:0]:\n",
         "rl/settings",
     ),
-    Mutant(
-        "settings: an agent's own name counts as a former one",
-        "rl/settings.py",
-        "if name not in known and RENAMED.get(name) in known}",
-        "if RENAMED.get(name) in known}",
-        "rl/settings",
-    ),
 ]
