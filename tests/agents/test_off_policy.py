@@ -200,6 +200,15 @@ def test_dropout_is_drawn_anew_and_the_target_has_it_too() -> None:
     assert torch.equal(plain.target_cost(x, noise), plain.target_cost(x, noise))
 
 
+def test_an_actors_step_goes_through_a_c_with_dropout() -> None:
+    """A choice's expectation is exact: nothing but dropout tells one step from the next where nothing learns."""
+    for dropout in (0.0, 0.5):
+        agent = learnt("sac", "discrete", dropout=dropout, actor_lr=0.0, alpha_lr=0.0)
+        batch = some_batch(agent)
+        told = [agent._update_actor(batch)["actor_loss"].item() for _ in range(2)]
+        assert (told[0] == told[1]) == (dropout == 0.0)
+
+
 def test_settings_reach_what_they_set() -> None:
     for name in NAMES:
         base = streams.make(name, "box")

@@ -242,7 +242,14 @@ MUTANTS = [
         "rl/gradients/losses.py",
         "action, target, masks)\n    return Critic",
         "action, target)\n    return Critic",
-        "contracts/agents",
+        "agents/a2c",
+    ),
+    Mutant(
+        "loss: dropout of C forgotten in the actor's",
+        "rl/gradients/losses.py",
+        "pi, sample, alpha, masks)",
+        "pi, sample, alpha)",
+        "agents/off_policy",
     ),
     Mutant(
         "loss: a soft actor's sample stands still",
