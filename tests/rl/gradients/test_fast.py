@@ -177,13 +177,19 @@ def test_a_step_of_ppo(space: str, bonus: float, head: str) -> None:
     with torch.no_grad():
         pi = scene.actor(scene.x)
         sample = pi.sample(scene.actor.noise(ROWS, generator=generator(5)).double())
-        log_prob = pi.log_prob(sample) + 0.3 * normal(ROWS, seed=8)
-    columns = (log_prob, normal(ROWS, seed=9), scene.target / 4, scene.target / 4 + 0.1, scene.weight, scene.weight)
+        log_prob = pi.log_prob(sample) + normal(ROWS, seed=11)
+    returns, value = scene.target / 4, scene.target / 4 + 2 * normal(ROWS, seed=10)
+    columns = (log_prob, normal(ROWS, seed=9), returns, value, scene.weight, scene.weight)
     noise = scene.actor.noise(1, ROWS, generator=generator(6)).double() if space == "box" and bonus else None
     config = PPOConfig(ent_coef=bonus, clip_range_vf=0.2 if head == "regression" else 0.0)
     both = torch.nn.ModuleList([scene.actor, critic])
     args = (Rows(scene.x, sample, *columns), noise, config)
     compare(ppo_loss, ppo_step, (scene.actor, critic), args, both)
+    # Negative control: both clips hold some rows.
+    free = PPOConfig(ent_coef=bonus, clip_range=1.0)
+    with_clips, without = (ppo_loss(scene.actor, critic, args[0], noise, c) for c in (config, free))
+    assert not torch.allclose(with_clips.actor_loss, without.actor_loss)
+    assert torch.allclose(with_clips.critic_loss, without.critic_loss) == (head == "hl_gauss")
 
 
 @pytest.mark.parametrize("net", NETS)
