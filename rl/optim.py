@@ -13,7 +13,11 @@ from costgrad.rl.errors import UserError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 EPSILON = 1e-5  # added to the root of the mean square
-_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm, nn.LocalResponseNorm, nn.RMSNorm)
+_NORMS = (
+    *(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm),
+    *(nn.InstanceNorm1d, nn.InstanceNorm2d, nn.InstanceNorm3d),
+    *(nn.LayerNorm, nn.GroupNorm, nn.RMSNorm),
+)
 
 
 def flatten(parameters: Sequence[Tensor]) -> Tensor:

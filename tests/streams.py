@@ -148,6 +148,31 @@ def count_steps(optimizer: Any) -> list[int]:
     return taken
 
 
+class Watched:
+    """A `Descent` in whose place a test takes the steps: `look(descent, *args)`; in all else it is that descent."""
+
+    def __init__(self, descent: Any, look: Any) -> None:
+        self._descent, self._look = descent, look
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._descent, name)
+
+    def __call__(self, *args: Any) -> Any:
+        return self._look(self._descent, *args)
+
+
+def seen_by(descent: Any, seen: list[Any]) -> Watched:
+    """The descent, which puts the arguments of each of its steps into a list before it takes it."""
+    return Watched(descent, lambda step, *args: seen.append(args) or step(*args))
+
+
+def by_autograd(agent: Any) -> None:
+    """Has the agent take the steps by autograd which it would take by hand."""
+    for descent in (agent.descend_critic, agent.descend_actor):
+        assert descent.reason is None
+        descent.reason = "a test asks for it"
+
+
 def spread_out(actor_optimizer: Any, seed: int = 7, by: float = 0.7) -> None:
     """Moves all that an optimizer owns, so that an actor is far from uniform and its entropy has a slope."""
     draw = torch.Generator().manual_seed(seed)

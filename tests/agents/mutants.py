@@ -11,7 +11,7 @@ MUTANTS = [
         "before and after swapped",
         "agents/a2c.py",
         "value, next_value = to_numpy",
-        "next_value, value = host",
+        "next_value, value = to_numpy",
         "agents/a2c",
     ),
     Mutant(
@@ -40,17 +40,11 @@ MUTANTS = [
     Mutant(
         "entropy counted twice",
         "agents/a2c.py",
-        "- self.config.entropy_coef * (pi",
-        "- 2 * self.config.entropy_coef * (pi",
+        "total - config.ent_coef *",
+        "total - 2 * config.ent_coef *",
         "agents/a2c",
     ),
-    Mutant(
-        "entropy's sign",
-        "agents/a2c.py",
-        "- self.config.entropy_coef * (pi",
-        "+ self.config.entropy_coef * (pi",
-        "agents/a2c",
-    ),
+    Mutant("entropy's sign", "agents/a2c.py", "total - config.ent_coef *", "total + config.ent_coef *", "agents/a2c"),
     # Actors
     Mutant(
         "predict draws from training's generator",
@@ -78,15 +72,15 @@ MUTANTS = [
     Mutant(
         "ppo: ratio upside down",
         "agents/ppo.py",
-        "actor.pi.log_prob(batch.sample) - batch.log_prob",
-        "batch.log_prob - actor.pi.log_prob(batch.sample)",
+        "pi.log_prob(batch.sample) - batch.log_prob\n",
+        "batch.log_prob - pi.log_prob(batch.sample)\n",
         "agents/ppo",
     ),
     Mutant(
         "ppo: old policy is the new",
         "agents/ppo.py",
         "- batch.log_prob\n",
-        "- actor.pi.log_prob(batch.sample)\n",
+        "- pi.log_prob(batch.sample)\n",
         "agents/ppo",
     ),
     Mutant(
@@ -114,15 +108,27 @@ MUTANTS = [
         "ppo: before and after swapped",
         "agents/ppo.py",
         "value, next_value = to_numpy",
-        "next_value, value = host",
+        "next_value, value = to_numpy",
         "agents/ppo",
     ),
-    Mutant("ppo: entropy's sign", "agents/ppo.py", "-c.entropy_coef * weight", "c.entropy_coef * weight", "agents/ppo"),
-    Mutant("ppo: entropy twice", "agents/ppo.py", "-c.entropy_coef *", "-2 * c.entropy_coef *", "agents/ppo"),
+    Mutant(
+        "ppo: entropy's sign", "agents/ppo.py", "total - config.ent_coef *", "total + config.ent_coef *", "agents/ppo"
+    ),
+    Mutant(
+        "ppo: entropy twice",
+        "agents/ppo.py",
+        "total - config.ent_coef *",
+        "total - 2 * config.ent_coef *",
+        "agents/ppo",
+    ),
     Mutant("ppo: never stops", "agents/ppo.py", "if self.config.target_kl and", "if False and", "agents/ppo"),
     Mutant("ppo: stops without a bound", "agents/ppo.py", "if self.config.target_kl and", "if", "agents/ppo"),
     Mutant(
-        "ppo: divergence's sign", "agents/ppo.py", "(ratio.expm1() - ratio)", "(-ratio.expm1() + ratio)", "agents/ppo"
+        "ppo: divergence's sign",
+        "agents/ppo.py",
+        "(log_ratio.expm1() - log_ratio)",
+        "(-log_ratio.expm1() + log_ratio)",
+        "agents/ppo",
     ),
     Mutant("ppo: one epoch", "agents/ppo.py", "range(self.config.epochs)", "range(1)", "agents/ppo"),
     Mutant(
@@ -145,7 +151,7 @@ MUTANTS = [
     Mutant(
         "ppo: value clip not handed on",
         "agents/ppo.py",
-        "batch.value, c.value_clip)",
+        "batch.value, config.clip_range_vf)",
         "batch.value, 0.0)",
         "agents/ppo",
     ),
@@ -153,8 +159,8 @@ MUTANTS = [
     Mutant(
         "reppo: entropy counted after termination",
         "agents/reppo.py",
-        "rollout.cost - rollout.discount * worth",
-        "rollout.cost - self.config.gamma * worth",
+        "rollout.cost - rollout.discount * bonus",
+        "rollout.cost - self.config.gamma * bonus",
         "agents/reppo",
     ),
     Mutant(
@@ -172,27 +178,31 @@ MUTANTS = [
         "agents/reppo",
     ),
     Mutant(
-        "reppo: entropy not in units of cost", "agents/reppo.py", ".exp()) * self.unit.value", ".exp())", "agents/reppo"
+        "reppo: entropy not in units of cost",
+        "agents/reppo.py",
+        "self.multipliers.alpha) * self.unit.value",
+        "self.multipliers.alpha)",
+        "agents/reppo",
     ),
     Mutant(
         "reppo: entropy in units that follow it",
         "agents/reppo.py",
-        ".exp()) * self.unit.value",
-        ".exp() * self.critic.cost_scale.scale)",
+        "self.multipliers.alpha) * self.unit.value",
+        "self.multipliers.alpha * self.critic.cost_scale.scale)",
         "agents/reppo",
     ),
     Mutant(
         "reppo: gate reversed",
-        "agents/reppo.py",
+        "rl/gradients/estimators.py",
         "torch.where(kl < kl_bound,",
         "torch.where(kl > kl_bound,",
         "agents/reppo",
     ),
     Mutant(
         "reppo: gate always open",
-        "agents/reppo.py",
+        "rl/gradients/estimators.py",
         "torch.where(kl < kl_bound,",
-        "torch.where(kl < math.inf,",
+        'torch.where(kl < float("inf"),',
         "agents/reppo",
     ),
     Mutant(
@@ -200,14 +210,14 @@ MUTANTS = [
     ),
     Mutant(
         "reppo: pushed away instead of back",
-        "agents/reppo.py",
+        "rl/gradients/estimators.py",
         "alpha * entropy, beta * kl)",
         "alpha * entropy, -beta * kl)",
         "agents/reppo",
     ),
     Mutant(
         "reppo: entropy's sign in the actor",
-        "agents/reppo.py",
+        "rl/gradients/estimators.py",
         "cost - alpha * entropy",
         "cost + alpha * entropy",
         "agents/reppo",
@@ -236,22 +246,22 @@ MUTANTS = [
     Mutant(
         "reppo: beta's sign",
         "agents/reppo.py",
-        "excess = kl / (self.config.kl_bound * self.pace + 1e-9) - 1",
-        "excess = 1 - kl / (self.config.kl_bound * self.pace + 1e-9)",
+        "(kl / (self.config.kl_bound * self.pace + 1e-9) - 1)",
+        "(1 - kl / (self.config.kl_bound * self.pace + 1e-9))",
         "agents/reppo",
     ),
     Mutant(
         "reppo: entropy target's sign",
         "agents/reppo.py",
-        "c.entropy_target * most",
-        "-c.entropy_target * most",
+        "c.entropy_target * largest_entropy",
+        "-c.entropy_target * largest_entropy",
         "agents/reppo",
     ),
     Mutant(
         "reppo: C's gradient in units of cost",
         "agents/reppo.py",
-        "sample) / self.unit.value",
-        "sample)",
+        "pi, sample) / bounds.unit",
+        "pi, sample)",
         "agents/reppo",
     ),
     Mutant(
@@ -285,8 +295,8 @@ MUTANTS = [
     Mutant(
         "reppo: actor's step taken by C's optimizer",
         "agents/reppo.py",
-        "norm = descend(self.actor_optimizer, loss)",
-        "norm = self.critic_optimizer.apply(self.critic_optimizer._slots) + descend(self.actor_optimizer, loss)",
+        "Descent(actor_loss, None, self.actor_optimizer,",
+        "Descent(actor_loss, None, self.critic_optimizer,",
         "agents/reppo",
     ),
     Mutant(
@@ -304,13 +314,17 @@ MUTANTS = [
         "agents/reppo",
     ),
     Mutant(
-        "reppo: multipliers leap", "agents/reppo.py", "missing_entropy.clamp(-1, 1)", "missing_entropy", "agents/reppo"
+        "reppo: multipliers leap",
+        "rl/gradients/entropy.py",
+        "missing_entropy.clamp(-1, 1)",
+        "missing_entropy",
+        "agents/reppo",
     ),
     Mutant(
         "reppo: entropy missed is counted as a whole",
         "agents/reppo.py",
-        "- entropy) / self.dimensions",
-        "- entropy)",
+        "(self.entropy_target - entropy) / (len(self.codec.choices) or self.codec.action_size)",
+        "self.entropy_target - entropy",
         "agents/reppo",
     ),
     # What weighs, lasts and is remembered in a replay
@@ -322,23 +336,39 @@ MUTANTS = [
         "agents/off_policy",
     ),
     # Off-policy
-    Mutant("crossq: the cheaper critic", "agents/crossq.py", ".amax(0)", ".amin(0)", "agents/crossq"),
     Mutant(
-        "crossq: the next state passes alone", "agents/crossq.py", "net.training = True", "net.eval()", "agents/crossq"
+        "crossq: the cheaper critic",
+        "rl/gradients/losses.py",
+        "next_cost.amax(0)",
+        "next_cost.amin(0)",
+        "agents/crossq",
+    ),
+    Mutant(
+        "crossq: the next state passes alone",
+        "rl/gradients/losses.py",
+        "critic.net.training = True  #",
+        "critic.net.eval()  #",
+        "agents/crossq",
     ),
     Mutant(
         "crossq: a state learns with the next one's slope",
-        "agents/crossq.py",
-        "output, following = through",
-        "following, output = through",
+        "rl/gradients/losses.py",
+        "output, next_output = critic",
+        "next_output, output = critic",
         "agents/crossq",
     ),
-    Mutant("crossq: entropy a cost", "agents/crossq.py", "expected - worth", "expected + worth", "agents/crossq"),
+    Mutant(
+        "crossq: entropy a cost",
+        "rl/gradients/losses.py",
+        "expected - alpha * next_pi",
+        "expected + alpha * next_pi",
+        "agents/crossq",
+    ),
     Mutant(
         "crossq: the actor's step uses the batch's statistics",
-        "agents/crossq.py",
-        "self.critic.net.training = False\n        output",
-        "output",
+        "rl/gradients/losses.py",
+        "    critic.net.training = False\n",
+        "",
         "agents/crossq",
     ),
     Mutant(
@@ -383,8 +413,8 @@ MUTANTS = [
     Mutant(
         "td3: noise is not clipped",
         "agents/td3.py",
-        "(c.target_noise * noise).clamp(-c.noise_clip, c.noise_clip)",
-        "c.target_noise * noise",
+        "(c.target_policy_noise * noise).clamp(-c.target_noise_clip, c.target_noise_clip)",
+        "c.target_policy_noise * noise",
         "agents/off_policy",
     ),
     Mutant(
@@ -418,5 +448,33 @@ MUTANTS = [
         "if count := min(self.guided, c.subspace):",
         "if (count := min(self.guided, c.subspace)) < 0:",
         "agents/gradient_free",
+    ),
+    Mutant(
+        "crossq: by hand, the next state passes alone",
+        "rl/gradients/fast.py",
+        "critic.net.training = True\n",
+        "critic.net.eval()\n",
+        "agents/crossq",
+    ),
+    Mutant(
+        "crossq: by hand, the actor's step uses the batch's statistics",
+        "rl/gradients/fast.py",
+        "    critic.net.training = False\n",
+        "",
+        "agents/crossq",
+    ),
+    Mutant(
+        "crossq: by hand, a state learns with the next one's slope",
+        "rl/gradients/fast.py",
+        "output, next_output = through",
+        "next_output, output = through",
+        "agents/crossq",
+    ),
+    Mutant(
+        "td3: the actor follows the mean of C",
+        "rl/gradients/losses.py",
+        "actor(x), first=True)[0]",
+        "actor(x)).mean(0)",
+        "agents/off_policy",
     ),
 ]

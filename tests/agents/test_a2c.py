@@ -10,7 +10,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from costgrad.agents import a2c
 from costgrad.agents.a2c import A2C, DIAGNOSE_EVERY, A2CConfig
 from costgrad.rl.data import Step
 from costgrad.rl.networks.mlp import MLP
@@ -32,7 +31,7 @@ def make(space: str = "discrete", seed: int = 0, **settings: Any) -> A2C:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("space", SPACES)
 def test_every_combination_learns_something_finite(space: str, kind: Any, head: Any, ensemble: int) -> None:
-    agent = make(space, actor_gradient=kind, head=head, ensemble=ensemble, layer_norm=ensemble == 3)
+    agent = make(space, actor_gradient=kind, head=head, n_critics=ensemble, layer_norm=ensemble == 3)
     before = everything(agent)
     metrics = feed(agent, 3 * T)
     assert len(metrics) == 3 and all(map(finite, metrics))
@@ -52,7 +51,7 @@ def test_the_actors_first_step_is_the_same_in_any_currency() -> None:
     for kind in ("score", "control_variate"):
         ends = []
         for unit in (1.0, 1000.0):
-            agent = make(actor_gradient=kind, head="regression", entropy_coef=0.3)
+            agent = make(actor_gradient=kind, head="regression", ent_coef=0.3)
             feed(agent, T, reward=lambda t, r, unit=unit: r * unit)
             ends.append(agent.actor_optimizer.flat.clone())
         torch.testing.assert_close(ends[0], ends[1], rtol=1e-4, atol=1e-6)
@@ -115,14 +114,12 @@ def test_the_sample_that_is_learnt_from_is_the_one_that_was_acted_on(space: str)
 
 
 @pytest.mark.parametrize(("space", "kind"), [*(("discrete", kind) for kind in KINDS), ("box", "score")])
-def test_an_update_learns_from_what_happened_by_c_as_it_was(
-    space: str, kind: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_update_learns_from_what_happened_by_c_as_it_was(space: str, kind: Any) -> None:
     """Row t N + i is step t of environment i; G and b(s) come from C before this rollout; nothing has a graph."""
     agent, steps, rows = make(space, actor_gradient=kind, gae_lambda=0.7), [], []
-    observe, loss = agent.observe, a2c.actor_loss
+    observe = agent.observe
     agent.observe = lambda step: steps.append(step) or observe(step)  # type: ignore[method-assign,func-returns-value]
-    monkeypatch.setattr(a2c, "actor_loss", lambda *args: rows.append(args[-1]) or loss(*args))
+    agent.descend_actor = streams.seen_by(agent.descend_actor, rows)  # type: ignore[assignment]
 
     def valid(t: int, plain: np.ndarray) -> np.ndarray:
         return np.array([True, t % 7 != 0, True, True])
@@ -132,7 +129,7 @@ def test_an_update_learns_from_what_happened_by_c_as_it_was(
         del steps[:], rows[:]
         c, actor = deepcopy(agent.critic), deepcopy(agent.actor)
         metrics = feed(agent, T, start, valid=valid)[0]
-        row, parts = rows[0], {name: np.stack([getattr(s, name) for s in steps]) for name in Step._fields[:-1]}
+        row, parts = rows[0][0], {name: np.stack([getattr(s, name) for s in steps]) for name in Step._fields[:-1]}
         assert not any(column.requires_grad for column in row)
 
         def cost_to_go(obs: np.ndarray, c: Any = c, actor: Any = actor) -> Tensor:
@@ -163,7 +160,7 @@ def test_an_update_learns_from_what_happened_by_c_as_it_was(
 
 def test_what_costs_extra_is_reported_now_and_then() -> None:
     for coefficient in (0.0, 0.1):
-        metrics = feed(make(entropy_coef=coefficient), (2 * DIAGNOSE_EVERY + 1) * T)
+        metrics = feed(make(ent_coef=coefficient), (2 * DIAGNOSE_EVERY + 1) * T)
         for name in ("entropy", "explained_variance"):
             reported = [i for i, m in enumerate(metrics) if name in m]
             assert reported == [0, DIAGNOSE_EVERY, 2 * DIAGNOSE_EVERY]
@@ -186,9 +183,7 @@ def no_reward(t: int, reward: np.ndarray) -> np.ndarray:
 def test_the_entropy_bonus_is_its_coefficient_times_the_entropys_gradient_once() -> None:
     norms, slope = {}, torch.zeros(())
     for coefficient in (0.0, 0.25, 0.5):
-        agent = spread_out(
-            make(actor_gradient="pathwise", head="regression", entropy_coef=coefficient, max_grad_norm=0.0)
-        )
+        agent = spread_out(make(actor_gradient="pathwise", head="regression", ent_coef=coefficient, max_grad_norm=0.0))
         x = agent.critic.features(observations(T))
         pi = torch.distributions.Categorical(logits=agent.actor(x).log_probs)  # type: ignore[union-attr]
         slopes = torch.autograd.grad(pi.entropy().mean(), list(agent.actor.parameters()))
@@ -208,7 +203,7 @@ def test_the_entropy_bonus_is_its_coefficient_times_the_entropys_gradient_once()
 def test_more_entropy_bonus_leaves_more_entropy(space: str) -> None:
     ends = []
     for coefficient in (0.0, 2.0):
-        agent = spread_out(make(space, entropy_coef=coefficient, actor_lr=0.01, log_std=-1.5))
+        agent = spread_out(make(space, ent_coef=coefficient, actor_lr=0.01, log_std=-1.5))
         feed(agent, 10 * T)
         pi = agent.actor(agent.critic.features(observations(1)))
         noise = agent.actor.noise(50, N, generator=torch.Generator().manual_seed(1))
@@ -259,7 +254,7 @@ def test_decay_steps_end_learning() -> None:
     ("passes", "minibatch", "steps"), [(1, 1000, 1), (3, 32, 3), (2, 16, 4), (2, 10, 8), (5, 31, 10)]
 )
 def test_passes_and_minibatch_count_the_steps_of_c(passes: int, minibatch: int, steps: int) -> None:
-    agent, taken = make(critic_passes=passes, minibatch=minibatch), {"actor": 0, "critic": 0}
+    agent, taken = make(critic_passes=passes, batch_size=minibatch), {"actor": 0, "critic": 0}
     for name, optimizer in (("actor", agent.actor_optimizer), ("critic", agent.critic_optimizer)):
 
         def counted(gradient: Any, name: str = name, apply: Any = optimizer.apply) -> Tensor:
@@ -272,10 +267,10 @@ def test_passes_and_minibatch_count_the_steps_of_c(passes: int, minibatch: int, 
 
 
 def test_every_pass_shows_each_row_once_in_an_order_of_its_own() -> None:
-    agent, shown = make(critic_passes=2, minibatch=10), []
-    loss = agent.critic.loss
-    agent.critic.loss = lambda x, *rest: shown.append(x.clone()) or loss(x, *rest)  # type: ignore[method-assign,func-returns-value]
+    agent, shown = make(critic_passes=2, batch_size=10), []
+    agent.descend_critic = streams.seen_by(agent.descend_critic, shown)  # type: ignore[assignment]
     feed(agent, T)
+    shown = [x for x, *_ in shown]
     passes = torch.cat(shown[:4]), torch.cat(shown[4:])
     assert passes[0].shape == passes[1].shape == (T * N, 3)
     assert not torch.equal(*passes)
@@ -319,7 +314,7 @@ def test_without_normalisation_the_statistics_are_left_alone() -> None:
 
 
 def test_shapes_follow_the_settings() -> None:
-    agent = make(hidden=(5, 7), ensemble=3, layer_norm=True, bins=31, head="hl_gauss", log_std=-0.5, space="box")
+    agent = make(hidden=(5, 7), n_critics=3, layer_norm=True, bins=31, head="hl_gauss", log_std=-0.5, space="box")
     assert [tuple(w.shape[-2:]) for w in agent.critic.net.weights] == [(5, 5), (5, 7), (7, 31)]
     assert all(w.shape[0] == 3 for w in agent.critic.net.weights)
     assert len(agent.actor.net.gains) == len(agent.critic.net.gains) == 2

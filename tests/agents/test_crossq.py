@@ -20,10 +20,13 @@ from tests import streams
 from tests.streams import OBS, N, changed, count_steps, everything, feed
 
 both_spaces = pytest.mark.parametrize("space", ["box", "discrete"])
+both_paths = pytest.mark.parametrize("by_hand", [True, False])
 
 
-def learnt(space: str, **settings: Any) -> Any:
+def learnt(space: str, by_hand: bool = True, **settings: Any) -> Any:
     agent = streams.make("crossq", space, **settings)
+    if not by_hand:
+        streams.by_autograd(agent)
     feed(agent, 16)
     for part in ("actor_optimizer", "critic_optimizer"):
         streams.spread_out(getattr(agent, part), seed=len(part), by=0.3)
@@ -35,10 +38,11 @@ def some_batch(agent: Any) -> Batch:
 
 
 @both_spaces
+@both_paths
 @pytest.mark.parametrize("joint", [True, False])
-def test_cs_loss_by_hand_and_not_without_the_joint_pass(space: str, joint: bool) -> None:
+def test_cs_loss_written_out_and_not_without_the_joint_pass(space: str, joint: bool, by_hand: bool) -> None:
     """Regression: sum_k (C_k(s, a) - (c + discount (amax_k C_k(s', a') + alpha log pi(a'|s'))))^2, all in one pass."""
-    agent = learnt(space, head="regression", alpha=0.3)
+    agent = learnt(space, by_hand, head="regression", alpha=0.3)
     batch = some_batch(agent)
     critic, scale, draw = deepcopy(agent.critic).train(), agent.critic.cost_scale.scale, torch.Generator()
     draw.set_state(agent.acting.generator.get_state())
@@ -70,9 +74,12 @@ def test_cs_loss_by_hand_and_not_without_the_joint_pass(space: str, joint: bool)
 
 
 @both_spaces
-def test_the_gradient_of_c_does_not_run_through_the_target(space: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@both_paths
+def test_the_gradient_of_c_does_not_run_through_the_target(
+    space: str, by_hand: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Against finite differences of the loss with its target held still."""
-    agent = learnt(space, head="regression")
+    agent = learnt(space, by_hand, head="regression")
     agent.critic_optimizer.lr = agent.critic_optimizer.current_lr = 0.0
     agent.updates = 1  # the scale of C stays
     batch, state = some_batch(agent), agent.acting.generator.get_state()
@@ -82,7 +89,7 @@ def test_the_gradient_of_c_does_not_run_through_the_target(space: str, monkeypat
         held.append(td_target(*args))
         return held[0]
 
-    monkeypatch.setattr("costgrad.agents.crossq.td_target", once)
+    monkeypatch.setattr("costgrad.rl.gradients.losses.td_target", once)
 
     def loss() -> float:
         agent.acting.generator.set_state(state)
@@ -100,8 +107,9 @@ def test_the_gradient_of_c_does_not_run_through_the_target(space: str, monkeypat
 
 
 @both_spaces
-def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(space: str) -> None:
-    agent = learnt(space)
+@both_paths
+def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(space: str, by_hand: bool) -> None:
+    agent = learnt(space, by_hand)
     batch, before = some_batch(agent), everything(agent)
     agent._update_actor(batch)
     between = everything(agent)

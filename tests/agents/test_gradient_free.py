@@ -174,7 +174,9 @@ def test_es_gives_adam_the_slope_of_the_ranks_and_decays_weights() -> None:
     wanted = ((rank[0] - rank[2]) * noise[0] + (rank[1] - rank[3]) * noise[1]) / 2 / 0.4
     np.testing.assert_allclose(seen[0].numpy(), wanted, rtol=1e-4, atol=1e-5)
     decayed = wanted + 0.3 * before * [1, 1, 0, 0]  # weights, not biases
-    np.testing.assert_allclose(after - before, -agent.config.lr * np.sign(decayed), rtol=1e-2)  # Adam's first step
+    np.testing.assert_allclose(
+        after - before, -agent.config.learning_rate * np.sign(decayed), rtol=1e-2
+    )  # Adam's first step
 
 
 def test_spsa_fits_its_first_step_and_lets_gains_fall() -> None:
@@ -252,7 +254,9 @@ def test_guided_es_takes_a_policy_of_fewer_parameters_than_guides() -> None:
 @pytest.mark.parametrize("space", ["box", "discrete", "choices"])
 def test_guided_es_trains_c_to_the_centres_costs(space: str) -> None:
     """Reward 1 for ever, an ending by the clock every 4 steps: C says -1 / (1 - gamma) = -5."""
-    agent = small("guidedes", space, gamma=0.8, update_ratio=1.0, critic_lr=1e-2, tau=0.1, critics=1, lr=0.0)
+    agent = small(
+        "guidedes", space, gamma=0.8, update_ratio=1.0, critic_lr=1e-2, tau=0.1, n_critics=1, learning_rate=0.0
+    )
     every_fourth = {"truncated": lambda t, _: np.full(4, t % 4 == 3), "terminated": lambda t, _: np.zeros(4, bool)}
     feed(agent, 300, reward=lambda t, _: np.ones(4), **every_fourth)
     batch = agent.memory.sample(64)

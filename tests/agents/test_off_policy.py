@@ -20,10 +20,13 @@ from tests import streams
 from tests.streams import OBS, N, changed, constant, count_steps, everything, feed, never
 
 NAMES = ["sac", "td3"]
+both_paths = pytest.mark.parametrize("by_hand", [True, False])
 
 
-def learnt(name: str, space: str = "box", steps: int = 16, **settings: Any) -> Any:
+def learnt(name: str, space: str = "box", steps: int = 16, by_hand: bool = True, **settings: Any) -> Any:
     agent = streams.make(name, space, **settings)
+    if not by_hand:
+        streams.by_autograd(agent)
     feed(agent, steps)
     for part in ("actor_optimizer", "critic_optimizer"):
         streams.spread_out(getattr(agent, part), seed=len(part), by=0.3)
@@ -82,7 +85,7 @@ def test_actions_are_uniform_before_learning_and_the_policys_after(name: str, co
 
 
 def test_td3s_target_by_hand() -> None:
-    agent = learnt("td3", noise_clip=0.3, target_noise=0.2)
+    agent = learnt("td3", target_noise_clip=0.3, target_policy_noise=0.2)
     batch = some_batch(agent)
     streams.spread_out(agent.critic_optimizer, seed=3)  # the target is not the critic
     noise = torch.linspace(-3, 3, 64).view(32, 2)
@@ -129,8 +132,9 @@ def test_sacs_soft_cost_by_hand(space: str) -> None:
 
 
 @pytest.mark.parametrize(("name", "space"), [("sac", "box"), ("sac", "discrete"), ("td3", "box")])
-def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(name: str, space: str) -> None:
-    agent = learnt(name, space)
+@both_paths
+def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(name: str, space: str, by_hand: bool) -> None:
+    agent = learnt(name, space, by_hand=by_hand)
     batch, before = some_batch(agent), everything(agent)
     agent._update_actor(batch)
     between = everything(agent)
@@ -141,8 +145,9 @@ def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(name: str, spac
     assert not changed(before, after, "target")
 
 
-def test_td3s_actor_descends_the_first_critic_alone() -> None:
-    agent = learnt("td3")
+@both_paths
+def test_td3s_actor_descends_the_first_critic_alone(by_hand: bool) -> None:
+    agent = learnt("td3", by_hand=by_hand)
     batch, actor = some_batch(agent), deepcopy(agent.actor)
     told = agent._update_actor(batch)["actor_loss"]
     each = agent.critic.cost(batch.obs, actor(batch.obs)).mean(1)
@@ -168,7 +173,7 @@ def test_the_temperature_reaches_the_target_entropy(space: str) -> None:
 
 def test_the_temperature_sees_the_mean_entropy_whatever_rows_weigh() -> None:
     """A policy of one entropy everywhere: ln 3 of three actions alike."""
-    agent = streams.make("sac", "discrete", priority=1.0, priority_correction=1.0, learning_starts=40)
+    agent = streams.make("sac", "discrete", per_alpha=1.0, per_beta=1.0, learning_starts=40)
     with torch.no_grad():
         agent.actor.net.weights[-1].zero_()
         agent.actor.net.biases[-1].zero_()
@@ -193,6 +198,15 @@ def test_dropout_is_drawn_anew_and_the_target_has_it_too() -> None:
     assert not torch.equal(agent.target_cost(x, noise), agent.target_cost(x, noise))
     plain = learnt("td3")
     assert torch.equal(plain.target_cost(x, noise), plain.target_cost(x, noise))
+
+
+def test_an_actors_step_goes_through_a_c_with_dropout() -> None:
+    """A choice's expectation is exact: nothing but dropout tells one step from the next where nothing learns."""
+    for dropout in (0.0, 0.5):
+        agent = learnt("sac", "discrete", dropout=dropout, actor_lr=0.0, alpha_lr=0.0)
+        batch = some_batch(agent)
+        told = [agent._update_actor(batch)["actor_loss"].item() for _ in range(2)]
+        assert (told[0] == told[1]) == (dropout == 0.0)
 
 
 def test_settings_reach_what_they_set() -> None:

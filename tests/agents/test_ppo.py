@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from costgrad.agents.ppo import PPO, Learnt, Rows
+from costgrad.agents.ppo import PPO, PPOLoss, Rows
 from costgrad.rl.data import Step
 from costgrad.rl.returns import lambda_return
 from tests import streams
@@ -27,23 +27,25 @@ def make(space: str = "discrete", seed: int = 0, **settings: Any) -> PPO:
 def watched(agent: PPO) -> list[tuple[Rows, Tensor]]:
     """Every minibatch from now on, and the log of the probability ratio when it is learnt from."""
     seen: list[tuple[Rows, Tensor]] = []
-    learn = agent._learn
+    learn = agent._descend
 
-    def watch(batch: Rows) -> Learnt:
+    def watch(batch: Rows) -> tuple[PPOLoss, Tensor]:
         with torch.no_grad():
             seen.append((batch, agent.actor(batch.x).log_prob(batch.sample) - batch.log_prob))
         return learn(batch)
 
-    agent._learn = watch  # type: ignore[method-assign]
+    agent._descend = watch  # type: ignore[method-assign]
     return seen
 
 
-@pytest.mark.parametrize("value_clip", [0.0, 0.2])
+@pytest.mark.parametrize("clip_range_vf", [0.0, 0.2])
 @pytest.mark.parametrize("state_std", [False, True])
 @pytest.mark.parametrize("head", ["regression", "hl_gauss"])
 @pytest.mark.parametrize("space", SPACES)
-def test_every_combination_learns_something_finite(space: str, head: Any, state_std: bool, value_clip: float) -> None:
-    agent = make(space, head=head, state_std=state_std, value_clip=value_clip, layer_norm=state_std)
+def test_every_combination_learns_something_finite(
+    space: str, head: Any, state_std: bool, clip_range_vf: float
+) -> None:
+    agent = make(space, head=head, state_std=state_std, clip_range_vf=clip_range_vf, layer_norm=state_std)
     before = everything(agent)
     metrics = feed(agent, 3 * T)
     assert len(metrics) == 3 and all(map(finite, metrics))
@@ -57,7 +59,7 @@ def test_every_combination_learns_something_finite(space: str, head: Any, state_
 
 @pytest.mark.parametrize("space", SPACES)
 def test_an_update_learns_from_what_happened_by_c_and_the_policy_as_they_were(space: str) -> None:
-    agent, steps = make(space, gae_lambda=0.7, minibatch=ALL, epochs=1, value_clip=0.1), []
+    agent, steps = make(space, gae_lambda=0.7, batch_size=ALL, epochs=1, clip_range_vf=0.1), []
     seen, observe = watched(agent), agent.observe
     agent.observe = lambda step: steps.append(step) or observe(step)  # type: ignore[method-assign,func-returns-value]
     for start in (0, T):
@@ -112,26 +114,26 @@ def papers_loss(agent: PPO, batch: Rows, clipped: bool = True) -> Tensor:
     surrogate = ratio * batch.advantage
     critic_loss = agent.critic.head.loss(output, batch.returns)
     if clipped:
-        surrogate = torch.maximum(surrogate, ratio.clamp(1 - c.clip, 1 + c.clip) * batch.advantage)
-    if clipped and c.value_clip and c.head == "regression":
+        surrogate = torch.maximum(surrogate, ratio.clamp(1 - c.clip_range, 1 + c.clip_range) * batch.advantage)
+    if clipped and c.clip_range_vf and c.head == "regression":
         near = batch.value.unsqueeze(-1)
-        near = near + (output - near).clamp(-c.value_clip, c.value_clip)
+        near = near + (output - near).clamp(-c.clip_range_vf, c.clip_range_vf)
         critic_loss = torch.maximum(critic_loss, agent.critic.head.loss(near, batch.returns))
     entropy = pi.entropy(agent.acting.sample_actions(pi, len(batch.x)))
-    return (surrogate - c.entropy_coef * entropy + c.value_coef * critic_loss) @ batch.weight
+    return (surrogate - c.ent_coef * entropy + c.vf_coef * critic_loss) @ batch.weight
 
 
-@pytest.mark.parametrize("value_clip", [0.0, 0.05])
+@pytest.mark.parametrize("clip_range_vf", [0.0, 0.05])
 @pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("head", ["regression", "hl_gauss"])
 @pytest.mark.parametrize("space", [*SPACES, *streams.MORE])
-def test_a_step_is_down_the_papers_loss(space: str, head: Any, layer_norm: bool, value_clip: float) -> None:
+def test_a_step_is_down_the_papers_loss(space: str, head: Any, layer_norm: bool, clip_range_vf: float) -> None:
     """Autograd through the whole of it, from the features to one number, gives the same gradient."""
     settings = {"learning_rate": 1e-2, "max_grad_norm": 0.0, "ent_coef": 0.1, "vf_coef": 0.3, "batch_size": 20}
-    agent = make(space, head=head, layer_norm=layer_norm, value_clip=value_clip, state_std=True, **settings)
-    learn, differences = agent._learn, []
+    agent = make(space, head=head, layer_norm=layer_norm, clip_range_vf=clip_range_vf, state_std=True, **settings)
+    learn, differences = agent._descend, []
 
-    def compare(batch: Rows) -> Learnt:
+    def compare(batch: Rows) -> tuple[PPOLoss, Tensor]:
         noise, gradients = agent.acting.generator.get_state(), []
         for clipped in (True, False):
             agent.acting.generator.set_state(noise)
@@ -143,7 +145,7 @@ def test_a_step_is_down_the_papers_loss(space: str, head: Any, layer_norm: bool,
         differences.append((gradients[1] - gradients[0]).abs().max().item())
         return learnt
 
-    agent._learn = compare  # type: ignore[method-assign]
+    agent._descend = compare  # type: ignore[method-assign]
     feed(agent, 3 * T, valid=streams.after_the_clock)
     assert len(differences) == 12 and max(differences) > 1e-3  # negative control: without its clips it would be another
 
@@ -169,14 +171,16 @@ def test_the_entropy_bonus_is_its_coefficient_times_the_entropys_gradient_once()
 def test_the_clip_keeps_the_policy_near() -> None:
     moved = {}
     for clip in (0.05, 1.0):
-        agent = make(clip=clip, epochs=30, minibatch=ALL, lr=1e-2, entropy_coef=0.0)
+        agent = make(clip_range=clip, epochs=30, batch_size=ALL, learning_rate=1e-2, ent_coef=0.0)
         moved[clip] = feed(agent, T)[0]["approx_kl"].item()
     assert 0 < moved[0.05] < 0.2 * moved[1.0]
 
 
 def test_the_value_clip_holds_a_number_and_leaves_a_distribution() -> None:
     for head, holds in (("regression", True), ("hl_gauss", False)):
-        ends = [make(head=head, value_clip=clip, epochs=8, minibatch=ALL, lr=1e-2) for clip in (0.0, 1e-3)]
+        ends = [
+            make(head=head, clip_range_vf=clip, epochs=8, batch_size=ALL, learning_rate=1e-2) for clip in (0.0, 1e-3)
+        ]
         for agent in ends:
             feed(agent, 2 * T)
         a, b = (everything(agent) for agent in ends)
@@ -188,7 +192,10 @@ def test_the_value_clip_holds_a_number_and_leaves_a_distribution() -> None:
 
 def ends_of_one_rollout() -> list[PPO]:
     """Without and with a clip of C; its momentum forgotten soon, for that carries on."""
-    agents = [make(value_clip=clip, epochs=40, minibatch=ALL, lr=3e-3, max_grad_norm=0.0) for clip in (0.0, 0.01)]
+    agents = [
+        make(clip_range_vf=clip, epochs=40, batch_size=ALL, learning_rate=3e-3, max_grad_norm=0.0)
+        for clip in (0.0, 0.01)
+    ]
     for agent in agents:
         feed(agent, T, reward=constant(-1))
     return agents
@@ -198,7 +205,7 @@ def ends_of_one_rollout() -> list[PPO]:
     ("epochs", "minibatch", "steps"), [(1, ALL, 1), (3, 32, 3), (2, 16, 4), (2, 10, 8), (5, 31, 10)]
 )
 def test_epochs_and_minibatch_count_the_steps(epochs: int, minibatch: int, steps: int) -> None:
-    agent = make(epochs=epochs, minibatch=minibatch)
+    agent = make(epochs=epochs, batch_size=minibatch)
     taken, seen = count_steps(agent.optimizer), watched(agent)
     feed(agent, T)
     assert len(taken) == steps
@@ -210,7 +217,7 @@ def test_epochs_and_minibatch_count_the_steps(epochs: int, minibatch: int, steps
 
 @pytest.mark.parametrize(("target_kl", "steps"), [(0.0, 20), (1e-9, 4), (1e3, 20)])
 def test_a_policy_that_has_moved_far_ends_the_update_and_only_that(target_kl: float, steps: int) -> None:
-    agent = make(epochs=5, minibatch=8, target_kl=target_kl)
+    agent = make(epochs=5, batch_size=8, target_kl=target_kl)
     taken = count_steps(agent.optimizer)
     for start in (0, T):
         feed(agent, T, start)
@@ -220,7 +227,7 @@ def test_a_policy_that_has_moved_far_ends_the_update_and_only_that(target_kl: fl
 
 @pytest.mark.parametrize("minibatch", [ALL, 200 * N - 1])  # the last part has all rows, or one
 def test_the_divergence_that_is_told_is_an_estimate_of_kl_from_the_old_policy(minibatch: int) -> None:
-    agent = make(epochs=6, minibatch=minibatch, lr=1e-2, num_steps=200)
+    agent = make(epochs=6, batch_size=minibatch, learning_rate=1e-2, num_steps=200)
     seen = watched(agent)
     told = feed(agent, 200, valid=streams.after_the_clock)[0]["approx_kl"].item()
     row, log_ratio = last_pass(seen, 200)
@@ -241,7 +248,7 @@ def last_pass(seen: list[tuple[Rows, Tensor]], steps: int) -> tuple[Rows, Tensor
 
 
 def test_the_losses_that_are_told_are_the_papers_over_the_last_pass() -> None:
-    agent = make(epochs=6, minibatch=15, lr=1e-2, entropy_coef=0.3)
+    agent = make(epochs=6, batch_size=15, learning_rate=1e-2, ent_coef=0.3)
     seen = watched(agent)
     told = feed(agent, T, valid=streams.after_the_clock)[0]["actor_loss"]
     row, log_ratio = last_pass(seen, T)
@@ -254,7 +261,7 @@ def test_the_losses_that_are_told_are_the_papers_over_the_last_pass() -> None:
 def test_decay_steps_end_learning_and_penalties_shrink_weights() -> None:
     agent = make(decay_steps=2 * T * N)
     feed(agent, T)
-    assert agent.optimizer.current_lr == pytest.approx(agent.config.lr / 2)
+    assert agent.optimizer.current_lr == pytest.approx(agent.config.learning_rate / 2)
     feed(agent, T, start=T)
     frozen = agent.optimizer.flat.clone()
     feed(agent, T, start=2 * T, reward=lambda t, r: r.clip(-1, 1))

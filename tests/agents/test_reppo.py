@@ -11,7 +11,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from costgrad.agents.reppo import REPPO, Multipliers, Rows, actor_loss
+from costgrad.agents.reppo import REPPO, Bounds, Rows
+from costgrad.rl.gradients.entropy import Multipliers
+from costgrad.rl.gradients.estimators import gated_cost
 from costgrad.rl.networks.distributions import Categorical
 from tests import streams
 from tests.streams import SPACES, N, T, changed, constant, count_steps, every_fourth, everything, feed, finite
@@ -163,46 +165,71 @@ def test_a_row_descends_its_soft_cost_or_is_pulled_back() -> None:
         torch.tensor(v, requires_grad=True) for v in ([1.0, 2.0, 3.0], [0.5, 0.5, 0.5], [0.0, 0.09, 0.11])
     )
     alpha, beta = torch.tensor(0.2), torch.tensor(7.0)
-    loss = actor_loss(cost, entropy, kl, alpha, beta, 0.1)
+    loss = gated_cost(cost, entropy, kl, alpha, beta, 0.1)
     torch.testing.assert_close(loss, torch.tensor([0.9, 1.9, 0.77]))
     slopes = torch.autograd.grad(loss.sum(), (cost, entropy, kl))
     for slope, expected in zip(slopes, ([1, 1, 0], [-0.2, -0.2, 0], [0, 0, 7]), strict=True):
         torch.testing.assert_close(slope, torch.tensor(expected, dtype=torch.float32))
-    torch.testing.assert_close(actor_loss(cost, entropy, kl, alpha, beta, math.inf), cost - 0.2 * entropy)
+    torch.testing.assert_close(gated_cost(cost, entropy, kl, alpha, beta, math.inf), cost - 0.2 * entropy)
 
 
 @pytest.mark.parametrize("space", SPACES)
 def test_the_actors_gradient_is_that_of_the_loss_written_out(space: str) -> None:
     """Discrete: sum_a pi(a) (C(s, a) / unit + alpha log pi(a)), enumerated; a box: through C at the sample drawn."""
-    agent = make(space, max_grad_norm=0.0, alpha=0.3, beta=0.4, kl_bound=0.05, minibatch=ALL, epochs=1)
-    row = some_rows(agent)
-    streams.spread_out(
-        agent.actor_optimizer, seed=9, by=0.1 if space == "discrete" else 0.02
-    )  # away from the old policy, some rows beyond the bound
-    alpha, beta = (getattr(agent.multipliers, f"log_{name}").exp().item() for name in ("alpha", "beta"))
-    critic, actor, scale = deepcopy(agent.critic), deepcopy(agent.actor), agent.unit.value
-    draw = torch.Generator()
-    draw.set_state(agent.acting.generator.get_state())
-    metrics = agent._update_actor(row)
-    pi = actor(row.x)
-    if space == "discrete":
-        probs, old = pi.logits.softmax(-1), row.old.softmax(-1)
-        soft = sum(probs[:, a] * (critic.cost(row.x)[0, :, a] / scale + alpha * probs[:, a].log()) for a in range(3))
-        entropy, kl = -(probs * probs.log()).sum(-1), (old * (old / probs).log()).sum(-1)
-    else:
-        sample = pi.mean + pi.log_std.exp() * torch.randn(1, len(row.x), 2, generator=draw)[0]
-        entropy = -pi.log_prob(sample)
-        soft = critic.cost(row.x, sample.tanh())[0] / scale - alpha * entropy
-        mean, log_std = row.old.chunk(2, -1)
-        normals = torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(pi.mean, pi.log_std.exp())
-        kl = torch.distributions.kl_divergence(*normals).sum(-1)
-    near = kl < 0.05
-    assert near.any() and not near.all()
-    loss = torch.cat((soft[near], beta * kl[~near])).mean()
-    slopes = torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, list(actor.parameters()))])
-    torch.testing.assert_close(agent.actor_optimizer.gradient, slopes, rtol=1e-3, atol=1e-5)
-    assert slopes.norm() > 1e-2
-    assert metrics["actor_loss"].item() == pytest.approx(loss.item(), rel=1e-3)
+    agent = make(space, max_grad_norm=0.0, alpha=0.3, beta=0.4, kl_bound=0.05, batch_size=ALL, epochs=1)
+    taken = []
+
+    def look(step: Any, row: Rows, noise: Tensor | None, bounds: Bounds) -> Any:
+        alpha, beta = (getattr(agent.multipliers, f"log_{name}").exp().item() for name in ("alpha", "beta"))
+        critic, actor, scale = deepcopy(agent.critic), deepcopy(agent.actor), agent.unit.value
+        told, norm = step(row, noise, bounds)
+        pi = actor(row.x)
+        if space == "discrete":
+            probs, old = pi.logits.softmax(-1), row.old.softmax(-1)
+            soft = sum(
+                probs[:, a] * (critic.cost(row.x)[0, :, a] / scale + alpha * probs[:, a].log()) for a in range(3)
+            )
+            entropy, kl = -(probs * probs.log()).sum(-1), (old * (old / probs).log()).sum(-1)
+            assert noise is None
+        else:
+            assert noise is not None and noise.shape == (1, T * N, 2) and 0.7 < noise.std() < 1.3
+            sample = pi.mean + pi.log_std.exp() * noise[0]
+            entropy = -pi.log_prob(sample)
+            soft = critic.cost(row.x, sample.tanh())[0] / scale - alpha * entropy
+            kl = torch.distributions.kl_divergence(*normals_of(row, pi)).sum(-1)
+        near = kl < 0.05
+        assert near.any() and not near.all()
+        loss = torch.cat((soft[near], beta * kl[~near])).mean()
+        slopes = torch.cat([slope.flatten() for slope in torch.autograd.grad(loss, list(actor.parameters()))])
+        torch.testing.assert_close(agent.actor_optimizer.gradient, slopes, rtol=1e-3, atol=1e-5)
+        assert slopes.norm() > 1e-2 and norm.item() == pytest.approx(slopes.norm().item(), rel=1e-3)
+        taken.append(loss.item())
+        return told, norm
+
+    metrics = learn_far_from_the_old_policy(agent, look)
+    assert [metrics["actor_loss"].item()] == pytest.approx(taken, rel=1e-3)
+
+
+def normals_of(row: Rows, pi: Any) -> tuple[torch.distributions.Normal, torch.distributions.Normal]:
+    """The old policy's and the policy's, before tanh."""
+    mean, log_std = row.old.chunk(2, -1)
+    return torch.distributions.Normal(mean, log_std.exp()), torch.distributions.Normal(pi.mean, pi.log_std.exp())
+
+
+def learn_far_from_the_old_policy(agent: REPPO, look: Any) -> dict[str, Tensor]:
+    """Its second update, after the policy was moved, some rows beyond the bound; `look` takes the actor's steps."""
+    feed(agent, T)
+    spread_out(agent)
+    targets, by = agent._targets, 0.02 if agent.codec.action_size == 2 else 0.1
+
+    def move(rollout: Any) -> Rows:
+        rows = targets(rollout)
+        streams.spread_out(agent.actor_optimizer, seed=9, by=by)
+        return rows
+
+    agent._targets = move  # type: ignore[method-assign]
+    agent.descend_actor = streams.Watched(agent.descend_actor, look)  # type: ignore[assignment]
+    return feed(agent, T, start=T)[0]
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -227,17 +254,28 @@ def test_entropy_and_divergence_are_told_as_the_update_has_left_them(space: str)
 
 @pytest.mark.parametrize("space", SPACES)
 def test_an_actors_step_leaves_no_trace_in_c_nor_cs_in_the_actor(space: str) -> None:
-    agent = make(space)
-    row = some_rows(agent)
-    before = everything(agent)
-    agent._update_actor(row)
-    between = everything(agent)
-    assert changed(before, between, "actor.")
-    assert not changed(before, between, "critic") and not changed(before, between, "multipliers.")
-    agent._update_critic(row)
-    after = everything(agent)
-    assert changed(between, after, "critic.net")
-    assert not any(changed(between, after, part) for part in ("actor", "multiplier"))
+    agent = make(space, epochs=1, batch_size=ALL)
+    looked = []
+
+    def of_actor(step: Any, *args: Any) -> Any:
+        before, taken = everything(agent), step(*args)
+        after = everything(agent)
+        assert changed(before, after, "actor.")
+        assert not changed(before, after, "critic") and not changed(before, after, "multipliers.")
+        looked.append("actor")
+        return taken
+
+    def of_critic(step: Any, *args: Any) -> Any:
+        before, taken = everything(agent), step(*args)
+        after = everything(agent)
+        assert changed(before, after, "critic.net")
+        assert not any(changed(before, after, part) for part in ("actor", "multiplier"))
+        looked.append("critic")
+        return taken
+
+    agent.descend_critic = streams.Watched(agent.descend_critic, of_critic)  # type: ignore[assignment]
+    learn_far_from_the_old_policy(agent, of_actor)
+    assert looked == ["critic", "critic", "actor"]
 
 
 @pytest.mark.parametrize("space", SPACES)
@@ -287,15 +325,16 @@ def test_the_gate_keeps_the_policy_near() -> None:
 
 @pytest.mark.parametrize("space", SPACES)
 def test_the_old_policy_is_the_one_that_acted_through_all_of_an_update(space: str) -> None:
-    agent = spread_out(make(space, epochs=3, minibatch=8, actor_lr=1e-2))
-    seen, batches, learn = watched(agent), [], agent._update_actor
-    agent._update_actor = lambda batch: batches.append(batch) or learn(batch)  # type: ignore[method-assign,func-returns-value]
+    agent = spread_out(make(space, epochs=3, batch_size=8, actor_lr=1e-2))
+    seen, batches = watched(agent), []
+    agent.descend_actor = streams.seen_by(agent.descend_actor, batches)  # type: ignore[assignment]
     actor, x = deepcopy(agent.actor), None
     feed(agent, T)
     x = seen[0].x
     torch.testing.assert_close(seen[0].old, actor(x).columns().detach())
     assert not torch.allclose(seen[0].old, agent.actor(x).columns().detach(), atol=1e-3)
-    for batch in batches:
+    assert len(batches) == 3 * T * N // 8
+    for batch, *_ in batches:
         torch.testing.assert_close(batch.old, actor(batch.x).columns().detach(), rtol=1e-4, atol=1e-5)
 
 
@@ -316,7 +355,7 @@ def test_c_alone_learns_during_the_warmup(warmup: int) -> None:
 
 @pytest.mark.parametrize(("epochs", "minibatch", "steps"), [(1, ALL, 1), (3, 32, 3), (2, 16, 4), (2, 10, 8)])
 def test_epochs_and_minibatch_count_the_steps_of_each(epochs: int, minibatch: int, steps: int) -> None:
-    agent = make(epochs=epochs, minibatch=minibatch)
+    agent = make(epochs=epochs, batch_size=minibatch)
     taken = [count_steps(o) for o in (agent.actor_optimizer, agent.critic_optimizer)]
     feed(agent, T)
     assert [len(t) for t in taken] == [steps] * 2
@@ -336,19 +375,26 @@ def test_decay_steps_end_learning() -> None:
 @pytest.mark.parametrize("space", SPACES)
 def test_the_bound_falls_with_the_learning_rate(space: str) -> None:
     """Half way, a divergence between half the bound and the bound is beyond it: the row is pulled back."""
-    agent = make(space, max_grad_norm=0.0, kl_bound=0.05, decay_steps=4 * T * N)
-    row = some_rows(agent)
-    assert agent.pace == 0.5
-    streams.spread_out(agent.actor_optimizer, seed=9, by=0.1 if space == "discrete" else 0.02)
-    with torch.no_grad():
-        pi = agent.actor(row.x)
-        kl = type(pi).of(row.old).kl(pi)
-    between = (kl > 0.025) & (kl < 0.05)
-    assert between.any()
-    alone = Rows(*(column[between] for column in row))
-    alone = alone._replace(weight=torch.full_like(alone.weight, 1 / len(alone.weight)))
-    beta = agent.multipliers.log_beta.exp().item()
-    assert agent._update_actor(alone)["actor_loss"].item() == pytest.approx(beta * kl[between].mean().item(), rel=1e-3)
+    agent = make(space, max_grad_norm=0.0, kl_bound=0.05, decay_steps=4 * T * N, epochs=1, batch_size=ALL)
+    pulled = []
+
+    def look(step: Any, row: Rows, noise: Tensor | None, bounds: Bounds) -> Any:
+        assert agent.pace == 0.5
+        with torch.no_grad():
+            pi = agent.actor(row.x)
+            kl = type(pi).of(row.old).kl(pi)
+        between = (kl > 0.025) & (kl < 0.05)
+        assert between.any()
+        alone = Rows(*(column[between] for column in row))
+        alone = alone._replace(weight=torch.full_like(alone.weight, 1 / len(alone.weight)))
+        beta = agent.multipliers.log_beta.exp().item()
+        told, norm = step(alone, None if noise is None else noise[:, between], bounds)
+        assert told[0].item() == pytest.approx(beta * kl[between].mean().item(), rel=1e-3)
+        pulled.append(told)
+        return told, norm
+
+    learn_far_from_the_old_policy(agent, look)
+    assert len(pulled) == 1
 
 
 def test_multipliers_start_where_they_are_set_and_stay_positive() -> None:

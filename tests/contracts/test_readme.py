@@ -35,12 +35,6 @@ from tests.contracts.pages import (
 
 README = read("README.md")
 FILES = files(README)
-# What the pages say already and the code does not have yet.
-NOT_YET = {
-    "train": {"--encoder", "--share-encoder"},
-    "evaluate": {"--agent", "--encoder"},
-    "make": {"test-lowest"},
-}
 every_page = pytest.mark.parametrize("page", PAGES)
 
 
@@ -111,7 +105,7 @@ def test_every_command_and_flag_is_there(page: str) -> None:
         if words[0] not in COMMANDS:
             wrong.append(" ".join(words))
             continue
-        known = flags_for(words) | NOT_YET.get(words[0], set())
+        known = flags_for(words)
         typed = {word.partition("=")[0] for word in words[1:] if re.match(r"--?[a-z]", word)}
         wrong += [f"{words[0]} {flag}" for flag in typed - known]
     assert wrong == []
@@ -119,11 +113,10 @@ def test_every_command_and_flag_is_there(page: str) -> None:
 
 @every_page
 def test_every_flag_in_prose_is_one_of_some_command(page: str) -> None:
-    pending = NOT_YET["train"] | NOT_YET["evaluate"]
     spans = [span for span in code_spans(read(page)) if span.startswith("--")]
     typed = [line for block in blocks(read(page), "sh") for line in lines(block) if line.startswith("run ")]
     flags = {word for text in spans + typed for word in shlex.split(text) if re.match(r"--[a-z]", word)}
-    assert flags - all_flags() - pending == set()
+    assert flags - all_flags() == set()
 
 
 @every_page
@@ -164,7 +157,7 @@ def test_every_path_is_there(page: str) -> None:
 
 @every_page
 def test_every_target_of_make_is_there(page: str) -> None:
-    targets = set(re.findall(r"^([\w-]+):", read("Makefile"), re.M)) | NOT_YET["make"]
+    targets = set(re.findall(r"^([\w-]+):", read("Makefile"), re.M))
     typed = [line for block in blocks(read(page), "sh") for line in block.splitlines()] + code_spans(read(page))
     wanted = {match[1] for line in typed if (match := re.match(r"make ([\w-]+)", line))}
     assert wanted - targets == set()

@@ -9,8 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from costgrad.rl.errors import UserError
 from costgrad.rl.networks.mlp import MLP
-from costgrad.rl.optim import Optimizer, descend
+from costgrad.rl.optim import Optimizer, check_owners, descend
 
 
 def generator(seed: int = 0) -> torch.Generator:
@@ -125,6 +126,31 @@ def test_biases_gains_and_spread_are_not_penalised() -> None:
         assert torch.equal(value, before[name]) != ("weights." in name), name
 
 
+class Image(nn.Module):
+    """A convolution, and layers whose parameters have the shapes of weights and are none."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 2)
+        self.norm = nn.LayerNorm((2, 3))  # its gain and its shift are matrices
+        self.batch = nn.BatchNorm2d(2)
+        self.members = MLP((6, 5, 2), 3, layer_norm=True, generator=generator())  # of an ensemble: biases [K, 1, n]
+        self.own = nn.Linear(2, 2, bias=False)
+        self.own.register_parameter("bias_of_each_member", nn.Parameter(torch.ones(3, 2)))
+
+
+def test_the_weights_of_any_module_are_penalised_by_their_kind() -> None:
+    module = Image()
+    with torch.no_grad():
+        for p in module.parameters():
+            p.fill_(0.5)
+    before = deepcopy(module.state_dict())
+    optimizer = Optimizer(module, lr=0.01, l2=1.0)
+    optimizer.apply([torch.zeros_like(p) for p in module.parameters()])
+    moved = {name for name, p in module.named_parameters() if not torch.equal(p, before[name])}
+    assert moved == {"conv.weight", "own.weight", "members.weights.0", "members.weights.1"}
+
+
 def linear_fit(**penalty: float) -> Tensor:
     """Weights of 8 inputs of which only the first counts, y = 2 x_0 + noise."""
     x = torch.randn(200, 8, generator=generator(1))
@@ -173,6 +199,72 @@ def test_descend_touches_only_what_its_optimiser_owns() -> None:
     descend(optimizer, other(other_input).square().mean())
     assert all(torch.equal(before[name], value) for name, value in other.state_dict().items())
     assert all(p.grad is None for p in other.parameters())
+
+
+def test_gradients_of_another_number_or_shape_are_refused_and_change_nothing() -> None:
+    module = Holder()
+    optimizer = Optimizer(module, l2=1.0)
+    before, good = optimizer.flat.clone(), [torch.ones_like(p) for p in module.parameters()]
+    for gradient in (good[:-1], [*good, good[0]], []):
+        with pytest.raises(ValueError, match=f"^{len(gradient)} gradients for the 5 parameters of an optimizer$"):
+            optimizer.apply(gradient)
+    wrong = [*good[:1], torch.ones(1, 1), *good[2:]]  # would spread over the whole of its place
+    said = r"^the gradient of net.weights.0 has shape \(1, 1\): its parameter has \(3, 6\)$"
+    with pytest.raises(ValueError, match=said):
+        optimizer.apply(wrong)
+    assert torch.equal(optimizer.flat, before)
+    optimizer.apply(good)
+    assert not torch.equal(optimizer.flat, before)
+
+
+def test_a_module_that_was_moved_is_refused() -> None:
+    module = Holder()
+    optimizer = Optimizer(module)
+    check_owners({"net": module}, [optimizer])
+    module.double()
+    with pytest.raises(RuntimeError, match="moved or copied after its optimizer was made"):
+        optimizer.apply(optimizer.slots)
+    with pytest.raises(UserError, match="moved or copied after their optimizer was made"):
+        check_owners({"net": module}, [optimizer])
+
+
+def test_every_parameter_that_learns_has_one_owner() -> None:
+    module, other = Holder(), Holder()
+    optimizer = Optimizer(module)
+    check_owners({"actor": module}, [optimizer])
+    with pytest.raises(UserError, match=r"^the parameter log_std of critic belongs to no optimizer: networks"):
+        check_owners({"actor": module, "critic": other}, [optimizer])
+    with pytest.raises(UserError, match=r"^the parameter log_std of actor belongs to 2 optimizers: "):
+        check_owners({"actor": module}, [optimizer, optimizer])
+    other.requires_grad_(False)  # frozen: it needs none
+    check_owners({"actor": module, "critic": other}, [optimizer])
+
+
+def test_a_loss_without_one_of_the_parameters_is_refused_by_its_name() -> None:
+    module = Holder()
+    optimizer = Optimizer(module, l2=1.0)
+    before = optimizer.flat.clone()
+    with pytest.raises(UserError, match=r"^the loss does not depend on the parameter log_std: freeze it"):
+        descend(optimizer, module.net(data()[0]).square().mean())
+    assert torch.equal(optimizer.flat, before)
+
+
+def test_further_optimizers_step_down_the_same_loss() -> None:
+    """Two networks in a row with an optimizer each: each goes where torch's own would take it."""
+    first, second = Holder(), MLP((2, 4, 1), generator=generator(5))
+    twins = deepcopy(first), deepcopy(second)
+    ours = Optimizer(second, lr=0.01), Optimizer(first, lr=0.02)
+    groups = [{"params": twin.parameters(), "lr": lr} for twin, lr in zip(twins, (0.02, 0.01), strict=True)]
+    theirs = torch.optim.Adam(groups, eps=1e-5)
+    for _ in range(10):
+        norm = descend(ours[0], second(first(data()[0])).square().mean(), ours[1])
+        theirs.zero_grad()
+        twins[1](twins[0](data()[0])).square().mean().backward()
+        torch.testing.assert_close(norm, nn.utils.get_total_norm([p.grad for p in twins[1].parameters()]))
+        theirs.step()
+    for mine, twin in zip((first, second), twins, strict=True):
+        for a, b in zip(mine.parameters(), twin.parameters(), strict=True):
+            torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["adam", "rmsprop"])

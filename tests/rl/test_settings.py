@@ -13,7 +13,7 @@ from costgrad.agents.ppo import PPOConfig
 from costgrad.agents.reppo import REPPOConfig
 from costgrad.rl.black_box.loss import CostConfig
 from costgrad.rl.errors import UserError
-from costgrad.rl.settings import RANGES
+from costgrad.rl.settings import RANGES, RENAMED
 
 
 @pytest.mark.parametrize(
@@ -77,3 +77,24 @@ def test_the_edges_are_allowed() -> None:
     A2CConfig(gamma=1.0, gae_lambda=0.0, hidden=(), ent_coef=0.0, dropout=0.0)
     PPOConfig(clip_range=1.0, vf_coef=0.0, learning_rate=0.0, epochs=1)
     REPPOConfig(entropy_target=-3.0, multiplier_lr=0.0, critic_warmup=0)
+
+
+def test_a_list_is_taken_as_a_tuple_and_a_whole_float_as_a_number_of_steps() -> None:
+    config = A2CConfig(hidden=[32, 16], critic_warmup=1e4)  # type: ignore[arg-type]
+    assert config == A2CConfig(hidden=(32, 16), critic_warmup=10_000) and hash(config)
+    assert isinstance(config.hidden, tuple) and isinstance(config.critic_warmup, int)
+    with pytest.raises(UserError, match=r"^critic_warmup must be a whole number, got 10.5$"):
+        A2CConfig(critic_warmup=10.5)  # type: ignore[arg-type]
+
+
+def test_a_former_name_is_taken_with_a_warning_and_an_unknown_one_refused_with_the_nearest() -> None:
+    with pytest.warns(FutureWarning, match=r"^PPOConfig: clip is called clip_range now$"):
+        assert PPOConfig(clip=0.1) == PPOConfig(clip_range=0.1)  # type: ignore[call-arg]
+    with pytest.raises(UserError, match=r"^PPOConfig has no setting 'clip_rnge' \(did you mean clip_range\?\)$"):
+        PPOConfig(clip_rnge=0.1)  # type: ignore[call-arg]
+
+
+def test_every_former_name_has_one_that_some_agent_knows() -> None:
+    known = {field.name for _, config in AGENTS.values() for field in fields(config)}
+    known |= {field.name for field in fields(CostConfig)}
+    assert set(RENAMED.values()) <= known and not set(RENAMED) & known

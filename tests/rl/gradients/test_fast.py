@@ -31,6 +31,8 @@ from costgrad.rl.gradients.losses import (
 from costgrad.rl.networks.actor import DeterministicActor, actor_for
 from costgrad.rl.networks.batch_norm import BatchNormMLP
 from costgrad.rl.networks.critic import Critic, CriticSpec
+from costgrad.rl.networks.encoder import build_encoder
+from costgrad.rl.networks.heads import Regression
 from costgrad.rl.networks.mlp import MLP
 from costgrad.rl.optim import Optimizer
 from costgrad.rl.spaces import Codec
@@ -175,13 +177,19 @@ def test_a_step_of_ppo(space: str, bonus: float, head: str) -> None:
     with torch.no_grad():
         pi = scene.actor(scene.x)
         sample = pi.sample(scene.actor.noise(ROWS, generator=generator(5)).double())
-        log_prob = pi.log_prob(sample) + 0.3 * normal(ROWS, seed=8)
-    columns = (log_prob, normal(ROWS, seed=9), scene.target / 4, scene.target / 4 + 0.1, scene.weight, scene.weight)
+        log_prob = pi.log_prob(sample) + normal(ROWS, seed=11)
+    returns, value = scene.target / 4, scene.target / 4 + 2 * normal(ROWS, seed=10)
+    columns = (log_prob, normal(ROWS, seed=9), returns, value, scene.weight, scene.weight)
     noise = scene.actor.noise(1, ROWS, generator=generator(6)).double() if space == "box" and bonus else None
     config = PPOConfig(ent_coef=bonus, clip_range_vf=0.2 if head == "regression" else 0.0)
     both = torch.nn.ModuleList([scene.actor, critic])
     args = (Rows(scene.x, sample, *columns), noise, config)
     compare(ppo_loss, ppo_step, (scene.actor, critic), args, both)
+    # Negative control: both clips hold some rows.
+    free = PPOConfig(ent_coef=bonus, clip_range=1.0)
+    with_clips, without = (ppo_loss(scene.actor, critic, args[0], noise, c) for c in (config, free))
+    assert not torch.allclose(with_clips.actor_loss, without.actor_loss)
+    assert torch.allclose(with_clips.critic_loss, without.critic_loss) == (head == "hl_gauss")
 
 
 @pytest.mark.parametrize("net", NETS)
@@ -203,6 +211,21 @@ class Tanh(MLP):
     """A class of its own, however like an MLP it is."""
 
 
+class Shifted(Critic):
+    """A C of its own: no step by hand can know what it adds."""
+
+    def output(self, *args: Any, **settings: Any) -> Tensor:
+        return super().output(*args, **settings) + 1
+
+
+class Bent(DeterministicActor):
+    """An actor of its own."""
+
+
+class Halved(Regression):
+    """A head of its own."""
+
+
 def test_only_exactly_known_networks_go_by_hand() -> None:
     scene = Scene("box", "relu")
     assert refusal(scene.actor) is None and refusal(scene.critic) is None
@@ -217,9 +240,34 @@ def test_only_exactly_known_networks_go_by_hand() -> None:
     assert refusal(scene.actor) == "its network is a Tanh"
     scene.actor.net = BatchNormMLP((3, 5, 4))
     assert refusal(scene.actor) == "its network is a BatchNormMLP"
-    scene.critic.head = type("Head", (torch.nn.Module,), {})()
-    assert refusal(scene.critic) == "its head is a Head"
+    scene.critic.head = Halved()
+    assert refusal(scene.critic) == "its head is a Halved"
     assert refusal(torch.nn.Linear(1, 1)) == "Linear is a module of its own"
+    assert refusal(Shifted(CriticSpec.of(scene.codec, hidden=(4,)))) == "Shifted is a module of its own"
+    assert refusal(Bent(3, 2, (7,), "relu", False, 0.1)) == "Bent is a module of its own"
+    encoder = build_encoder(torch.nn.Linear(3, 5), scene.codec.obs, 0)
+    encoded = Critic(CriticSpec.of(scene.codec, hidden=(4,), activation="relu"), encoder=encoder)
+    assert refusal(encoded) == "there is an encoder"
+
+
+def test_a_descent_of_a_network_of_its_own_is_down_its_own_loss() -> None:
+    """By autograd, and so through what the class changed; its plain twin's step goes elsewhere."""
+    ends = []
+    for kind in (Shifted, Critic):
+        scene = Scene("box", "tanh")
+        critic = kind(scene.critic.spec, generator()).double()
+        optimizer = Optimizer(critic)
+        descent = Descent(critic_loss, critic_step, optimizer, critic)
+        assert descent.reason == ("Shifted is a module of its own" if kind is Shifted else None)
+        args = (scene.x, scene.action, scene.target, scene.weight, None)
+        expected = critic_loss(critic, *args)
+        slopes = torch.autograd.grad(expected.total, list(critic.parameters()))
+        told, _ = descent(*args)
+        assert not any(entry.requires_grad for entry in told)
+        torch.testing.assert_close(told.total, expected.total.detach())
+        torch.testing.assert_close(optimizer.gradient, torch.cat([slope.flatten() for slope in slopes]))
+        ends.append(optimizer.gradient.clone())
+    assert not torch.allclose(*ends)
 
 
 def test_a_descent_by_hand_and_one_by_autograd_end_alike() -> None:

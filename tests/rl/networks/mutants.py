@@ -25,8 +25,20 @@ MUTANTS = [
         "for member in weight[:1].expand_as(weight):",
         "rl/networks/mlp",
     ),
-    Mutant("td3 forgets init", "agents/td3.py", "c.noise, start, c.init)", "c.noise, start)", "rl/networks/mlp"),
-    Mutant("sac forgets init", "agents/sac.py", "state_std=True, init=c.init)", "state_std=True)", "rl/networks/mlp"),
+    Mutant(
+        "td3 forgets init",
+        "agents/td3.py",
+        "start, c.init, of_actor)",
+        'start, "orthogonal", of_actor)',
+        "rl/networks/mlp",
+    ),
+    Mutant(
+        "sac forgets init",
+        "agents/common.py",
+        'getattr(config, "init", "orthogonal")',
+        '"orthogonal"',
+        "rl/networks/mlp",
+    ),
     Mutant(
         "critic forgets its init",
         "rl/networks/critic.py",
@@ -290,8 +302,8 @@ MUTANTS = [
     Mutant(
         "ppo: value clip leaves the slope",
         "rl/networks/heads.py",
-        "slope * (loss >= near)",
-        "slope",
+        "gradient * (loss >= near)",
+        "gradient",
         "rl/networks/heads",
     ),
     Mutant(
