@@ -20,7 +20,8 @@ from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.gradients.descent import Descent, path_of
 from costgrad.rl.networks.acting import Acting
 from costgrad.rl.networks.actor import StochasticActor, actor_for
-from costgrad.rl.networks.critic import Critic, CriticSpec, build_critic
+from costgrad.rl.networks.build import build_critic
+from costgrad.rl.networks.critic import Critic, CriticSpec
 from costgrad.rl.networks.encoder import EncoderLike, build_encoders
 from costgrad.rl.optim import Optimizer, Target, check_owners
 from costgrad.rl.settings import nearest

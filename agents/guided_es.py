@@ -29,7 +29,8 @@ from costgrad.rl.gradients.descent import Descent
 from costgrad.rl.gradients.estimators import expected_cost
 from costgrad.rl.gradients.losses import critic_loss
 from costgrad.rl.networks.actor import CategoricalActor
-from costgrad.rl.networks.critic import MAX_JOINT_ACTIONS, Critic, CriticSpec, build_critic
+from costgrad.rl.networks.build import build_critic
+from costgrad.rl.networks.critic import MAX_JOINT_ACTIONS, Critic, CriticSpec
 from costgrad.rl.networks.encoder import EncoderLike, build_encoders
 from costgrad.rl.optim import Optimizer, Target, annealed
 from costgrad.rl.returns import td_target

@@ -32,7 +32,8 @@ from costgrad.rl.gradients.fast import critic_step, deterministic_actor_step
 from costgrad.rl.gradients.losses import critic_loss, deterministic_actor_loss
 from costgrad.rl.networks.acting import CHUNK, Acting
 from costgrad.rl.networks.actor import DeterministicActor
-from costgrad.rl.networks.critic import Critic, CriticSpec, build_critic
+from costgrad.rl.networks.build import build_critic
+from costgrad.rl.networks.critic import Critic, CriticSpec
 from costgrad.rl.networks.encoder import EncoderLike, SharedEncoder, build_encoders
 from costgrad.rl.networks.mlp import Init
 from costgrad.rl.optim import Optimizer, Target, critic_optimizers

@@ -11,10 +11,10 @@ speaks the user's units: raw observations, actions as the environment takes them
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, replace
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,78 +24,14 @@ from costgrad.rl import checkpoint
 from costgrad.rl.data import Batch
 from costgrad.rl.errors import UserError
 from costgrad.rl.networks.batch_norm import BatchNormMLP
+from costgrad.rl.networks.critic_spec import MAX_JOINT_ACTIONS as MAX_JOINT_ACTIONS
+from costgrad.rl.networks.critic_spec import CriticSpec as CriticSpec
 from costgrad.rl.networks.encoder import Encoder, EncoderLike, build_encoder
 from costgrad.rl.networks.heads import LIMIT, CostScale, HLGauss, Regression
-from costgrad.rl.networks.mlp import MLP, Activation, Init
+from costgrad.rl.networks.mlp import MLP
 from costgrad.rl.norm import RunningNorm
 from costgrad.rl.observations import Observations
-from costgrad.rl.spaces import Codec, space_from_json, space_to_json, to_agent
-
-MAX_JOINT_ACTIONS = 256  # combinations of choices up to which C gives each a cost of its own
-
-
-@dataclass(frozen=True)
-class CriticSpec:
-    """All that decides a critic's shape; plain JSON."""
-
-    obs_shape: tuple[int, ...]
-    action: Literal["none", "discrete", "box", "one_hot"]
-    """C(s); C(s) -> a cost for each of n actions; C(s, a); C(s, a) of D choices that are too many to list."""
-    action_size: int = 0
-    """n of the discrete actions, A of the box, or the sum of the choices."""
-    action_start: int = 0
-    """The environment's first discrete action."""
-    low: tuple[float, ...] = ()
-    high: tuple[float, ...] = ()
-    """The box in the environment's units, flat."""
-    hidden: tuple[int, ...] = (64, 64)
-    ensemble: int = 1
-    head: Literal["regression", "hl_gauss"] = "hl_gauss"
-    bins: int = 101
-    activation: Activation = "tanh"
-    layer_norm: bool = False
-    batch_norm: bool = False
-    """Instead: `train()` and `eval()` then say whose statistics count, see rl/networks/batch_norm.py."""
-    dropout: float = 0.0
-    channel_axis: int = -1
-    """Of an image observation; -1 is gymnasium's height x width x channel."""
-    normalize_obs: bool = True
-    """Whether observations are normalised with the statistics that `obs_norm.update` gathers."""
-    choices: tuple[int, ...] = ()
-    """Where an action is a vector of D choices: how many there are in each; their product is the n of "discrete"."""
-    starts: tuple[int, ...] = ()
-    """The environment's first of each of them."""
-    init: Init = "orthogonal"
-    """Initial weights, as rl/networks/mlp.py has them; C then starts at cost 0 everywhere, "uniform" near it."""
-    features: int = 0
-    """F of the encoder in front of it; 0 has none."""
-
-    @staticmethod
-    def of(codec: Codec, config: Any = None, state_only: bool = False, **settings: Any) -> CriticSpec:
-        """The spec for an environment's spaces.
-
-        Args:
-            codec: of the spaces.
-            config: of an agent; what stands in it under a name of ours is taken.
-            state_only: leaves the action out.
-            settings: further ones, by name.
-        """
-        ours = [field.name for field in fields(CriticSpec)]
-        named = {name: getattr(config, name) for name in ours if hasattr(config, name)}
-        if hasattr(config, "n_critics"):
-            named["ensemble"] = config.n_critics
-        settings = named | settings
-        if state_only:
-            return CriticSpec(codec.obs_shape, "none", **settings)
-        if codec.multi:
-            size, starts = math.prod(codec.choices), tuple(codec.first_choices)
-            kind, size = ("discrete", size) if size <= MAX_JOINT_ACTIONS else ("one_hot", sum(codec.choices))
-            return CriticSpec(codec.obs_shape, kind, size, choices=codec.choices, starts=starts, **settings)  # type: ignore[arg-type]
-        if codec.discrete:
-            start = int(codec.action_space.start)  # type: ignore[attr-defined]
-            return CriticSpec(codec.obs_shape, "discrete", codec.action_size, start, **settings)
-        low, high = codec.action_bounds or ((), ())
-        return CriticSpec(codec.obs_shape, "box", codec.action_size, low=tuple(low), high=tuple(high), **settings)
+from costgrad.rl.spaces import space_from_json, space_to_json, to_agent
 
 
 class Critic(nn.Module):
@@ -373,32 +309,6 @@ class Critic(nn.Module):
             reason = " ".join(str(error).split())
             raise UserError(f"critic {path} is damaged: its spec and its tensors do not fit ({reason})") from error
         return critic.to(device).eval()
-
-
-def build_critic(
-    critic: Critic | None, spec: CriticSpec, generator: torch.Generator, encoder: Encoder | None, device: torch.device
-) -> Critic:
-    """A new C of a spec, or the one that was given, where it fits.
-
-    Args:
-        critic: one that was trained before and goes on learning; None builds one.
-        spec: what the agent needs on these spaces.
-        generator: decides the initial weights.
-        encoder: of the new one.
-        device: where it lives.
-
-    Raises:
-        UserError: the given C is of other spaces, or of another kind than the agent learns.
-    """
-    if critic is None:
-        return Critic(spec, generator, encoder).to(device)
-    for field in ("obs_shape", "action", "action_size", "action_start", "low", "high", "choices", "starts"):
-        if (got := getattr(critic.spec, field)) != (wanted := getattr(spec, field)):
-            raise UserError(f"critic= has {field} {got!r}: the agent on these spaces takes {wanted!r}")
-    for field in ("head", "batch_norm"):
-        if (got := getattr(critic.spec, field)) != (wanted := getattr(spec, field)):
-            raise UserError(f"critic= has {field} {got!r}: this agent with these settings takes {wanted!r}")
-    return critic.to(device)
 
 
 def _kind(meta: dict[str, Any]) -> str:

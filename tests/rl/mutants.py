@@ -191,9 +191,9 @@ MUTANTS = [
     Mutant(
         "a parameter out of the loss is left as it is",
         "rl/optim.py",
-        "        if gradient is None:\n",
-        "        if False:\n",
-        "rl/optim",
+        "raise UserError(_unused(loss, [optimizer, *others])) from error",
+        "return loss",
+        "rl/optim contracts/encoders",
     ),
     Mutant(
         "a second optimizer takes the first one's gradients",
@@ -205,7 +205,7 @@ MUTANTS = [
     Mutant(
         "a second optimizer stands still",
         "rl/optim.py",
-        "        other.apply(gradients[start",
+        "        other.apply_autograd(gradients[start",
         "        id(gradients[start",
         "rl/optim",
     ),
