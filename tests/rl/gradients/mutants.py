@@ -242,7 +242,7 @@ MUTANTS = [
         "rl/gradients/losses.py",
         "action, target, masks)\n    return Critic",
         "action, target)\n    return Critic",
-        "agents/a2c",
+        "rl/gradients/fast",
     ),
     Mutant(
         "loss: dropout of C forgotten in the actor's",

@@ -115,6 +115,19 @@ def test_a_step_of_c(space: str, net: str, head: str) -> None:
     compare(critic_loss, critic_step, (scene.critic,), args, scene.critic)
 
 
+def test_cs_loss_is_that_of_the_units_which_dropout_leaves() -> None:
+    scene = Scene("box", "relu")
+    critic = Critic(
+        CriticSpec.of(scene.codec, hidden=(8, 6), activation="relu", dropout=0.5, head="regression"), generator()
+    )
+    opinionated(critic).float()  # at its start it says 0 whatever is left out
+    x, action, target, weight = (t.float() for t in (scene.x, scene.action, scene.target, scene.weight))
+    masks = critic.net.dropout_masks(ROWS, generator(7))
+    expected = (critic.output(x, action, masks)[..., 0] - critic.cost_scale.scaled(target)).square().sum(0)
+    torch.testing.assert_close(critic_loss(critic, x, action, target, weight, masks).losses, expected)
+    assert not torch.allclose(critic_loss(critic, x, action, target, weight).losses, expected)
+
+
 @pytest.mark.parametrize("head", ["regression", "hl_gauss"])
 @pytest.mark.parametrize("net", NETS)
 @pytest.mark.parametrize("space", SPACES)
