@@ -78,10 +78,17 @@ def _experiment(argv: Sequence[str]) -> int:
     runs = plan(args)
     path = Path(args.results) / f"{args.name}.csv"
     there = {row.key: row for row in read_rows(path)} if path.exists() else {}
+    renamed: set[str] = set()
     for run in runs:
         row = there.get(run.key)
-        if row is not None and json.loads(row.config or "{}") != json.loads(run.settings):
+        if row is None:
+            continue
+        config, lines = current_names(agent_classes(run.agent)[1], json.loads(row.config or "{}"))
+        renamed.update(lines)
+        if config != json.loads(run.settings):
             print(f"{run}: its row was run with other settings, {row.config}; remove the row to run it again")
+    if renamed:
+        print(f"{path} has rows of an older version: {', '.join(sorted(renamed))}")
     todo = [run for run in runs if run.key not in there]
     if todo:
         renew_evaluations(path)

@@ -251,9 +251,8 @@ FAST: dict[str, dict[str, Any]] = {
 )
 def test_every_agent_learns_vectors_of_choices(agent: str, task: str, monkeypatch: pytest.MonkeyPatch) -> None:
     if task == "one_hot":
-        monkeypatch.setattr(
-            "costgrad.rl.networks.critic_spec.MAX_JOINT_ACTIONS", 4
-        )  # three bits are then too many to list
+        # Three bits are then too many to list.
+        monkeypatch.setattr("costgrad.rl.networks.critic_spec.MAX_JOINT_ACTIONS", 4)
     worst = task == "reward turned over"
     env = make(lambda: Match(SPACES["bits"], worst), 8, 0, backend="sync")
     cls, config = AGENTS[agent]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import warnings
 from dataclasses import replace
@@ -14,6 +15,7 @@ import pytest
 from costgrad.agents import AGENTS, PPOConfig, SACConfig
 from costgrad.rl.errors import UserError
 from costgrad.rl.settings import RENAMED, current_names, nearest
+from costgrad.scripts import experiment
 
 OLD = Path(__file__).parent / "old_checkpoints"
 EXPECTED: dict[str, Any] = json.loads((OLD / "expected.json").read_text())
@@ -73,3 +75,42 @@ def test_every_old_name_leads_to_a_setting() -> None:
     fields = {name for _, config_cls in AGENTS.values() for name in config_cls.__dataclass_fields__}
     fields |= {"gradient_steps"}  # of BlackBoxLoss
     assert set(RENAMED.values()) <= fields and not set(RENAMED) & fields
+
+
+def test_rows_of_before_are_taken_for_what_they_are(tmp_path: Path, monkeypatch: Any, capsys: Any) -> None:
+    """The committed rows of SAC on CartPole have old names: the run is there, and nothing is to be done."""
+    monkeypatch.chdir(tmp_path)
+    source = (Path(__file__).resolve().parents[2] / "results" / "off_policy.csv").read_text()
+    assert '""fold"": 3' in source
+    (tmp_path / "old.csv").write_text(source)
+    flags = [
+        "--name",
+        "old",
+        "--agent",
+        "sac",
+        "--envs",
+        "CartPole-v1:50000",
+        "--seeds",
+        "0-1",
+        "--results",
+        str(tmp_path),
+    ]
+    assert experiment.main(flags) == 0
+    out = capsys.readouterr().out
+    assert "2 of 2 runs are there, 0 to do" in out and "other settings" not in out
+    assert "has rows of an older version: batch is called batch_size now, fold is called n_step now" in out
+    (tmp_path / "old.csv").write_text(source.replace('""fold"": 3', '""fold"": 4'))  # negative control
+    assert experiment.main(flags) == 0
+    assert "its row was run with other settings" in capsys.readouterr().out
+
+
+def test_every_committed_row_has_settings_that_exist() -> None:
+    results, rows = Path(__file__).resolve().parents[2] / "results", 0
+    for path in sorted(results.rglob("*.csv")):
+        for row in csv.DictReader(path.read_text().splitlines()):
+            if row.get("agent") in AGENTS and row.get("config"):
+                config_cls = AGENTS[row["agent"]][1]
+                settings, _ = current_names(config_cls, json.loads(row["config"]))
+                assert set(settings) <= {*config_cls.__dataclass_fields__, "num_envs"}, (path, row)
+                rows += 1
+    assert rows > 400
