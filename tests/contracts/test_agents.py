@@ -213,7 +213,7 @@ def test_what_stands_in_a_reset_row_does_not_matter(space: str, case: str) -> No
     for name, value in a.items():
         torch.testing.assert_close(value, b[name], rtol=1e-4, atol=1e-5, msg=f"{name} differs")
     assert agents[0].steps == 28 * N - 4
-    norms = [agents[0].policies.seen] if CASES[case][0] in GRADIENT_FREE else []
+    norms = [agents[0].policies.next_norm] if CASES[case][0] in GRADIENT_FREE else []
     norms += [agents[0].critic.obs_norm] if hasattr(agents[0], "critic") else []
     assert norms and all(norm.count == 28 * N - 4 for norm in norms)
     # Negative control: where the row counts, it does matter.

@@ -141,7 +141,7 @@ def test_the_work_says_all_settings_that_cost_time(agent: str) -> None:
     job = {"num_envs": work.num_envs, "num_steps": work.num_steps, "optimizer": "adam", "normalize_obs": False}
     said = work.config(job, (work.gradients or ("",))[0])
     silent = {field.name for field in fields(config)} - set(said)
-    assert silent <= {"bins", "log_std", "state_std", "noise_correlation"}  # of other heads and actions
+    assert silent <= {"bins", "log_std", "state_std", "noise_correlation", "share_encoder"}  # of other networks
     config(**said)
 
 

@@ -105,7 +105,7 @@ def test_an_experiment_takes_them(tmp_path: Path, monkeypatch: Any) -> None:
 def test_a_variant_of_an_unknown_setting_names_the_nearest(tmp_path: Path, capsys: Any, monkeypatch: Any) -> None:
     words = ("--name", "n", "--results", str(tmp_path), "--envs", "CartPole-v1:100", "--no-presets", "--seeds", "0")
     error = refused(capsys, experiment.main, *words, "--variant", 'v={"gama": 1}')
-    assert "a2c has no setting 'gama' (did you mean gamma?): it has actor_gradient, " in error
+    assert "a2c has no setting 'gama' (did you mean gamma?): it has gamma, " in error
     error = refused(capsys, experiment.main, *words, "--variant", 'v={"learning_rate": 1}')
     assert "(did you mean actor_lr or critic_lr?)" in error
     todo: list[Any] = []

@@ -271,7 +271,7 @@ def test_an_experiment_takes_it(place: Path, tmp_path: Path) -> None:
 def test_an_encoder_must_be_a_file_s(here: Path, capsys: Any) -> None:
     assert "must be file.py:Name" in refused(capsys, train.main, "--encoder", "Net")
     assert "has no 'Net'" in refused(capsys, train.main, "--encoder", "mine.py:Net")
-    assert "agent mine takes no argument encoder" in refused(
+    assert "agent mine takes no encoder: of costgrad's agents a2c" in refused(
         capsys, train.main, "--agent", "mine.py:Mine", "--encoder", "mine.py:MineConfig"
     )
     assert "was trained without an encoder" in refused(
