@@ -88,7 +88,7 @@ def ppo_loss(actor: StochasticActor, critic: Critic, batch: Rows, noise: Tensor 
     actor_loss, _ = clipped_score(log_ratio, batch.advantage, config.clip_range)
     output = critic.output(critic.encode(batch.x))[0]
     critic_loss, _ = critic.head.loss_and_gradient(output, batch.returns, batch.value, config.clip_range_vf)
-    total = (actor_loss + config.vf_coef * critic_loss) @ batch.weight
+    total = torch.add(actor_loss, critic_loss, alpha=config.vf_coef) @ batch.weight
     if config.ent_coef:
         entropy = pi.entropy(None if noise is None else pi.sample(noise))
         total = total - config.ent_coef * (entropy @ batch.weight)

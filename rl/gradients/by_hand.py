@@ -207,7 +207,12 @@ class ActorPass:
 
     @torch.no_grad()
     def gradient(
-        self, sample: Tensor, grad_log_prob: Tensor, grad_entropy: Tensor | None = None, samples: Tensor | None = None
+        self,
+        sample: Tensor,
+        grad_log_prob: Tensor,
+        grad_entropy: Tensor | None = None,
+        samples: Tensor | None = None,
+        out: Gradient = (),
     ) -> Gradient:
         """From gradients in what pi says to the gradient, for each of `actor.parameters()`.
 
@@ -216,16 +221,17 @@ class ActorPass:
             grad_log_prob: [B] d loss / d log pi(sample).
             grad_entropy: [B] d loss / d entropy; None where the loss does not hold it.
             samples: [M, B, A] of continuous actions, the samples that the entropy is taken from.
+            out: as of `Pass.gradient`.
         """
         pi = self.pi
         if isinstance(pi, Categorical):
-            return self.from_logits(categorical_backward(pi, sample, grad_log_prob, grad_entropy))
+            return self.from_logits(categorical_backward(pi, sample, grad_log_prob, grad_entropy), out)
         mean, log_std = log_prob_backward(pi, sample, grad_log_prob)
         if grad_entropy is not None:
             assert samples is not None, "the entropy behind tanh has no closed form: it needs samples"
             grad_mean, grad_log_std = sample_backward(pi, samples, None, grad_entropy)
             mean, log_std = mean + grad_mean, log_std + grad_log_std
-        return self.from_gaussian(mean, log_std)
+        return self.from_gaussian(mean, log_std, out)
 
     @torch.no_grad()
     def from_logits(self, grad: Tensor, out: Gradient = ()) -> Gradient:

@@ -50,9 +50,11 @@ class Descent(Generic[LossT]):
         if self.reason is None and self.by_hand is not None:
             loss, gradient = self.by_hand(*self.networks, *args, out=self.optimizer.slots)
             return loss, self.optimizer.apply(gradient)
-        with torch.enable_grad():
-            loss = self.loss(*self.networks, *args)
-            norm = descend(self.optimizer, loss[0], *self.others)
+        if not torch.is_grad_enabled():  # as in the updates of off-policy agents
+            with torch.enable_grad():
+                return self(*args)
+        loss = self.loss(*self.networks, *args)
+        norm = descend(self.optimizer, loss[0], *self.others)
         return detached(loss), norm
 
 

@@ -195,12 +195,13 @@ def ppo_step(
     actor_loss, grad_log_prob = clipped_score(log_ratio, batch.advantage, config.clip_range)
     bonus = -config.ent_coef * weight if config.ent_coef else None
     samples = None if noise is None else acted.pi.sample(noise)
-    of_actor = acted.gradient(batch.sample, grad_log_prob * weight, bonus, samples)
+    mine = len(out) - 2 * len(through.inputs) if out else 0  # the actor's, in front of C's weights and biases
+    of_actor = acted.gradient(batch.sample, grad_log_prob * weight, bonus, samples, out[:mine])
     critic_loss, gradient = critic.head.loss_and_gradient(
         through.output, batch.returns, batch.value, config.clip_range_vf
     )
-    of_critic = through.gradient(gradient * (config.vf_coef * weight).unsqueeze(-1))
-    total = (actor_loss + config.vf_coef * critic_loss) @ weight
+    of_critic = through.gradient(gradient * (config.vf_coef * weight).unsqueeze(-1), out[mine:])
+    total = torch.add(actor_loss, critic_loss, alpha=config.vf_coef) @ weight
     if config.ent_coef:
         total = total - config.ent_coef * (acted.pi.entropy(samples) @ weight)
     return PPOLoss(total, log_ratio, actor_loss, critic_loss), (*of_actor, *of_critic)
