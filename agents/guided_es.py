@@ -151,7 +151,7 @@ class GuidedES(AgentMixin):
         self.population.start(mirrored(self.policies.center, noise, c.sigma))
 
     def update(self) -> dict[str, Tensor]:
-        """As many updates of C as the steps are worth; a step of the centre when a generation has been played."""
+        """As many updates of C as are due; a step of the centre when a generation has been played."""
         metrics: dict[str, Tensor] = {}
         self.critic_optimizer.anneal(self.steps)
         while self.updates_due >= 1:

@@ -259,7 +259,7 @@ class Part(Protocol):
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
-        """Takes up what `state_dict` gave."""
+        """Restores what `state_dict` gave."""
         ...
 
 

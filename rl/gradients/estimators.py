@@ -159,7 +159,7 @@ def control_variate(expected: Tensor, log_prob: Tensor, returns: Tensor, taken: 
     Continuous: LAX (1711.00123), Stein control variates (1710.11198).
 
     Args:
-        expected: [B] as in `pathwise`, over fresh actions.
+        expected: [B] as in `pathwise`, over new actions.
         log_prob: [B] of the action taken, with its graph.
         returns: [B] G.
         taken: [B] C(s, a) of the action taken.

@@ -21,10 +21,10 @@ CHUNK = 64  # vector steps whose noise is drawn at once where there are no rollo
 
 
 class Acting:
-    """From observations to actions, by a network on the host and noise that is drawn once a rollout.
+    """From observations to actions: a forward pass in NumPy, and noise that is drawn once per rollout.
 
     With `correlation` c the noise is made of a first-order autoregression over time: c of the last normal draw and
-    sqrt(1 - c^2) of a fresh one. Each step's noise keeps its own distribution (discrete actions: Gumbel's, by the
+    sqrt(1 - c^2) of a new one. Each step's noise keeps its own distribution (discrete actions: Gumbel's, by the
     quantiles of the normal), so the policy's density is what it was, but the actions swing for some 1 / (1 - c) steps
     instead of cancelling out (as coloured noise does, 2312.11091).
 
@@ -57,7 +57,7 @@ class Acting:
         self._last: np.ndarray | None = None  # of the rollout before
 
     def on_reset(self) -> None:
-        """Fresh episodes start, perhaps in another number."""
+        """Called after every reset; noise starts anew, for the number of environments may have changed."""
         self._t, self._last = 0, None
 
     def explore(self, obs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -109,14 +109,14 @@ class Acting:
         return None if noise is None else pi.sample(noise)
 
     def state(self) -> dict[str, Tensor]:
-        """The generators; noise goes on from a fresh draw, as the episodes do."""
+        """The generators; a resumed run draws new noise, and starts new episodes."""
         return {
             "generator": self.generator.get_state(),
             "predict_generator": self.predict_generator.get_state(),
         }
 
     def load_state(self, tensors: dict[str, Tensor], steps: int) -> None:
-        """Takes up what `state` gave; `steps` seeds generators of another device's kind."""
+        """Restores what `state` gave; `steps` seeds generators of another device's kind."""
         restore_generator(self.generator, tensors["generator"], steps)
         restore_generator(self.predict_generator, tensors["predict_generator"], steps)
         self.on_reset()

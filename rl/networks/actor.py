@@ -89,11 +89,11 @@ class CategoricalActor(nn.Module):
         return noise.exponential_(generator=generator).log_().neg_()
 
     def noise_from(self, normal: np.ndarray) -> np.ndarray:
-        """Gumbel noise of the same quantiles as normal noise, on the host: -log(-log Phi(z)) of each z."""
+        """Gumbel noise of the same quantiles as normal noise, in NumPy: -log(-log Phi(z)) of each z."""
         return to_numpy(torch.special.log_ndtr(torch.from_numpy(normal)).neg_().log_().neg_())
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The same on the host: net's outputs and noise (None: the mode) -> sample, action, both [N] or [N, D]."""
+        """The same in NumPy: the net's outputs and noise (None: the mode) -> sample, action, both [N] or [N, D]."""
         if self.multi:
             if self.padded:
                 output = np.pad(output, ((0, 0), (0, 1)), constant_values=NEVER)[:, self.slots.ravel()]
@@ -103,7 +103,7 @@ class CategoricalActor(nn.Module):
 
 
 class GaussianActor(nn.Module):
-    """pi(a|s) over [-1, 1]^A, its spread free of the state or an output like the mean.
+    """pi(a|s) over [-1, 1]^A, a squashed Gaussian; its standard deviation depends on the state or not.
 
     Args:
         features: width of a state's features.
@@ -111,9 +111,9 @@ class GaussianActor(nn.Module):
         hidden: widths of the hidden layers of the network that gives the mean.
         activation: between them.
         layer_norm: whether they are normalised.
-        log_std: initial log of the spread before tanh.
+        log_std: initial log standard deviation, before tanh.
         generator: decides the initial weights.
-        state_std: whether the spread depends on the state.
+        state_std: whether the standard deviation depends on the state.
         init: how initial weights are drawn, see `MLP`.
         encoder: turns observations into the features; None where they are features already.
     """
@@ -149,7 +149,7 @@ class GaussianActor(nn.Module):
         return SquashedGaussian(mean, self.free_log_std(output).clamp(*LOG_STD))
 
     def free_log_std(self, output: Tensor) -> Tensor:
-        """Log of the spread before it is kept within `LOG_STD`: the net's output -> [A], or [B, A] of the state."""
+        """Log standard deviation before it is clamped to `LOG_STD`: the net's output -> [A], or [B, A] of the state."""
         return self.log_std + output[:, self.actions :] if self.state_std else self.log_std
 
     def noise(self, *batch: int, generator: torch.Generator) -> Tensor:
@@ -161,7 +161,7 @@ class GaussianActor(nn.Module):
         return normal
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """`SquashedGaussian` on the host: net's outputs, noise [N, A] (None: the mode) -> sample, action [N, A]."""
+        """`SquashedGaussian` in NumPy: the net's outputs, noise [N, A] (None: the mode) -> sample, action [N, A]."""
         mean = output[:, : self.actions]
         if noise is None:
             return mean, np.tanh(mean)
@@ -171,7 +171,7 @@ class GaussianActor(nn.Module):
 
 
 class DeterministicActor(nn.Module):
-    """The action mu(s) in [-1, 1]^A, and noise round it where the agent explores (1802.09477).
+    """The action mu(s) in [-1, 1]^A, and Gaussian exploration noise around it (1802.09477).
 
     Args:
         features: width of a state's features.
@@ -216,7 +216,7 @@ class DeterministicActor(nn.Module):
         return normal
 
     def act(self, output: np.ndarray, noise: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-        """The same on the host: net's outputs, noise [N, A] (None: none) -> action, action [N, A]."""
+        """The same in NumPy: the net's outputs, noise [N, A] (None: none) -> action, action [N, A]."""
         action = np.tanh(output)
         if noise is not None:
             action = np.minimum(np.maximum(action + np.float32(self.noise_std) * noise, -1), 1)

@@ -60,7 +60,7 @@ class Regression(nn.Module):
         return torch.zeros(1)
 
     def rescale(self, weight: Tensor, bias: Tensor, ratio: float, offset: float) -> tuple[Tensor, Tensor]:
-        """The last layer [..., 1] that gives (scaled cost - `offset`) / `ratio`, exactly."""
+        """PopArt's rescaled last layer [..., 1]: it gives (scaled cost - `offset`) / `ratio`, exactly."""
         return weight / ratio, (bias - offset) / ratio
 
 
@@ -120,7 +120,7 @@ class HLGauss(nn.Module):
         return self.target(self.edges.new_zeros(())).clamp(min=math.exp(-FAR)).log()
 
     def rescale(self, weight: Tensor, bias: Tensor, ratio: float, offset: float) -> tuple[Tensor, Tensor]:
-        """The last layer [..., bins] that gives (scaled cost - `offset`) / `ratio`.
+        """PopArt's rescaled last layer [..., bins]: it gives (scaled cost - `offset`) / `ratio`.
 
         The new logits are the old ones read off where the new bins lie, in a window as wide as two old bins, which
         interpolates, or nearly as two new ones: wide bins would step over a peak. What so wide a window levels is made
@@ -138,13 +138,13 @@ class HLGauss(nn.Module):
 
 
 class CostScale(nn.Module):
-    """What scaled costs stand for, cost = shift + scale * scaled, so that nobody sets cost bounds by hand.
+    """The scale of C's targets, cost = shift + scale * scaled: PopArt-style rescaling (1602.07714), no bounds to set.
 
     It follows the lowest and the highest target, which therefore are never clipped. It moves in jumps, each at most a
     quarter wider than is needed, since each jump touches C's last layer.
 
     Args:
-        bounded: whether scaled costs have bounds that are worth filling: then the middle between lowest and highest
+        bounded: whether scaled costs have bounds to fill: then the middle between lowest and highest
             target is in the middle of them. Otherwise shift stays 0, and a scaled cost has the sign of the cost.
     """
 
@@ -168,7 +168,7 @@ class CostScale(nn.Module):
         return (cost - self.shift) / self.scale if self.bounded else cost / self.scale
 
     def fit(self, net: MLP, head: HLGauss | Regression, target: Tensor, weight: Tensor) -> None:
-        """`update`, and the last layer of C's net changed so that predictions stay where they were.
+        """`update`, and the last layer rescaled so that predictions are preserved (PopArt, 1602.07714, section 2.2).
 
         Args:
             net: its last layer is one of `head`, or several side by side.
