@@ -243,7 +243,7 @@ FAST: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize(
     ("agent", "task"),
     [
-        (agent, task)
+        pytest.param(agent, task, marks=[pytest.mark.slow] if agent == "crossq" else [])
         for agent in FAST
         for task in ("listed", "one_hot", "reward turned over")
         if task != "one_hot" or agent not in ("sac", "crossq")

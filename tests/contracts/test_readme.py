@@ -61,6 +61,7 @@ def mean_return(said: str) -> float:
     return float(re.findall(r"return (-?[\d.]+)", said)[-1])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "better_than"),
     # A thermostat that heats as it should keeps within a degree or so; the recipe's lowest stair costs nothing.
@@ -84,6 +85,7 @@ def test_the_python_examples_run_one_after_the_other(folder: Path) -> None:
     shutil.rmtree(folder / "runs")
 
 
+@pytest.mark.slow
 def test_a_model_learns_from_errors_alone(folder: Path) -> None:
     said = run(sys.executable, "errors.py", cwd=folder)
     assert "19,200 evaluations, 0 failed" in said and float(said.split("errors:")[1]) < 0.1  # chance is 0.75

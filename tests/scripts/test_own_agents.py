@@ -260,6 +260,7 @@ def test_it_may_be_drawn_as_far_as_it_says_what_it_is(here: Path, tmp_path: Path
     assert code == 0 or capsys.readouterr().err.startswith("error: ")
 
 
+@pytest.mark.slow
 def test_an_experiment_takes_it(place: Path, tmp_path: Path) -> None:
     shutil.copy(place / "mine.py", tmp_path / "mine.py")
     flags = ("--name", "t", "--agent", "mine.py:Mine", "--envs", "CartPole-v1:2e2", "--seeds", "0", "--jobs", "1")

@@ -325,7 +325,7 @@ TASKS: dict[str, tuple[str, dict[str, Any], int, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", ["sac", pytest.param("td3", marks=pytest.mark.slow)])
 def test_a_task_is_learnt_in_hindsight_and_not_without(name: str) -> None:
     task, kwargs, steps, settings = TASKS[name]
     torch.set_num_threads(1)
