@@ -45,7 +45,7 @@ class DeterministicLoss(NamedTuple):
 class PPOLoss(NamedTuple):
     """What a step of PPO's actor and C came to."""
 
-    total: Tensor  # scalar
+    total: Tensor  # scalar; [0] of a step by hand, where nobody reads it
     log_ratio: Tensor  # [B] log pi - log pi_old of each sample, before the step
     actor_loss: Tensor  # [B]
     critic_loss: Tensor  # [B]
