@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from costgrad.agents.configs import NetworkConfig
 from costgrad.rl import checkpoint
+from costgrad.rl.agent_files import load_agent, save_agent
 from costgrad.rl.errors import UserError
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.gradients.descent import Descent, path_of
@@ -93,7 +94,7 @@ class AgentMixin:
 
     def save(self, path: str | Path) -> None:
         """Writes the agent as a checkpoint folder, see rl/checkpoint.py. Raises UserError."""
-        checkpoint.save_agent(path, self)
+        save_agent(path, self)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", encoder: EncoderLike | None = None) -> Self:
@@ -107,7 +108,7 @@ class AgentMixin:
         Raises:
             UserError: it cannot be read, or its encoder is missing.
         """
-        return checkpoint.load_agent(path, cls, cls.config_class, device, encoder)
+        return load_agent(path, cls, cls.config_class, device, encoder)
 
     def check_parameters(self) -> None:
         """Raises UserError unless every parameter that learns belongs to exactly one optimizer."""

@@ -6,8 +6,8 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from costgrad.rl.checkpoint import write_text
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import write_text
 
 
 @dataclass

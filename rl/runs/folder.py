@@ -13,9 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from costgrad.rl.checkpoint import agent_name, read, restore, save_agent, write_text, writing
+from costgrad.rl.agent_files import agent_name, restore, save_agent
+from costgrad.rl.checkpoint import read
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import SEED_OFFSET
+from costgrad.rl.files import write_text, writing
 
 _ENTRIES = {"config": dict, "seed": int, "num_envs": int, "env_argument": str | None, "env_kwargs": dict}
 _PACKAGES = ("costgrad", "torch", "gymnasium", "numpy", "safetensors")

@@ -16,10 +16,10 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor
 
-from costgrad.rl.checkpoint import writing
 from costgrad.rl.diagnostics.probe import Probe
 from costgrad.rl.errors import Diverged
 from costgrad.rl.evaluate import Evaluation
+from costgrad.rl.files import writing
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.runs.table import EVALUATION_COLUMNS, PROBE_COLUMNS, TRAINING_COLUMNS, Table
 

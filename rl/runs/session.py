@@ -8,12 +8,13 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from costgrad.rl.checkpoint import agent_name, write_bytes
+from costgrad.rl.agent_files import agent_name
 from costgrad.rl.diagnostics.probe import probe
 from costgrad.rl.drawing.describe import describe
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, NeverEnds, run_episodes
 from costgrad.rl.factories import Factory, factory_of, vector_of
+from costgrad.rl.files import write_bytes
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick
 from costgrad.rl.runs.folder import Position, RunFolder

@@ -7,8 +7,8 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from costgrad.rl.checkpoint import write_text, writing
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import write_text, writing
 
 TRAINING_COLUMNS = ("step", "seconds", "mean_return", "min_return", "max_return", "mean_length", "steps_per_second")
 EVALUATION_COLUMNS = (

@@ -19,8 +19,10 @@ import torch
 from gymnasium import spaces
 
 from costgrad.rl import checkpoint
-from costgrad.rl.checkpoint import load_agent, read, save_agent, write, write_text
+from costgrad.rl.agent_files import load_agent, restore, save_agent
+from costgrad.rl.checkpoint import read, write
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import write_text
 from tests.fakes import Fake, FakeConfig
 
 TENSORS = {
@@ -106,7 +108,7 @@ def test_a_crash_at_any_point_leaves_the_old_or_the_new(tmp_path: Path, call: st
 
         os.rename = dying_rename
         if " " not in call:
-            setattr(checkpoint, call if call == "save_file" else f"_{call}", lambda *_: os._exit(9))
+            setattr(checkpoint, call, lambda *_: os._exit(9))
         write(path, {"x": torch.tensor(2)}, {"i": 2})
 
     _, status = os.waitpid(fork(work), 0)
@@ -191,7 +193,7 @@ def damage(folder: Path, how: str) -> None:
     elif how == "no meta":
         meta.unlink()
     elif how == "version":
-        meta.write_text(meta.read_text().replace('"version": 2', '"version": 99'))
+        meta.write_text(meta.read_text().replace('"version": 3', '"version": 99'))
     elif how == "foreign":
         meta.write_text(json.dumps({"model": "other"}))
     elif how == "list":
@@ -267,7 +269,7 @@ def test_an_agent_of_another_kind_or_shape_is_refused(tmp_path: Path) -> None:
         load_agent(tmp_path / "a", Other, FakeConfig)
     tensors, meta = read(tmp_path / "a")
     with pytest.raises(UserError, match="does not fit this Fake"):
-        checkpoint.restore("a", an_agent(size=9), tensors, meta)
+        restore("a", an_agent(size=9), tensors, meta)
     meta["config"]["colour"] = "red"
     write(tmp_path / "b", tensors, meta)
     with pytest.raises(UserError, match="does not know: colour"):

@@ -17,7 +17,8 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from costgrad.rl.checkpoint import load_agent, read
+from costgrad.rl.agent_files import load_agent
+from costgrad.rl.checkpoint import read
 from costgrad.rl.errors import Diverged, UserError
 from costgrad.rl.evaluate import SEED_OFFSET, run_episodes
 from costgrad.rl.loop import interact
