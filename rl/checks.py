@@ -45,9 +45,14 @@ def short(value: Any) -> str:
 
 
 def tensor(
-    tensors: Mapping[str, Tensor], name: str, dtype: torch.dtype, shape: Sequence[int | None], what: str = ""
+    tensors: Mapping[str, Tensor],
+    name: str,
+    dtype: torch.dtype,
+    shape: Sequence[int | None],
+    what: str = "",
+    is_finite: bool = True,
 ) -> Tensor:
-    """A tensor of that name, dtype and shape, finite if it holds floats.
+    """A tensor of that name, dtype and shape.
 
     Args:
         tensors: by name.
@@ -55,6 +60,7 @@ def tensor(
         dtype: allowed.
         shape: allowed; None allows any length.
         what: the name in messages, `name` unless given.
+        is_finite: whether floats must be finite.
 
     Raises:
         ValueError: it is missing, or something else.
@@ -67,7 +73,8 @@ def tensor(
     if value.dtype != dtype or not fits:
         wanted = ", ".join("any" if n is None else str(n) for n in shape)
         raise ValueError(f"the tensor {what} is {kind(value)}: it must be {_name(dtype)} [{wanted}]")
-    finite(value, what)
+    if is_finite:
+        finite(value, what)
     return value
 
 
@@ -97,7 +104,8 @@ def same_form(given: Mapping[str, Tensor], wanted: Mapping[str, Tensor], what: s
     """
     for name, mine in wanted.items():
         shape: list[int | None] = [None] if free and name.endswith(free) else list(mine.shape)
-        tensor(given, name, mine.dtype, shape, f"{what}.{name}")
+        was_finite = not mine.is_floating_point() or bool(torch.isfinite(mine).all())  # an encoder's mask may be -inf
+        tensor(given, name, mine.dtype, shape, f"{what}.{name}", was_finite)
     if more := sorted(given.keys() - wanted.keys()):
         raise ValueError(f"there is a tensor {what}.{short(more[0])[1:-1]} too many")
 
