@@ -151,6 +151,8 @@ def check_sizes(
     least["n_critics"] = getattr(config, "n_critics", 1) * max(of_critic, 1)
     if getattr(config, "head", "") == "hl_gauss":
         least["bins"] = config.bins
+    if any(name.startswith("memory.") for name in tensors):  # rows, or noise for the steps that are left
+        least["num_steps"] = getattr(config, "num_steps", 0)
     for name in ("candidates", "directions", "subspace"):
         least[name] = getattr(config, name, 0) * max(policy, 1)
         if getattr(config, "episodes", 1) * getattr(config, name, 0) > MOST_EPISODES:
