@@ -11,8 +11,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +30,7 @@ FORMAT, VERSION = "costgrad checkpoint", 3
 OLD_COUNTERS = {"updates_due": "owed"}  # what counters of agents were called before
 TENSORS, META = "tensors.safetensors", "meta.json"
 _KEYS = {2: {"format", "version", "meta"}, 3: {"format", "version", "meta", "tensors_sha256", "sha256"}}
-_TRIES = 10  # of a reader whose checkpoint is replaced while it reads
+_PATIENCE = 20.0  # seconds for which a reader tries again whose checkpoint is replaced while it reads
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -84,18 +85,20 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: nothing is there, or it was damaged since, is of another format or version, or a pickle.
     """
     path = Path(path)
-    for _ in range(_TRIES):
-        folder = path if path.exists() else old_beside(path)
-        before = _identity(folder)
-        try:
-            found, error = _read(path, folder), None
-        except UserError as caught:
-            error = caught
-        if before == _identity(path if path.exists() else old_beside(path)):
-            break  # else a writer has replaced it meanwhile, and the two files may be of two checkpoints
-    if error is not None:
-        raise error
-    return found
+    end = time.monotonic() + _PATIENCE
+    while time.monotonic() < end:
+        with _whose(path) as is_same:
+            error: UserError | None = None
+            try:
+                found = _read(path, path if path.exists() else old_beside(path))
+            except UserError as caught:
+                error = caught
+            if is_same():
+                if error is not None:
+                    raise error
+                return found
+        # A writer has replaced it meanwhile, and the two files may be of two checkpoints.
+    raise UserError(f"checkpoint {path} is replaced again and again: it could not be read")
 
 
 def _read(path: Path, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -167,11 +170,26 @@ def _replace(path: Path, fill: Callable[[Path], None]) -> None:
             shutil.rmtree(fresh, ignore_errors=True)
 
 
-def _identity(folder: Path) -> tuple[int, int] | None:
-    with suppress(OSError):
-        found = folder.stat()
-        return found.st_dev, found.st_ino
-    return None
+@contextmanager
+def _whose(path: Path) -> Iterator[Callable[[], bool]]:
+    """A function that says whether the checkpoint at `path` is still the same; one that is missing is."""
+
+    def current() -> Path:
+        return (path if path.exists() else old_beside(path)) / META
+
+    with ExitStack() as stack:
+        handle = None
+        with suppress(OSError):  # kept open, for the number of a file that is gone may be given to another one
+            handle = stack.enter_context(current().open("rb"))
+
+        def is_same() -> bool:
+            if handle is None:
+                return not current().exists()
+            with suppress(OSError):
+                return os.path.samestat(os.fstat(handle.fileno()), current().stat())
+            return False
+
+        yield is_same
 
 
 class Part(Protocol):
