@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from safetensors import SafetensorError
@@ -30,6 +30,7 @@ FORMAT, VERSION = "costgrad checkpoint", 3
 OLD_COUNTERS = {"updates_due": "owed"}  # what counters of agents were called before
 TENSORS, META = "tensors.safetensors", "meta.json"
 _KEYS = {2: {"format", "version", "meta"}, 3: {"format", "version", "meta", "tensors_sha256", "sha256"}}
+_TRIES = 5  # after which what is missing is not there
 _PATIENCE = 20.0  # seconds for which a reader tries again whose checkpoint is replaced while it reads
 
 
@@ -85,19 +86,22 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         UserError: nothing is there, or it was damaged since, is of another format or version, or a pickle.
     """
     path = Path(path)
-    end = time.monotonic() + _PATIENCE
+    end, missing = time.monotonic() + _PATIENCE, 0
     while time.monotonic() < end:
-        with _whose(path) as is_same:
+        folder = path if path.exists() else old_beside(path)
+        with _opened(folder / META) as meta:
             error: UserError | None = None
             try:
-                found = _read(path, path if path.exists() else old_beside(path))
+                found = _read(path, folder)
             except UserError as caught:
                 error = caught
-            if is_same():
+            missing += meta is None
+            if _stands(meta, folder / META) if meta is not None else missing == _TRIES:
                 if error is not None:
                     raise error
                 return found
-        # A writer has replaced it meanwhile, and the two files may be of two checkpoints.
+        # A writer has replaced it meanwhile: the two files may be of two checkpoints, or there was none for a moment.
+        time.sleep(0.01)
     raise UserError(f"checkpoint {path} is replaced again and again: it could not be read")
 
 
@@ -171,25 +175,20 @@ def _replace(path: Path, fill: Callable[[Path], None]) -> None:
 
 
 @contextmanager
-def _whose(path: Path) -> Iterator[Callable[[], bool]]:
-    """A function that says whether the checkpoint at `path` is still the same; one that is missing is."""
-
-    def current() -> Path:
-        return (path if path.exists() else old_beside(path)) / META
-
+def _opened(path: Path) -> Iterator[BinaryIO | None]:
+    """A file, None if there is none; while it is open no other one gets its number."""
     with ExitStack() as stack:
         handle = None
-        with suppress(OSError):  # kept open, for the number of a file that is gone may be given to another one
-            handle = stack.enter_context(current().open("rb"))
+        with suppress(OSError):
+            handle = stack.enter_context(path.open("rb"))
+        yield handle
 
-        def is_same() -> bool:
-            if handle is None:
-                return not current().exists()
-            with suppress(OSError):
-                return os.path.samestat(os.fstat(handle.fileno()), current().stat())
-            return False
 
-        yield is_same
+def _stands(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 class Part(Protocol):
