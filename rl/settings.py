@@ -6,7 +6,6 @@ Agents share the names of their settings, so they share the ranges, and the name
 from __future__ import annotations
 
 import difflib
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
@@ -18,7 +17,7 @@ from costgrad.rl.checks import short
 from costgrad.rl.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
-_LARGEST = sys.float_info.max
+_LARGEST = 3.4e38  # of float32
 COUNT = (1, _LARGEST, "at least 1")
 NOT_NEGATIVE = (0, _LARGEST, "a finite number from 0 up")
 SHARE = (0, 1, "from 0 to 1")

@@ -30,7 +30,7 @@ from costgrad.rl.black_box.evaluations import Evaluations, RowBuffer, SetBuffer
 from costgrad.rl.black_box.outputs import Outputs, Sample
 from costgrad.rl.black_box.saved import check_saved
 from costgrad.rl.black_box.surrogate import SampleCritic, SetCritic
-from costgrad.rl.checks import UNFIT, generator_state, same_form
+from costgrad.rl.checks import UNFIT, generator_state, same_form, short
 from costgrad.rl.data import to_numpy
 from costgrad.rl.errors import UserError
 from costgrad.rl.networks.mlp import Activation
@@ -429,9 +429,8 @@ class BlackBoxLoss(nn.Module):
         """
         tensors, meta = checkpoint.read(path)
         if meta.get("kind") != "black box loss":
-            raise UserError(
-                f"{path} holds a {meta.get('kind', 'thing of unknown kind')!r}: it must be a black box loss"
-            )
+            kind = short(meta.get("kind", "thing of unknown kind"))
+            raise UserError(f"{path} holds a {kind}: it must be a black box loss")
         if bool(meta.get("encoder")) != (encoder is not None):
             had = "with" if meta.get("encoder") else "without"
             raise UserError(f"{path} was made {had} an encoder: give it the same")

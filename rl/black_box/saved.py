@@ -41,7 +41,7 @@ def check_saved(meta: Mapping[str, Any], config: Any, tensors: Mapping[str, Tens
     if (joint := math.prod(choices)) > MAX_JOINT_ACTIONS:
         raise ValueError(f"choices is {short(choices)}: at most {MAX_JOINT_ACTIONS} combinations")
     whole(meta["evaluations"], "evaluations", 1)
-    whole(meta["seed"], "seed", 0, 2**128)
+    whole(meta["seed"], "seed", 0, 2**63 - 1)
     number(meta["sigma"], "sigma", 0)
     for name in ("correction", "encoder"):
         if not isinstance(meta[name], bool):

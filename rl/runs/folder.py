@@ -15,6 +15,7 @@ import numpy as np
 
 from costgrad.rl.agent_files import agent_name, restore, save_agent
 from costgrad.rl.checkpoint import read
+from costgrad.rl.checks import short
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import SEED_OFFSET
 from costgrad.rl.files import write_text, writing
@@ -113,7 +114,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{file} is not the config of a run")
     for key, kind in _ENTRIES.items():
         if key in config and not isinstance(config[key], kind):
-            raise UserError(f"{file} is damaged: {key} is {config[key]!r}")
+            raise UserError(f"{file} is damaged: {key} is {short(config[key])}")
     return config
 
 
