@@ -157,7 +157,7 @@ class Lock:
     def stands(self) -> bool:
         """Whether the file that is locked is still the folder's: not after the folder was removed."""
         if self._handle is None:
-            return True
+            return self.missing != ""
         with suppress(OSError):
             mine, there = os.fstat(self._handle), os.stat(self.folder / LOCK)
             return (mine.st_dev, mine.st_ino) == (there.st_dev, there.st_ino)

@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -14,11 +15,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from costgrad.rl.agent_files import agent_name, restore, save_agent
-from costgrad.rl.checkpoint import read
+from costgrad.rl.checkpoint import copy, read
 from costgrad.rl.checks import short
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import SEED_OFFSET
-from costgrad.rl.files import write_text, writing
+from costgrad.rl.files import LOCK, Lock, remove_leftovers, write_text, writing
+from costgrad.rl.runs.keeping import first_loadable, prune, step_of
 
 _ENTRIES = {"config": dict, "seed": int, "num_envs": int, "env_argument": str | None, "env_kwargs": dict}
 _PACKAGES = ("costgrad", "torch", "gymnasium", "numpy", "safetensors")
@@ -38,23 +40,66 @@ class RunFolder:
     Args:
         path: the folder.
         resume: whether it must hold a run to resume; otherwise it must be empty or not exist.
+        keep: how many checkpoints `step_N` stay; None keeps all.
+
+    Attributes:
+        say: takes a line for people; `notes` does until there is somebody.
+        notes: those lines.
 
     Raises:
-        UserError: the folder does not match `resume`, or is not writable.
+        UserError: the folder does not match `resume`, is not writable, or another run writes in it.
     """
 
-    def __init__(self, path: str | Path, resume: bool = False) -> None:
-        self.path = Path(path)
-        if resume:
-            if not (self.path / "config.json").is_file():
-                raise UserError(f"no run to resume at {self.path}: it has no config.json")
+    def __init__(self, path: str | Path, resume: bool = False, keep: int | None = None) -> None:
+        self.path, self.keep = Path(path), keep
+        self.notes: list[str] = []
+        self.say: Callable[[str], None] = self.notes.append
+        self._config = ""  # the text of config.json
+        self._saved: tuple[str, Any] | None = None  # the last checkpoint, and the position in it
+        if resume and not (self.path / "config.json").is_file():
+            raise UserError(f"no run to resume at {self.path}: it has no config.json")
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(self.path)
+        try:
+            with writing(self.path):
+                if not resume and any(entry.name != LOCK for entry in self.path.iterdir()):
+                    raise UserError(
+                        f"run folder {self.path} is not empty: name another one, or resume the run that is there"
+                    )
+                self._config = (self.path / "config.json").read_text(encoding="utf-8") if resume else ""
+        except (UserError, UnicodeDecodeError):
+            self.close()
+            raise
+        for folder in (self.path, self.path / "checkpoints"):
+            remove_leftovers(folder)
+        if self._lock.missing:
+            self.say(f"nothing keeps a second run out of {self.path}: {self._lock.missing}")
+
+    def close(self) -> None:
+        """Lets others write in the folder."""
+        self._lock.release()
+
+    def check(self) -> None:
+        """Makes the folder again where it was removed while the run went on, and says so.
+
+        Raises:
+            WriteError: the file system refuses.
+            UserError: another run is in it now.
+        """
+        config = self.path / "config.json"
+        if not self._config or (self._lock.stands and config.exists()):
             return
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            if any(self.path.iterdir()):
-                raise UserError(
-                    f"run folder {self.path} is not empty: name another one, or resume the run that is there"
-                )
+        if not self._lock.stands:
+            self._lock.release()
+            self._lock = Lock(self.path)
+        if not config.exists():
+            write_text(config, self._config)
+            self.say(f"run folder {self.path} was removed: it is made again, what it held before is lost")
+        elif config.read_text(encoding="utf-8", errors="replace") != self._config:
+            raise UserError(f"run folder {self.path} holds another run now: this one ends")
 
     @property
     def ledger(self) -> Path:
@@ -66,12 +111,36 @@ class RunFolder:
         return self.path / "checkpoints" / name
 
     def save(self, name: str, agent: Any, position: Position) -> None:
-        """Writes a checkpoint of the agent with the progress of the run. Raises UserError."""
-        save_agent(self.checkpoint(name), agent, run=position._asdict())
+        """Writes a checkpoint of the agent with the progress of the run; removes the oldest that are not kept.
+
+        Raises:
+            WriteError: the file system refuses; what was saved before is as it was.
+            UserError: the folder was removed, and another run writes in the one that is there now.
+        """
+        self.check()
+        before, self._saved = self._saved, None
+        twin = self.checkpoint(before[0]) if before is not None and name == "last" and before[1] == position else None
+        if twin is not None and step_of(twin.name) is not None and twin.is_dir():  # of the same moment
+            copy(twin, self.checkpoint(name))
+        else:
+            save_agent(self.checkpoint(name), agent, run=position._asdict())
+        self._saved = name, position
+        if self.keep is not None and step_of(name) is not None:
+            prune(self.path / "checkpoints", self.keep, position.step)
 
     def restore(self, agent: Any) -> Position:
-        """Loads `checkpoints/last` into the agent. Raises UserError."""
-        path = self.checkpoint("last")
+        """Loads the newest checkpoint that is not damaged into the agent; says which where it is not `last`.
+
+        Raises:
+            UserError: none can be loaded.
+        """
+        found, line = first_loadable(self.path / "checkpoints", lambda name: self._restore(name, agent))
+        if line:
+            self.say(line)
+        return found
+
+    def _restore(self, name: str, agent: Any) -> Position:
+        path = self.checkpoint(name)
         tensors, meta = read(path)
         try:
             position = Position(**meta["run"])
@@ -98,7 +167,8 @@ class RunFolder:
             indent=1,
             default=str,
         )
-        write_text(self.path / "config.json", text + "\n")
+        self._config = text + "\n"
+        write_text(self.path / "config.json", self._config)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor
 
 from costgrad.rl.diagnostics.probe import Probe
-from costgrad.rl.errors import Diverged
+from costgrad.rl.errors import Diverged, UserError
 from costgrad.rl.evaluate import Evaluation
-from costgrad.rl.files import writing
 from costgrad.rl.ledger import StepLedger
+from costgrad.rl.runs.events import Events
+from costgrad.rl.runs.faults import Faults
 from costgrad.rl.runs.table import EVALUATION_COLUMNS, PROBE_COLUMNS, TRAINING_COLUMNS, Table
 
 WINDOW = 100  # episodes that rollout/ep_rew_mean is the mean of
@@ -100,11 +101,21 @@ class Log:
         every: environment steps between two writes.
         step: environment steps so far; later entries, written after the last checkpoint of a resumed run, are dropped.
         ledger: of the run.
+        faults: takes what cannot be written.
+        check: is called before each write.
     """
 
     def __init__(
-        self, folder: Path | None, clock: Clock, every: int, step: int = 0, ledger: StepLedger | None = None
+        self,
+        folder: Path | None,
+        clock: Clock,
+        every: int,
+        step: int = 0,
+        ledger: StepLedger | None = None,
+        faults: Faults | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        self.faults, self.check = faults or Faults(), check
         self.clock, self.every, self.ledger = clock, every, ledger or StepLedger()
         self.episodes = 0
         self.returns: deque[float] = deque(maxlen=WINDOW)
@@ -116,10 +127,9 @@ class Log:
         self._metrics: dict[tuple[str, ...], Thinned] = {}
         self._last = (step, clock.seconds)
         self._due = step + every
-        self._writer: EventFileWriter | None = None
+        self._writer: Events | None = None
         if folder is not None:
-            with writing(folder):
-                self._writer = EventFileWriter(str(folder))
+            self._writer = Events(folder)
             if step:
                 # TensorBoard then hides what came after this step.
                 self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
@@ -152,7 +162,8 @@ class Log:
         if (mean := self.mean_return) is not None:
             length = sum(self.lengths) / len(self.lengths)
             scalars |= {"rollout/ep_rew_mean": mean, "rollout/ep_len_mean": length}
-            self.training.add(
+            self._row(
+                self.training,
                 step=step,
                 seconds=seconds,
                 mean_return=mean,
@@ -165,7 +176,8 @@ class Log:
 
     def add_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Writes one evaluation of the policy after `step` environment steps."""
-        self.evaluations.add(
+        self._row(
+            self.evaluations,
             step=step,
             seconds=self.clock.seconds,
             mean_return=evaluation.mean,
@@ -191,9 +203,10 @@ class Log:
         """Writes a probe of C after `step` environment steps; NaN values get no tag."""
         if self._probes is None:
             path, start = self._probed
-            self._probes = Table(path, PROBE_COLUMNS, start)
+            self._probes = Table(path, PROBE_COLUMNS, start, begin=False)
         nan, cal, grad = math.nan, probe.calibration, probe.gradient
-        self._probes.add(
+        self._row(
+            self._probes,
             step=step,
             seconds=self.clock.seconds,
             grad_cosine=nan if grad is None else grad.cosine,
@@ -223,7 +236,27 @@ class Log:
     def close(self) -> None:
         """Closes the files."""
         if self._writer is not None:
+            with suppress(UserError):  # said where it was first met
+                self.sync()
             self._writer.close()
+
+    def sync(self) -> None:
+        """Waits until the disk holds all rows and events, those too that could not be written before."""
+        for table in filter(None, (self.training, self.evaluations, self._probes)):
+            if table.path is not None:
+                with self.faults.tolerated(table.path.name):
+                    self.check()
+                    table.sync()
+        if self._writer is not None:
+            with self.faults.tolerated("TensorBoard's events"):
+                self.check()
+                self._writer.sync()
+
+    def _row(self, table: Table, **row: float) -> None:
+        with self.faults.tolerated(table.path.name if table.path is not None else ""):
+            if table.path is not None:
+                self.check()
+            table.add(**row)
 
     def _scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
@@ -231,4 +264,6 @@ class Log:
 
     def _event(self, step: int, **what: Any) -> None:
         if self._writer is not None:
-            self._writer.add_event(Event(wall_time=time.time(), step=step, **what))
+            with self.faults.tolerated("TensorBoard's events"):
+                self.check()
+                self._writer.add(Event(wall_time=time.time(), step=step, **what))

@@ -17,6 +17,7 @@ from costgrad.rl.factories import Factory, factory_of, vector_of
 from costgrad.rl.files import write_bytes
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick
+from costgrad.rl.runs.faults import Faults, warn
 from costgrad.rl.runs.folder import Position, RunFolder
 from costgrad.rl.runs.log import Clock, Log
 from costgrad.rl.runs.progress import Display
@@ -96,8 +97,15 @@ class Session:
         self.evaluations: list[tuple[int, Evaluation]] = []
         self.clock = Clock(position.seconds)
         path = None if folder is None else folder.path
-        self.log = Log(path, self.clock, max(total // LOG_POINTS, env.num_envs), position.step, ledger)
         self.display = Display(total, position.step, position.seconds, progress)
+        self.faults = Faults(self.display.say if progress else warn)
+        if folder is not None:
+            folder.say = self.faults.say
+            for line in folder.notes:
+                folder.say(line)
+        check = {} if folder is None else {"check": folder.check}
+        every = max(total // LOG_POINTS, env.num_envs)
+        self.log = Log(path, self.clock, every, position.step, ledger, faults=self.faults, **check)
         self._eval_env: VectorEnv | None = None
         self.learnt = False  # whether there was an update
         self._endless = False
@@ -121,7 +129,8 @@ class Session:
             except Exception as error:
                 self.display.say(f"no drawing: {error}")
                 return
-            write_bytes(self.folder.path / "agent.svg", svg)
+            with self.faults.tolerated("agent.svg"):
+                write_bytes(self.folder.path / "agent.svg", svg)
             self.log.add_picture(self.step, "agent", png)
 
     def observe(self, tick: Tick) -> None:
@@ -184,16 +193,28 @@ class Session:
                 self.display.say(f"no probe of C's gradient: {found.reason}")
             self._probed = True
             self.ledger.probes += found.steps
-            if self.folder is not None:
-                self.ledger.write(self.folder.ledger)
+            self.write_ledger()
             self.log.add_probe(self.step, found)
             self.display.say(f"{self.step:>10,} steps: C: {found}")
 
     def save(self, name: str) -> None:
-        """Writes checkpoint `name`, if there is a run folder."""
+        """Writes checkpoint `name`, if there is a run folder; what the disk refuses is only said."""
         if self.folder is not None:
-            self.folder.save(name, self.agent, Position(self.step, self.clock.seconds, self.best))
-            self.ledger.write(self.folder.ledger)
+            self.log.sync()  # the rows that it stands behind
+            with self.faults.tolerated(f"checkpoint {name}"):
+                self.folder.save(name, self.agent, Position(self.step, self.clock.seconds, self.best))
+            self.write_ledger()
+
+    def write_ledger(self) -> None:
+        """Writes ledger.json, if there is a run folder."""
+        if self.folder is not None:
+            with self.faults.tolerated("ledger.json"):
+                self.ledger.write(self.folder.ledger)
+
+    @property
+    def unsaved(self) -> str:
+        """Why the run as it is now is not saved; "" where it is, or has no folder."""
+        return self.faults.open.get("checkpoint last", "")
 
     def draw(self) -> None:
         """Writes the learning curve, if there is a run folder."""
@@ -202,7 +223,8 @@ class Session:
 
             title = f"{agent_name(self.agent)} on {getattr(self.env, 'name', 'environment')}, seed {self.seed}"
             rows = self.log.training.rows, self.log.evaluations.rows
-            learning_curve(self.folder.path / "learning_curve.png", *rows, title)
+            with self.faults.tolerated("learning_curve.png"):
+                learning_curve(self.folder.path / "learning_curve.png", *rows, title)
 
     def film(self) -> Path | None:
         """Films one episode; a run is not lost for a video, so whatever goes wrong is only said."""
@@ -214,7 +236,7 @@ class Session:
         try:
             path = self.folder.path / "video.mp4"
             film = record_video(self.agent, filmed, path, seed=self.seed, ledger=self.ledger)
-            self.ledger.write(self.folder.ledger)
+            self.write_ledger()
             return film
         except Exception as error:
             self.display.say(f"no video: {error}")
@@ -224,6 +246,8 @@ class Session:
         """Closes files and the evaluation environment."""
         self.display.close()
         self.log.close()
+        if self.folder is not None:
+            self.folder.close()
         if self._eval_env is not None and self._eval_env is not self.beside.ready:
             self._eval_env.close()
 

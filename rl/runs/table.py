@@ -30,13 +30,14 @@ class Table:
         path: of the file; None keeps rows in memory only.
         columns: its header.
         until: if the file exists, rows of later steps are dropped, as a resumed run continues from this step.
+        begin: whether the file is written at once, and not with the first row.
 
     Raises:
         WriteError: the file cannot be written.
         UserError: it is not such a table.
     """
 
-    def __init__(self, path: Path | None, columns: tuple[str, ...], until: int = 0) -> None:
+    def __init__(self, path: Path | None, columns: tuple[str, ...], until: int = 0, begin: bool = True) -> None:
         self.path, self.columns = path, columns
         self.rows: list[dict[str, float]] = []
         self._is_whole = False  # that the file holds all rows
@@ -44,7 +45,9 @@ class Table:
             return
         if path.exists():
             self.rows = [row for row in read_table(path, columns) if row["step"] <= until]
-        self.write()
+        if begin:
+            self.write()
+        self._begun = begin
 
     def add(self, **row: float) -> None:
         """Appends one row and writes it to the file, with those that could not be written before.
@@ -75,7 +78,8 @@ class Table:
         if self.path is None:
             return
         if not self._is_whole or not self.path.exists():
-            self.write()
+            if self.rows or self._begun:
+                self.write()
         else:
             with writing(self.path):
                 sync(self.path)

@@ -38,6 +38,7 @@ class TrainResult(NamedTuple):
     run_dir: Path | None
     video: Path | None
     ledger: StepLedger  # environment steps of the whole run, by what they were spent on
+    unsaved: str = ""  # why checkpoints/last is not that of the end of this call; "" where it is
 
 
 def train(
@@ -52,6 +53,7 @@ def train(
     eval_every: int | None = None,
     eval_episodes: int = 10,
     save_every: int | None = None,
+    keep: int | None = None,
     probe_every: int | None = None,
     progress: bool = True,
     video: bool = False,
@@ -81,6 +83,7 @@ def train(
         eval_episodes: of one evaluation, the same start states each time.
         save_every: environment steps between checkpoints `step_N`; `last` is written with each of them and each
             evaluation, `best` whenever an evaluation is the best so far.
+        keep: how many of the checkpoints `step_N` stay, the newest; None keeps all.
         probe_every: environment steps between probes of C (rl/diagnostics/probe.py), one at the end too; None makes
             none. Training is the same as without, to the bit; a probe's steps and seconds are not counted in it.
         progress: a bar or lines on stdout.
@@ -98,6 +101,7 @@ def train(
         eval_every=eval_every,
         eval_episodes=eval_episodes,
         save_every=save_every,
+        keep=keep,
         probe_every=probe_every,
     )
     if resume and run_dir is None:
@@ -108,7 +112,7 @@ def train(
     keep_freed_memory()
     if seed is None:
         seed = getattr(env, "initial_seed", None) or 0
-    folder = RunFolder(run_dir, resume) if run_dir is not None else None
+    folder = RunFolder(run_dir, resume, keep) if run_dir is not None else None
     position = folder.restore(agent) if folder is not None and resume else Position()
     if position.step >= total_timesteps:
         raise UserError(
@@ -159,7 +163,9 @@ def train(
             vector.close()
     rate = (session.step - position.step) / max(seconds - position.seconds, 1e-9)
     path = folder.path if folder is not None else None
-    return TrainResult(session.step, seconds, rate, stopped, final, session.evaluations, path, film, ledger)
+    return TrainResult(
+        session.step, seconds, rate, stopped, final, session.evaluations, path, film, ledger, session.unsaved
+    )
 
 
 def _loop(
