@@ -147,12 +147,13 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     return tensors, outer["meta"]
 
 
-def save_agent(path: str | Path, agent: Any, **more: Any) -> None:
+def save_agent(path: str | Path, agent: Any, beside: Mapping[str, Tensor] | None = None, **more: Any) -> None:
     """Writes everything that decides an agent's future, its spaces and its config.
 
     Args:
         path: the folder to write.
         agent: has a dataclass `config` beside what the Agent protocol asks.
+        beside: further tensors, whose names begin with "run.".
         more: further JSON, kept beside (a run keeps its step here).
     Raises:
         UserError: the file system refuses.
@@ -169,7 +170,7 @@ def save_agent(path: str | Path, agent: Any, **more: Any) -> None:
         meta["critic"] = asdict(critic.spec)
         if critic.encoder is not None:
             meta["encoder"] = {"name": critic.encoder.name}
-    write(path, tensors, meta | more)
+    write(path, {**tensors, **(beside or {})}, meta | more)
 
 
 def load_agent(

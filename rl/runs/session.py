@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,11 @@ from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, NeverEnds, run_episodes
 from costgrad.rl.factories import Factory, factory_of, vector_of
 from costgrad.rl.ledger import StepLedger
-from costgrad.rl.loop import Agent, Tick
-from costgrad.rl.runs.folder import Position, RunFolder
+from costgrad.rl.loop import Agent, Tick, UnderWay
+from costgrad.rl.runs.folder import Result, RunFolder, environment_seed
 from costgrad.rl.runs.log import Clock, Log
 from costgrad.rl.runs.progress import Display
+from costgrad.rl.runs.resume import Kept, Position, go_on, state_of, why_not_exact
 from costgrad.rl.runs.video import record_video
 
 LOG_POINTS = 200  # of TensorBoard's training curves in a run
@@ -69,6 +71,7 @@ class Session:
         beside: further environments for evaluation, video and probes.
         folder: of the run, None to write nothing.
         position: where the run stands.
+        kept: what it kept beside its agent.
         total: environment steps of the whole run.
         seed: of the run.
         episodes: of one evaluation.
@@ -83,6 +86,7 @@ class Session:
         beside: Beside,
         folder: RunFolder | None,
         position: Position,
+        kept: Kept,
         total: int,
         seed: int,
         episodes: int,
@@ -92,16 +96,27 @@ class Session:
         self.agent, self.env, self.beside, self.folder = agent, env, beside, folder
         self.seed, self.episodes, self.ledger = seed, episodes, ledger
         self.step, self.best = position.step, position.best
+        self.pending = list(position.pending)  # what is due at this step
+        self.start = environment_seed(seed, position.step)  # of new episodes
+        self.under_way = UnderWay()
+        self.between_steps = True  # that agent and environments are, and not within one
         self.evaluations: list[tuple[int, Evaluation]] = []
         self.clock = Clock(position.seconds)
         path = None if folder is None else folder.path
-        self.log = Log(path, self.clock, max(total // LOG_POINTS, env.num_envs), position.step, ledger)
+        every = max(total // LOG_POINTS, env.num_envs)
+        self.log = Log(path, self.clock, every, position.step, ledger, kept.log, position.pending)
         self.display = Display(total, position.step, position.seconds, progress)
         self._eval_env: VectorEnv | None = None
         self.learnt = False  # whether there was an update
         self._endless = False
         self._probes = True  # that a probe was not refused
         self._probed = False
+        with self.clock:
+            self._exact = folder is not None and not why_not_exact(env)
+            if position.step:
+                self.under_way, reason = go_on(env, agent.codec, kept, self.start)
+                if reason:
+                    self.display.say(f"new episodes start, so the run is not as if it had never stopped: {reason}")
 
     def introduce(self) -> None:
         """Says how updates are computed, and draws the agent as `agent.svg` and among TensorBoard's images.
@@ -112,6 +127,8 @@ class Session:
             self.display.say(f"updates {path}")
         if self.folder is None:
             return
+        if not self._exact:
+            self.display.say(f"were this run resumed, new episodes would start: {why_not_exact(self.env)}")
         with self.clock:
             from costgrad.rl.drawing.paint import pictures  # matplotlib takes a second: only where something is drawn
 
@@ -144,7 +161,7 @@ class Session:
         return self._eval_env is not None
 
     def evaluate(self) -> Evaluation | None:
-        """Evaluates the policy as it is, in the evaluation environment if there is one; saves `best` and `last`.
+        """Evaluates the policy as it is, in the evaluation environment if there is one; saves `best`.
 
         None, once said and not tried again, where the episodes never end.
         """
@@ -165,7 +182,6 @@ class Session:
             if self.best is None or result.mean > self.best:
                 self.best = result.mean
                 self.save("best")
-            self.save("last")
         return result
 
     def probe(self) -> None:
@@ -188,11 +204,46 @@ class Session:
             self.log.add_probe(self.step, found)
             self.display.say(f"{self.step:>10,} steps: C: {found}")
 
-    def save(self, name: str) -> None:
-        """Writes checkpoint `name`, if there is a run folder."""
-        if self.folder is not None:
-            self.folder.save(name, self.agent, Position(self.step, self.clock.seconds, self.best))
-            self.ledger.write(self.folder.ledger)
+    def work_off(self, due: Sequence[str]) -> None:
+        """Does what is due at this step: "save", "evaluation", "probe".
+
+        The run is saved before an evaluation, so that nothing is lost where it fails or is killed.
+        """
+        self.pending = [task for task in ("evaluation", "probe") if task in due]
+        with self.clock:
+            if "save" in due:
+                self.save(f"step_{self.step}")
+            if "save" in due or self.pending[:1] == ["evaluation"]:
+                self.save("last")
+        self.do_pending()
+
+    def do_pending(self) -> None:
+        """Evaluates and probes, where that is due."""
+        while self.pending:
+            {"evaluation": self.evaluate, "probe": self.probe}[self.pending[0]]()
+            self.pending = self.pending[1:]
+
+    def save(self, name: str, environments: bool = True) -> None:
+        """Writes checkpoint `name`, if there is a run folder.
+
+        Args:
+            name: `last`, `best` or `step_N`.
+            environments: whether their state is saved too. Without it a resumed run starts new episodes.
+        """
+        if self.folder is None:
+            return
+        position = Position(self.step, self.clock.seconds, self.best, tuple(self.pending))
+        kept = Kept(asdict(self.ledger), self.log.state())
+        if environments and self._exact and name != "best" and self.between_steps and self.under_way.begun:
+            try:
+                whole = kept._replace(under_way=self.under_way, environments=state_of(self.env))
+                whole.packed()
+                kept = whole
+            except Exception as error:  # whatever the user's class raises: the agent is saved all the same
+                said = " ".join(str(error).split())
+                self.display.say(f"saved without the state of the environments, new episodes will start: {said}")
+        self.folder.save(name, self.agent, position, kept)
+        self.ledger.write(self.folder.ledger)
 
     def draw(self) -> None:
         """Writes the learning curve, if there is a run folder."""
@@ -219,6 +270,32 @@ class Session:
             self.display.say(f"no video: {error}")
             return None
 
+    def finish(self, probe: bool, video: bool) -> tuple[Evaluation | None, Path | None]:
+        """Evaluates the final policy, draws and films: all of it, or what a killed run had not done yet.
+
+        Returns:
+            the evaluation, None where episodes never end, and the path of the film.
+        """
+        self.pending = []
+        result = self.folder.read_result(self.step) if self.folder is not None else None
+        if result is None:
+            self.can_evaluate()
+            result = Result(False, self.evaluate(), self.ledger)
+            if probe:
+                self.probe()
+            self._write(result)
+        else:
+            vars(self.ledger).update(asdict(result.ledger))
+        self.draw()
+        film = self.film() if video else None
+        self._write(result._replace(finished=True, ledger=self.ledger))
+        return result.evaluation, film
+
+    def _write(self, result: Result) -> None:
+        if self.folder is not None:
+            self.folder.write_result(self.step, result)
+            self.ledger.write(self.folder.ledger)
+
     def close(self) -> None:
         """Closes files and the evaluation environment."""
         self.display.close()
@@ -230,4 +307,6 @@ class Session:
 def settings(seed: int, env: VectorEnv, total: int, more: Mapping[str, Any] | None) -> dict[str, Any]:
     """What config.json says of a run beside its agent."""
     about = {key: getattr(env, key) for key in ("env_argument", "env_kwargs", "backend") if hasattr(env, key)}
+    resume = why_not_exact(env)
+    about["resume"] = f"new episodes: {resume}" if resume else "exact"
     return about | {"seed": seed, "num_envs": env.num_envs, "total_timesteps": total} | dict(more or {})
