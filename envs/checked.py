@@ -19,6 +19,7 @@ from gymnasium.vector.utils import batch_space
 
 from costgrad.envs.errors import EnvError
 from costgrad.envs.load import one_line
+from costgrad.envs.snapshot import load, save
 
 _OURS = str(Path(__file__).parent) + os.sep  # within the libraries if installed
 _LIBRARIES = tuple({sysconfig.get_path(key) + os.sep for key in ("stdlib", "purelib", "platlib")})
@@ -60,6 +61,18 @@ class CheckedEnv(gymnasium.Wrapper):
         if terminated or truncated:
             obs = deepcopy(obs)
         return obs, reward, terminated, truncated, info
+
+    def snapshot(self, method: str) -> bytes:
+        """Its state for `restored` of another one made alike, see envs/snapshot.py."""
+        return save(self, "env", method)
+
+    @property
+    def restored(self) -> None:
+        """Set to a snapshot, also through `set_attr` of an AsyncVectorEnv: goes on from there."""
+
+    @restored.setter
+    def restored(self, snapshot: bytes) -> None:
+        load(self, "env", snapshot)
 
     def render(self) -> Any:
         """As the wrapped environment's. Raises EnvError if it raises, except gymnasium's error of a missing package."""

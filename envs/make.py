@@ -27,7 +27,9 @@ from costgrad.envs.forms import OTHER_STREAM, Native, native
 from costgrad.envs.load import Found, find
 from costgrad.envs.native.base import NativeVectorEnv
 from costgrad.envs.native.pool import PoolVectorEnv
+from costgrad.envs.snapshot import method_for, put, take
 from costgrad.envs.tasks.batched import TaskVectorEnv
+from costgrad.envs.tasks.black_box import BlackBoxEnv
 from costgrad.envs.tasks.costs import is_cost_function
 from costgrad.envs.tasks.goals import FUNCTIONS, goal_function
 
@@ -132,11 +134,51 @@ class MadeEnv(VectorWrapper):
         self.initial_seed = seed
         self.env_argument, self.env_kwargs = recipe
         self._again, self._single, self._alone = again, single, list[gymnasium.Env]()
+        self._method: tuple[str | None, str] | None = None
         self.action_space.seed(seed)
 
     def factory(self, num_envs: int, seed: int, render_mode: str | None = None) -> MadeEnv:
         """The same environment in another number, with another seed or render mode. Raises EnvError."""
         return self._again(num_envs, seed, render_mode)
+
+    def why_not_exact(self) -> str:
+        """Why a run that goes on has to start new episodes; "" where `snapshot` saves these ones.
+
+        The first call may make and step two such environments, which are thrown away.
+        """
+        if self._method is None:
+            self._method = self._find_method()
+        return self._method[1]
+
+    def snapshot(self) -> dict[str, Any]:
+        """The full state, as numbers, text, arrays and bytes, for `restore` of others that are made alike.
+
+        Raises:
+            EnvError: it cannot be saved, or not exactly.
+        """
+        if reason := self.why_not_exact():
+            raise EnvError(f"{self.name} cannot be saved: {reason}")
+        assert self._method is not None and self._method[0] is not None
+        return guard(self.name, take, self, self._method[0], fails="cannot be saved")  # type: ignore[no-any-return]
+
+    def restore(self, snapshot: Mapping[str, Any]) -> None:
+        """Goes on from a `snapshot`, after a reset.
+
+        Raises:
+            EnvError: it was not saved by this user on this machine, or does not fit.
+        """
+        put(self, snapshot)
+
+    def _find_method(self) -> tuple[str | None, str]:
+        if self.backend == "envpool":
+            return None, "envpool does not give its state"
+        if _is_own(self.env) and not isinstance(getattr(self.env, "task", None), BlackBoxEnv):
+            return "data", ""
+        if self._single is None:
+            return None, "environments like these ready ones cannot be made again"
+        if self.backend in ("sync", "async"):
+            return method_for(self._single)
+        return method_for(lambda: self.factory(self.num_envs, 0))
 
     def close(self, **kwargs: Any) -> None:
         """Closes all of them."""
@@ -264,8 +306,12 @@ def _vectorize(builder: Builder, num_envs: int, backend: str, name: str) -> Vect
 
 def _checked(env: VectorEnv, name: str) -> VectorEnv:
     """A batch with what stands between, where it is not one of ours."""
-    own = isinstance(env, TaskVectorEnv) and type(env.task).__module__.startswith(f"{__package__}.")
-    return env if own or isinstance(env, NativeVectorEnv) else CheckedVectorEnv(env, name)
+    return env if _is_own(env) else CheckedVectorEnv(env, name)
+
+
+def _is_own(env: VectorEnv) -> bool:
+    task = isinstance(env, TaskVectorEnv) and type(env.task).__module__.startswith(f"{__package__}.")
+    return task or isinstance(env, NativeVectorEnv)
 
 
 def _pool(builder: Builder, found: Found, num_envs: int, seed: int) -> VectorEnv:

@@ -129,7 +129,7 @@ def run_episodes(
                 lengths[i].append(int(length[i]))
             total[i], length[i] = 0.0, 0
         if not quota.any():
-            return _summary([r for rs in returns for r in rs], [k for ks in lengths for k in ks])
+            return summary([r for rs in returns for r in rs], [k for ks in lengths for k in ks])
         start = done
         if mode == AutoresetMode.NEXT_STEP:
             start, reset_row = reset_row & ~done, done
@@ -153,7 +153,8 @@ def _check_finite(obs: Any, wanted: np.ndarray) -> None:
                 raise UserError(f"environment {i} returned observation {part[i]} in an evaluation: it must be finite")
 
 
-def _summary(returns: list[float], lengths: list[int]) -> Evaluation:
+def summary(returns: list[float], lengths: list[int]) -> Evaluation:
+    """The evaluation of some episodes."""
     n = len(returns)
     mean = float(np.mean(returns))
     std = float(np.std(returns, ddof=1)) if n > 1 else 0.0

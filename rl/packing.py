@@ -80,6 +80,8 @@ def _unpacked(packed: Any, tensors: Mapping[str, Tensor], depth: int) -> Any:
         return packed
     if isinstance(packed, list):
         return [_unpacked(part, tensors, depth - 1) for part in packed]
+    if len(packed) != 1:
+        raise ValueError(f"no kind of data: {', '.join(packed)}")
     ((kind, inner),) = packed.items()
     if kind == "float":
         if inner not in ("inf", "-inf", "nan"):

@@ -8,6 +8,8 @@ from contextlib import contextmanager
 
 from costgrad.rl.errors import WriteError
 
+LAST = "checkpoint last"  # what a run goes on from
+
 
 class RunWarning(UserWarning):
     """A run goes on, but not as it should: what it could not write, what it lost."""
@@ -31,20 +33,28 @@ class Faults:
     def __init__(self, say: Callable[[str], None] = warn) -> None:
         self.say = say
         self.open: dict[str, str] = {}
+        self._reasons: set[str] = set()  # said since everything was written
 
     @contextmanager
-    def tolerated(self, what: str) -> Iterator[None]:
-        """A context in which a `WriteError` is said, once as long as it lasts, and goes no further.
+    def tolerated(self, what: str, once: bool = False) -> Iterator[None]:
+        """A context in which a `WriteError` is said, once for each reason as long as it lasts, and goes no further.
 
         Args:
             what: is written, "checkpoint last" for instance.
+            once: whether the same is not tried again, as a checkpoint of a step that is past.
         """
         try:
             yield
         except WriteError as error:
-            if what not in self.open:
+            reason = str(error).rpartition(": ")[2]
+            if reason not in self._reasons:
                 self.say(f"{error}: training goes on and tries again at the next save")
-            self.open[what] = str(error)
+            self._reasons.add(reason)
+            if not once:
+                self.open[what] = str(error)
         else:
-            if self.open.pop(what, None) is not None:
-                self.say(f"{what} could be written again")
+            again = self.open.pop(what, None) is not None
+            if not self.open and (again or what == LAST):
+                self._reasons.clear()
+                if again:
+                    self.say("the disk can be written again, and holds the run as it is now")

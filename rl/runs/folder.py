@@ -18,20 +18,22 @@ from costgrad.rl.agent_files import agent_name, restore, save_agent
 from costgrad.rl.checkpoint import copy, read
 from costgrad.rl.checks import short
 from costgrad.rl.errors import UserError
-from costgrad.rl.evaluate import SEED_OFFSET
+from costgrad.rl.evaluate import SEED_OFFSET, Evaluation, summary
 from costgrad.rl.files import LOCK, Lock, remove_leftovers, write_text, writing
-from costgrad.rl.runs.keeping import first_loadable, prune, step_of
+from costgrad.rl.ledger import StepLedger
+from costgrad.rl.runs.keeping import first_loadable, newest_first, prune, step_of
+from costgrad.rl.runs.resume import Kept, Position, kept_of, position_of
 
 _ENTRIES = {"config": dict, "seed": int, "num_envs": int, "env_argument": str | None, "env_kwargs": dict}
 _PACKAGES = ("costgrad", "torch", "gymnasium", "numpy", "safetensors")
 
 
-class Position(NamedTuple):
-    """The progress of a run."""
+class Result(NamedTuple):
+    """What result.json says of a run that has been trained."""
 
-    step: int = 0  # environment steps done
-    seconds: float = 0.0  # of training
-    best: float | None = None  # mean return of the best evaluation
+    finished: bool  # whether plot and film are there too
+    evaluation: Evaluation | None  # of the final policy; None where episodes never end
+    ledger: StepLedger
 
 
 class RunFolder:
@@ -110,7 +112,7 @@ class RunFolder:
         """Path of checkpoint `last`, `best` or `step_N`."""
         return self.path / "checkpoints" / name
 
-    def save(self, name: str, agent: Any, position: Position) -> None:
+    def save(self, name: str, agent: Any, position: Position, kept: Kept) -> None:
         """Writes a checkpoint of the agent with the progress of the run; removes the oldest that are not kept.
 
         Raises:
@@ -123,34 +125,58 @@ class RunFolder:
         if twin is not None and step_of(twin.name) is not None and twin.is_dir():  # of the same moment
             copy(twin, self.checkpoint(name))
         else:
-            save_agent(self.checkpoint(name), agent, run=position._asdict())
+            packed, tensors = kept.packed()
+            save_agent(self.checkpoint(name), agent, tensors, run={**position._asdict(), "kept": packed})
         self._saved = name, position
         if self.keep is not None and step_of(name) is not None:
             prune(self.path / "checkpoints", self.keep, position.step)
 
-    def restore(self, agent: Any) -> Position:
+    def restore(self, agent: Any) -> tuple[Position, Kept]:
         """Loads the newest checkpoint that is not damaged into the agent; says which where it is not `last`.
 
+        A run that was killed before it saved anything begins anew.
+
         Raises:
-            UserError: none can be loaded.
+            UserError: none can be loaded, or they are of another agent.
         """
+        if not newest_first(self.path / "checkpoints"):
+            return Position(), Kept()
         found, line = first_loadable(self.path / "checkpoints", lambda name: self._restore(name, agent))
         if line:
             self.say(line)
         return found
 
-    def _restore(self, name: str, agent: Any) -> Position:
+    def _restore(self, name: str, agent: Any) -> tuple[Position, Kept]:
         path = self.checkpoint(name)
         tensors, meta = read(path)
+        if "run" not in meta:
+            raise UserError(f"checkpoint {path} was not written by a run")
         try:
-            position = Position(**meta["run"])
-        except (KeyError, TypeError) as error:
-            raise UserError(f"checkpoint {path} was not written by a run") from error
-        kinds = (int, int | float, int | float | None)
-        if not all(map(isinstance, position, kinds)) or position.step < 0 or position.seconds < 0:
-            raise UserError(f"checkpoint {path} is damaged: its position is {position._asdict()}")
+            position, kept = position_of(meta["run"]), kept_of(meta["run"], tensors)
+        except ValueError as error:
+            raise UserError(f"checkpoint {path} is damaged: {error}") from error
         restore(path, agent, tensors, meta)
-        return position
+        return position, kept
+
+    def write_result(self, step: int, result: Result) -> None:
+        """Writes result.json, that of training up to `step`. Raises UserError."""
+        final = result.evaluation
+        evaluation = final and {"mean": final.mean, "returns": final.returns, "lengths": final.lengths}
+        beside = {"step": step, "finished": result.finished, "evaluation": evaluation}
+        write_text(self.path / "result.json", json.dumps(beside | {"ledger": asdict(result.ledger)}, indent=1) + "\n")
+
+    def read_result(self, step: int) -> Result | None:
+        """What `write_result` wrote for this step; None where there is none, or none that can be read."""
+        try:
+            found = json.loads((self.path / "result.json").read_text(encoding="utf-8"))
+            if found["step"] != step:
+                return None
+            final = found["evaluation"]
+            evaluation = final and summary([float(r) for r in final["returns"]], [int(n) for n in final["lengths"]])
+            ledger = StepLedger(**{name: int(count) for name, count in found["ledger"].items()})
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+            return None
+        return Result(found["finished"] is True, evaluation, ledger)
 
     def write_config(self, agent: Any, **more: Any) -> None:
         """Writes config.json: config, command, commit and versions. Raises UserError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -59,19 +59,19 @@ class Clock:
 class Thinned:
     """Metrics of evenly spaced updates between two writes, as tensors on their device."""
 
-    def __init__(self) -> None:
-        self.kept: list[dict[str, Tensor]] = []
-        self.seen = 0
-        self._stride = 1
+    def __init__(self, kept: list[dict[str, Tensor]] | None = None, seen: int = 0, stride: int = 1) -> None:
+        self.kept = kept or []
+        self.seen = seen
+        self.stride = stride
 
     def add(self, metrics: dict[str, Tensor]) -> None:
         """Keeps every update at first, then every second, every fourth, ... to bound memory and time."""
         self.seen += 1
-        if self.seen % self._stride == 0:
+        if self.seen % self.stride == 0:
             self.kept.append(metrics)
             if len(self.kept) == _KEPT:
                 self.kept = self.kept[1::2]
-                self._stride *= 2
+                self.stride *= 2
 
 
 def means(groups: Mapping[tuple[str, ...], Thinned]) -> dict[str, float]:
@@ -101,6 +101,8 @@ class Log:
         every: environment steps between two writes.
         step: environment steps so far; later entries, written after the last checkpoint of a resumed run, are dropped.
         ledger: of the run.
+        state: of `state`, of a resumed run.
+        pending: what is due at `step` and not done yet ("evaluation", "probe"): its entries are dropped as well.
         faults: takes what cannot be written.
         check: is called before each write.
     """
@@ -112,6 +114,8 @@ class Log:
         every: int,
         step: int = 0,
         ledger: StepLedger | None = None,
+        state: Mapping[str, Any] | None = None,
+        pending: Sequence[str] = (),
         faults: Faults | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
@@ -120,19 +124,23 @@ class Log:
         self.episodes = 0
         self.returns: deque[float] = deque(maxlen=WINDOW)
         self.lengths: deque[int] = deque(maxlen=WINDOW)
-        self.training = Table(folder and folder / "training.csv", TRAINING_COLUMNS, step)
-        self.evaluations = Table(folder and folder / "evaluations.csv", EVALUATION_COLUMNS, step)
-        self._probes: Table | None = None  # a file once there is a probe
-        self._probed = (folder and folder / "probes.csv", step)
         self._metrics: dict[tuple[str, ...], Thinned] = {}
         self._last = (step, clock.seconds)
         self._due = step + every
+        if state is not None:
+            self._restore(state)
+        self.training = Table(folder and folder / "training.csv", TRAINING_COLUMNS, self._last[0])
+        until = step - ("evaluation" in pending)
+        self.evaluations = Table(folder and folder / "evaluations.csv", EVALUATION_COLUMNS, until)
+        self._probes: Table | None = None  # a file once there is a probe
+        self._probed = (folder and folder / "probes.csv", step - ("probe" in pending))
         self._writer: Events | None = None
         if folder is not None:
+            earlier = any(folder.glob("events.out.tfevents.*"))
             self._writer = Events(folder)
-            if step:
+            if earlier:
                 # TensorBoard then hides what came after this step.
-                self._event(step + 1, session_log=SessionLog(status=SessionLog.START))
+                self._event(self._last[0] + 1, session_log=SessionLog(status=SessionLog.START))
 
     def add(self, step: int, metrics: dict[str, Tensor], returns: list[float], lengths: list[int]) -> None:
         """Adds one tick of the loop; takes about a microsecond unless it is time to write."""
@@ -144,6 +152,30 @@ class Log:
             self.lengths.extend(lengths)
         if step >= self._due:
             self.write(step)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs to write the same rows: the latest episodes, metrics since the last write."""
+        metrics = []
+        for names, sample in self._metrics.items():
+            rows = [torch.stack(list(kept.values())).cpu().numpy() for kept in sample.kept]
+            metrics.append([names, rows, sample.seen, sample.stride])
+        returns, lengths = list(self.returns), list(self.lengths)
+        last = {"last": self._last, "due": self._due, "metrics": metrics}
+        return {"episodes": self.episodes, "returns": returns, "lengths": lengths, **last}
+
+    def _restore(self, state: Mapping[str, Any]) -> None:
+        """Restores what `state` gave. Raises UserError where it is not that."""
+        try:
+            self.episodes = int(state["episodes"])
+            self.returns.extend(float(each) for each in state["returns"])
+            self.lengths.extend(int(each) for each in state["lengths"])
+            step, seconds = state["last"]
+            self._last, self._due = (int(step), float(seconds)), int(state["due"])
+            for names, rows, seen, stride in state["metrics"]:
+                kept = [dict(zip(names, torch.from_numpy(row).unbind(), strict=True)) for row in rows]
+                self._metrics[tuple(names)] = Thinned(kept, int(seen), max(int(stride), 1))
+        except (AttributeError, KeyError, TypeError, ValueError, OverflowError) as error:
+            raise UserError(f"the log of the run to resume is damaged: {error}") from error
 
     def write(self, step: int) -> None:
         """Writes the means since the last write; does nothing if this step was written already."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,12 @@ from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, NeverEnds
 from costgrad.rl.factories import Factory, factory_of, vector_of
 from costgrad.rl.files import write_bytes
 from costgrad.rl.ledger import StepLedger
-from costgrad.rl.loop import Agent, Tick
-from costgrad.rl.runs.faults import Faults, warn
-from costgrad.rl.runs.folder import Position, RunFolder
+from costgrad.rl.loop import Agent, Tick, UnderWay
+from costgrad.rl.runs.faults import LAST, Faults, warn
+from costgrad.rl.runs.folder import Result, RunFolder, environment_seed
 from costgrad.rl.runs.log import Clock, Log
 from costgrad.rl.runs.progress import Display
+from costgrad.rl.runs.resume import Kept, Position, go_on, state_of, why_not_exact
 from costgrad.rl.runs.video import record_video
 
 LOG_POINTS = 200  # of TensorBoard's training curves in a run
@@ -71,6 +73,7 @@ class Session:
         beside: further environments for evaluation, video and probes.
         folder: of the run, None to write nothing.
         position: where the run stands.
+        kept: what it kept beside its agent.
         total: environment steps of the whole run.
         seed: of the run.
         episodes: of one evaluation.
@@ -85,6 +88,7 @@ class Session:
         beside: Beside,
         folder: RunFolder | None,
         position: Position,
+        kept: Kept,
         total: int,
         seed: int,
         episodes: int,
@@ -94,6 +98,10 @@ class Session:
         self.agent, self.env, self.beside, self.folder = agent, env, beside, folder
         self.seed, self.episodes, self.ledger = seed, episodes, ledger
         self.step, self.best = position.step, position.best
+        self.pending = list(position.pending)  # what is due at this step
+        self.start = environment_seed(seed, position.step)  # of new episodes
+        self.under_way = UnderWay()
+        self.between_steps = True  # that agent and environments are, and not within one
         self.evaluations: list[tuple[int, Evaluation]] = []
         self.clock = Clock(position.seconds)
         path = None if folder is None else folder.path
@@ -105,12 +113,19 @@ class Session:
                 folder.say(line)
         check = {} if folder is None else {"check": folder.check}
         every = max(total // LOG_POINTS, env.num_envs)
-        self.log = Log(path, self.clock, every, position.step, ledger, faults=self.faults, **check)
+        since = (position.step, ledger, kept.log, position.pending)
+        self.log = Log(path, self.clock, every, *since, faults=self.faults, **check)
         self._eval_env: VectorEnv | None = None
         self.learnt = False  # whether there was an update
         self._endless = False
         self._probes = True  # that a probe was not refused
         self._probed = False
+        with self.clock:
+            self._exact = folder is not None and not why_not_exact(env)
+            if position.step:
+                self.under_way, reason = go_on(env, agent.codec, kept, self.start)
+                if reason:
+                    self.display.say(f"new episodes start, so the run is not as if it had never stopped: {reason}")
 
     def introduce(self) -> None:
         """Says how updates are computed, and draws the agent as `agent.svg` and among TensorBoard's images.
@@ -121,6 +136,8 @@ class Session:
             self.display.say(f"updates {path}")
         if self.folder is None:
             return
+        if not self._exact:
+            self.display.say(f"were this run resumed, new episodes would start: {why_not_exact(self.env)}")
         with self.clock:
             from costgrad.rl.drawing.paint import pictures  # matplotlib takes a second: only where something is drawn
 
@@ -129,7 +146,7 @@ class Session:
             except Exception as error:
                 self.display.say(f"no drawing: {error}")
                 return
-            with self.faults.tolerated("agent.svg"):
+            with self.faults.tolerated("agent.svg", once=True):
                 write_bytes(self.folder.path / "agent.svg", svg)
             self.log.add_picture(self.step, "agent", png)
 
@@ -154,7 +171,7 @@ class Session:
         return self._eval_env is not None
 
     def evaluate(self) -> Evaluation | None:
-        """Evaluates the policy as it is, in the evaluation environment if there is one; saves `best` and `last`.
+        """Evaluates the policy as it is, in the evaluation environment if there is one; saves `best`.
 
         None, once said and not tried again, where the episodes never end.
         """
@@ -173,9 +190,9 @@ class Session:
             self.log.add_evaluation(self.step, result)
             self.display.say(f"{self.step:>10,} steps: evaluation: {result}")
             if self.best is None or result.mean > self.best:
-                self.best = result.mean
-                self.save("best")
-            self.save("last")
+                before, self.best = self.best, result.mean
+                if not self.save("best"):
+                    self.best = before  # the best that is saved
         return result
 
     def probe(self) -> None:
@@ -197,13 +214,54 @@ class Session:
             self.log.add_probe(self.step, found)
             self.display.say(f"{self.step:>10,} steps: C: {found}")
 
-    def save(self, name: str) -> None:
-        """Writes checkpoint `name`, if there is a run folder; what the disk refuses is only said."""
-        if self.folder is not None:
-            self.log.sync()  # the rows that it stands behind
-            with self.faults.tolerated(f"checkpoint {name}"):
-                self.folder.save(name, self.agent, Position(self.step, self.clock.seconds, self.best))
-            self.write_ledger()
+    def work_off(self, due: Sequence[str]) -> None:
+        """Does what is due at this step: "save", "evaluation", "probe".
+
+        The run is saved before an evaluation, so that nothing is lost where it fails or is killed.
+        """
+        self.pending = [task for task in ("evaluation", "probe") if task in due]
+        with self.clock:
+            if "save" in due:
+                self.save(f"step_{self.step}")
+            if "save" in due or self.pending[:1] == ["evaluation"]:
+                self.save("last")
+        self.do_pending()
+
+    def do_pending(self) -> None:
+        """Evaluates and probes, where that is due."""
+        while self.pending:
+            {"evaluation": self.evaluate, "probe": self.probe}[self.pending[0]]()
+            self.pending = self.pending[1:]
+
+    def save(self, name: str, environments: bool = True) -> bool:
+        """Writes checkpoint `name`, if there is a run folder; what the disk refuses is only said.
+
+        Args:
+            name: `last`, `best` or `step_N`.
+            environments: whether their state is saved too. Without it a resumed run starts new episodes.
+
+        Returns:
+            whether it was written, or there is no folder.
+        """
+        if self.folder is None:
+            return True
+        self.log.sync()  # the rows that it stands behind
+        position = Position(self.step, self.clock.seconds, self.best, tuple(self.pending))
+        kept = Kept(asdict(self.ledger), self.log.state())
+        if environments and self._exact and name != "best" and self.between_steps and self.under_way.begun:
+            try:
+                whole = kept._replace(under_way=self.under_way, environments=state_of(self.env))
+                whole.packed()
+                kept = whole
+            except Exception as error:  # whatever the user's class raises: the agent is saved all the same
+                said = " ".join(str(error).split())
+                self.display.say(f"saved without the state of the environments, new episodes will start: {said}")
+        saved = False
+        with self.faults.tolerated(f"checkpoint {name}", once=name != "last"):
+            self.folder.save(name, self.agent, position, kept)
+            saved = True
+        self.write_ledger()
+        return saved
 
     def write_ledger(self) -> None:
         """Writes ledger.json, if there is a run folder."""
@@ -214,7 +272,7 @@ class Session:
     @property
     def unsaved(self) -> str:
         """Why the run as it is now is not saved; "" where it is, or has no folder."""
-        return self.faults.open.get("checkpoint last", "")
+        return self.faults.open.get(LAST, "")
 
     def draw(self) -> None:
         """Writes the learning curve, if there is a run folder."""
@@ -223,7 +281,7 @@ class Session:
 
             title = f"{agent_name(self.agent)} on {getattr(self.env, 'name', 'environment')}, seed {self.seed}"
             rows = self.log.training.rows, self.log.evaluations.rows
-            with self.faults.tolerated("learning_curve.png"):
+            with self.faults.tolerated("learning_curve.png", once=True):
                 learning_curve(self.folder.path / "learning_curve.png", *rows, title)
 
     def film(self) -> Path | None:
@@ -242,6 +300,33 @@ class Session:
             self.display.say(f"no video: {error}")
             return None
 
+    def finish(self, probe: bool, video: bool) -> tuple[Evaluation | None, Path | None]:
+        """Evaluates the final policy, draws and films: all of it, or what a killed run had not done yet.
+
+        Returns:
+            the evaluation, None where episodes never end, and the path of the film.
+        """
+        self.pending = []
+        result = self.folder.read_result(self.step) if self.folder is not None else None
+        if result is None:
+            self.can_evaluate()
+            result = Result(False, self.evaluate(), self.ledger)
+            if probe:
+                self.probe()
+            self._write(result)
+        else:
+            vars(self.ledger).update(asdict(result.ledger))
+        self.draw()
+        film = self.film() if video else None
+        self._write(result._replace(finished=True, ledger=self.ledger))
+        return result.evaluation, film
+
+    def _write(self, result: Result) -> None:
+        if self.folder is not None:
+            with self.faults.tolerated("result.json"):
+                self.folder.write_result(self.step, result)
+            self.write_ledger()
+
     def close(self) -> None:
         """Closes files and the evaluation environment."""
         self.display.close()
@@ -255,4 +340,6 @@ class Session:
 def settings(seed: int, env: VectorEnv, total: int, more: Mapping[str, Any] | None) -> dict[str, Any]:
     """What config.json says of a run beside its agent."""
     about = {key: getattr(env, key) for key in ("env_argument", "env_kwargs", "backend") if hasattr(env, key)}
+    resume = why_not_exact(env)
+    about["resume"] = f"new episodes: {resume}" if resume else "exact"
     return about | {"seed": seed, "num_envs": env.num_envs, "total_timesteps": total} | dict(more or {})

@@ -18,8 +18,9 @@ from costgrad.rl.evaluate import Evaluation
 from costgrad.rl.factories import Factory, check_single_spaces, factory_of, vector_of
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick, interact
-from costgrad.rl.runs.folder import Position, RunFolder, environment_seed
+from costgrad.rl.runs.folder import RunFolder
 from costgrad.rl.runs.malloc import keep_freed_memory
+from costgrad.rl.runs.resume import TASKS, Kept, Position, add_to_ledger
 from costgrad.rl.runs.session import Beside, Session, settings
 
 Hook = Callable[[Tick, Any], bool | None]
@@ -89,7 +90,9 @@ def train(
         progress: a bar or lines on stdout.
         video: film one episode of the final policy, if the environment can render.
         hooks: one or several `hook(tick, agent)`, called after each vector step; returning False ends the run.
-        resume: go on with the run in `run_dir`: the agent gets its exact state back, the episodes are fresh.
+        resume: go on with the run in `run_dir`, exactly as if it had not stopped where its config.json says
+            `"resume": "exact"`, else with the exact agent in new episodes. Of a run that was killed in its last
+            evaluation, plot or film, just that is done.
         config: further entries of config.json.
         ledger: counts what the run spends; a hook that asks an environment for more adds to its `probes`.
     Raises:
@@ -113,44 +116,58 @@ def train(
     if seed is None:
         seed = getattr(env, "initial_seed", None) or 0
     folder = RunFolder(run_dir, resume, keep) if run_dir is not None else None
-    position = folder.restore(agent) if folder is not None and resume else Position()
-    if position.step >= total_timesteps:
-        raise UserError(
-            f"the run has done {position.step} steps: total_timesteps must be more than that, got {total_timesteps}"
-        )
-    ledger = ledger or StepLedger()
-    if folder is not None and resume:
-        ledger.read(folder.ledger)
-    ledger.training = position.step
-    if isinstance(env, VectorEnv | gymnasium.Env):
-        vector = vector_of(env)
-    else:
-        assert make is not None
-        vector = make(num_envs=num_envs, seed=seed, render_mode=None)
-    check_single_spaces(agent, vector)
-    if folder is not None and not resume:
-        folder.write_config(agent, **settings(seed, vector, total_timesteps, config))
-    beside = Beside(make, eval_env)
-    session = Session(agent, vector, beside, folder, position, total_timesteps, seed, eval_episodes, progress, ledger)
+    with _closed_on_error(folder):
+        position, kept = folder.restore(agent) if folder is not None and resume else (Position(), Kept())
+        result = folder.read_result(position.step) if folder is not None else None
+        finished = kept.log is None if result is None else result.finished  # costgrad 0.1 wrote neither log nor result
+        if position.step >= total_timesteps and finished:
+            raise UserError(
+                f"the run has done {position.step} steps: total_timesteps must be more than that, got {total_timesteps}"
+            )
+        if result is None and position.step >= total_timesteps:
+            position = position._replace(pending=TASKS)  # of the final policy
+        if result is not None and result.evaluation is not None:
+            position = position._replace(
+                best=max(result.evaluation.mean, -math.inf if position.best is None else position.best)
+            )
+        ledger = ledger or StepLedger()
+        if kept.ledger is not None:
+            add_to_ledger(ledger, kept.ledger)
+        elif folder is not None and resume:
+            ledger.read(folder.ledger)
+        ledger.training = position.step
+        if isinstance(env, VectorEnv | gymnasium.Env):
+            vector = vector_of(env)
+        else:
+            assert make is not None
+            vector = make(num_envs=num_envs, seed=seed, render_mode=None)
+        check_single_spaces(agent, vector)
+        if folder is not None and not resume:
+            folder.write_config(agent, **settings(seed, vector, total_timesteps, config))
+        beside = Beside(make, eval_env)
+        about = total_timesteps, seed, eval_episodes, progress, ledger
+        session = Session(agent, vector, beside, folder, position, kept, *about)
     try:
         session.introduce()
-        stopped = _loop(session, total_timesteps, eval_every, save_every, probe_every, hooks)
-        session.save("last")
-        session.log.write(session.step)
-        if not session.learnt:
+        stopped: Literal["total", "hook", "signal"] = "total"
+        if position.step < total_timesteps:
+            schedule = Schedule(position.step, save=save_every, evaluation=eval_every, probe=probe_every)
+            stopped = _loop(session, total_timesteps, schedule, hooks)
+            if stopped == "signal":  # saved first: the run that goes on has no row here
+                session.save("last")
+            session.log.write(session.step)
+            if stopped != "signal":
+                session.save("last")
+        if not session.learnt and session.step > position.step:
             done = f"no update was made in {session.step - position.step:,} steps"
             session.display.say(f"{done}: the agent learns from more at a time (num_steps, say, or learning_starts)")
-        final = None
+        seconds, final, film = session.clock.seconds, None, None
         if stopped == "signal":
-            session.display.say(f"stopped after {session.step:,} steps" + (" and saved" if folder is not None else ""))
+            session.draw()
+            saved = " and saved" if folder is not None and not session.unsaved else ""
+            session.display.say(f"stopped after {session.step:,} steps{saved}")
         else:
-            session.can_evaluate()
-            final = session.evaluate()
-            if probe_every is not None:
-                session.probe()
-        seconds = session.clock.seconds
-        session.draw()
-        film = session.film() if video and stopped != "signal" else None
+            final, film = session.finish(probe_every is not None, video)
     except Diverged:  # the checkpoints before it stay
         raise
     except ValueError:  # the user's to mend (NaN from the environment, say): keep what was learnt before it
@@ -168,40 +185,63 @@ def train(
     )
 
 
+@contextmanager
+def _closed_on_error(folder: RunFolder | None) -> Iterator[None]:
+    """Lets others write in the folder where its run does not come to begin."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            folder.close()
+        raise
+
+
+class Schedule:
+    """What is due at which environment step.
+
+    Args:
+        step: environment steps done.
+        every: steps between two times, by task; None for never.
+    """
+
+    def __init__(self, step: int, **every: int | None) -> None:
+        self._every = every
+        self._next = {task: _after(step, count) for task, count in every.items()}
+
+    def due(self, step: int) -> list[str]:
+        """The tasks whose time has come; each is named once."""
+        due = [task for task, following in self._next.items() if step >= following]
+        for task in due:
+            self._next[task] = _after(step, self._every[task])
+        return due
+
+    def leave_out(self, task: str) -> None:
+        """It is never due."""
+        self._next[task] = math.inf
+
+
 def _loop(
-    session: Session,
-    total: int,
-    eval_every: int | None,
-    save_every: int | None,
-    probe_every: int | None,
-    hooks: Sequence[Hook],
+    session: Session, total: int, schedule: Schedule, hooks: Sequence[Hook]
 ) -> Literal["total", "hook", "signal"]:
     """Steps until the total, a hook's False or a signal."""
-    if eval_every is not None and not session.can_evaluate():
-        eval_every = None
-    next_eval, next_save, next_probe = (_after(session.step, every) for every in (eval_every, save_every, probe_every))
-    agent, env, seed = session.agent, session.env, environment_seed(session.seed, session.step)
+    if not session.can_evaluate():
+        schedule.leave_out("evaluation")
+    agent = session.agent
     with _signals() as stop:
-        ticks = interact(agent, env, seed, session.step)
+        ticks = interact(agent, session.env, session.start, session.step, session.under_way)
         while True:
             try:
+                session.do_pending()  # what a run was killed in comes first
+                session.between_steps = False
                 tick = next(ticks)
+                session.between_steps = True
                 session.observe(tick)
                 if hooks and any([hook(tick, agent) is False for hook in hooks]):  # a list: every hook is called
                     return "hook"
                 if tick.step >= total:
                     return "total"
-                if tick.step >= next_eval:
-                    next_eval = _after(tick.step, eval_every)
-                    session.evaluate()
-                if tick.step >= next_probe:
-                    next_probe = _after(tick.step, probe_every)
-                    session.probe()
-                if tick.step >= next_save:
-                    next_save = _after(tick.step, save_every)
-                    with session.clock:
-                        session.save(f"step_{tick.step}")
-                        session.save("last")
+                if due := schedule.due(tick.step):
+                    session.work_off(due)
             except Diverged:
                 raise
             except (Exception, KeyboardInterrupt):

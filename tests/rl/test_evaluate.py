@@ -142,9 +142,9 @@ def test_t_quantile_and_interval() -> None:
         assert t_quantile(freedom) == pytest.approx(value, abs=1e-3)
     rng, hits = np.random.default_rng(0), 0
     for _ in range(2000):
-        from costgrad.rl.evaluate import _summary
+        from costgrad.rl.evaluate import summary
 
-        low, high = _summary(rng.normal(3, 2, 6).tolist(), [1] * 6).interval
+        low, high = summary(rng.normal(3, 2, 6).tolist(), [1] * 6).interval
         hits += low < 3 < high
     assert hits / 2000 == pytest.approx(0.95, abs=0.02)
 

@@ -12,10 +12,11 @@ from typing import Any
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from costgrad.rl import checkpoint, files
+from costgrad.rl import checkpoint
 from costgrad.rl.agent_files import load_agent
 from costgrad.rl.errors import UserError, WriteError
 from costgrad.rl.files import Lock
+from costgrad.rl.runs import table
 from costgrad.rl.runs.events import Events
 from costgrad.rl.runs.faults import Faults, RunWarning
 from costgrad.rl.runs.folder import RunFolder
@@ -181,9 +182,9 @@ def test_a_disk_that_is_full_for_a_while_loses_nothing(tmp_path: Path, monkeypat
     finally:
         patch.undo()
     assert result.step == 60 and result.unsaved == ""
-    refused = [line for line in said if "No space left on device" in line]
-    assert refused and all(line.count("\n") == 0 and "training goes on" in line for line in refused)
-    assert any("could be written again" in line for line in said) and len(said) < 20
+    refused, again = said
+    assert refused.endswith("No space left on device: training goes on and tries again at the next save")
+    assert again == "the disk can be written again, and holds the run as it is now"
     agent = load_agent(tmp_path / "checkpoints" / "last", Fake, FakeConfig)
     assert agent.steps == 60
     assert [row["step"] for row in read_table(tmp_path / "evaluations.csv")] == [20, 40, 60]
@@ -205,17 +206,15 @@ def fill(patch: Any, call: str) -> None:
     elif call == "csv":
         opened = Path.open
         patch.setattr(Path, "open", lambda p, *a, **k: refuse() if p.suffix == ".csv" else opened(p, *a, **k))
+        patch.setattr(table, "write_text", lambda *_: refused("a.csv"))
     elif call == "events":
-        patch.setattr(
-            Events, "_records", lambda self, _: (files.writing(self.path).__enter__() and None) or full_event(self)
-        )
+        patch.setattr(Events, "_records", lambda self, _: self.close() or refused(self.path))
     else:
         patch.setattr(os, call, refuse)
 
 
-def full_event(events: Events) -> None:
-    events.close()
-    raise WriteError(f"cannot write {events.path}: No space left on device")
+def refused(path: Any) -> None:
+    raise WriteError(f"cannot write {path}: No space left on device")
 
 
 def test_a_run_that_cannot_be_saved_at_its_end_says_so(tmp_path: Path) -> None:
@@ -260,18 +259,18 @@ def test_a_folder_that_another_run_took_is_left_to_it(tmp_path: Path) -> None:
 
 
 def test_a_row_that_could_not_be_written_is_written_with_the_next(tmp_path: Path, monkeypatch: Any) -> None:
-    table = Table(tmp_path / "a.csv", TRAINING_COLUMNS)
-    table.add(**ROW)
+    kept = Table(tmp_path / "a.csv", TRAINING_COLUMNS)
+    kept.add(**ROW)
     with monkeypatch.context() as patch:
         patch.setattr(Path, "open", refuse)
         with pytest.raises(WriteError, match=r"a\.csv: No space left"):
-            table.add(**ROW | {"step": 2.0})
+            kept.add(**ROW | {"step": 2.0})
     with (tmp_path / "a.csv").open("a") as file:
         file.write("2,0.")  # what the full disk took of it
-    table.add(**ROW | {"step": 3.0})
+    kept.add(**ROW | {"step": 3.0})
     assert [row["step"] for row in read_table(tmp_path / "a.csv")] == [1, 2, 3]
     (tmp_path / "a.csv").unlink()
-    table.sync()
+    kept.sync()
     assert [row["step"] for row in read_table(tmp_path / "a.csv")] == [1, 2, 3]
 
 
@@ -286,10 +285,15 @@ def test_what_a_power_failure_leaves_of_a_row_is_left_out(tmp_path: Path, tail: 
 def test_a_fault_is_said_once_as_long_as_it_lasts() -> None:
     said: list[str] = []
     faults = Faults(said.append)
-    for wrong in (True, True, False, False, True):
-        with faults.tolerated("a"):
+    for what, wrong in (("a", True), ("b", True), ("a", False), ("b", True), ("b", False), ("b", False), ("a", True)):
+        with faults.tolerated(what):
             if wrong:
-                raise WriteError("cannot write a: full")
-    assert [line.split(":")[0] for line in said] == ["cannot write a", "a could be written again", "cannot write a"]
+                raise WriteError(f"cannot write {what}: full")
+    said_first = [line.split(":")[0] for line in said]
+    assert said_first == [
+        "cannot write a",
+        "the disk can be written again, and holds the run as it is now",
+        "cannot write a",
+    ]
     with pytest.raises(UserError), faults.tolerated("a"):
         raise UserError("another one")
