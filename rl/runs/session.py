@@ -229,5 +229,6 @@ class Session:
 
 def settings(seed: int, env: VectorEnv, total: int, more: Mapping[str, Any] | None) -> dict[str, Any]:
     """What config.json says of a run beside its agent."""
-    about = {key: getattr(env, key) for key in ("env_argument", "env_kwargs", "backend") if hasattr(env, key)}
+    kept = ("env_argument", "env_kwargs", "env_file", "env_stamp", "backend")  # of envs/make.py
+    about = {key: getattr(env, key) for key in kept if hasattr(env, key)}
     return about | {"seed": seed, "num_envs": env.num_envs, "total_timesteps": total} | dict(more or {})

@@ -25,7 +25,7 @@ MUTANTS = [
     Mutant(
         "train: a resumed run looks for its file where the user stands",
         "scripts/train.py",
-        'started.get("env_argument", args.env)',
+        'args.env if "--env" in typed else None',
         "args.env",
         "scripts/commands",
     ),
@@ -54,8 +54,8 @@ MUTANTS = [
     Mutant(
         "a resumed run brings its own encoder",
         "scripts/train.py",
-        '"agent": own or started["agent"], "encoder": None}',
-        '"agent": own or started["agent"]}',
+        '"encoder": None, "trust": False}',
+        '"trust": False}',
         "scripts/own_agents",
     ),
     Mutant(
