@@ -145,7 +145,10 @@ def load(
     if checkpoint not in there and checkpoint not in ("last", "best"):
         raise UserError(f"run {run} has no checkpoint {checkpoint!r}: it has {', '.join(there) or 'none'}")
     cls, config_cls = agent_of_run(run, started, agent)
-    where, _ = choose_device(device, SimpleNamespace(**started.get("config", {})))
+    hidden = started.get("config", {}).get("hidden", [])
+    if not isinstance(hidden, list) or not all(isinstance(width, int) for width in hidden):
+        raise UserError(f"{run}/config.json is damaged: hidden is {hidden!r}")
+    where, _ = choose_device(device, SimpleNamespace(hidden=hidden))
     return load_agent(folder / checkpoint, cls, config_cls, where, encoder_for(encoder, started, run))
 
 
