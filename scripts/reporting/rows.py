@@ -147,7 +147,10 @@ def append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
 
 def remove(path: Path, key: Key) -> None:
     """Takes the rows of a run, and its evaluations, out of results file `path`. Raises UserError."""
-    tables = [(path, Row._fields, read_rows(path)), (evaluations_path(path), Measured._fields, read_evaluations(path))]
+    tables: list[tuple[Path, Sequence[str], Sequence[Row | Measured]]] = [
+        (path, Row._fields, read_rows(path)),
+        (evaluations_path(path), Measured._fields, read_evaluations(path)),
+    ]
     for file, columns, rows in tables:
         kept = [row for row in rows if row.key != key]
         if len(kept) < len(rows):
