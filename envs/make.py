@@ -10,7 +10,6 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from ctypes.util import find_library
-from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -27,6 +26,7 @@ from costgrad.envs.forms import OTHER_STREAM, Native, native
 from costgrad.envs.load import Found, find
 from costgrad.envs.native.base import NativeVectorEnv
 from costgrad.envs.native.pool import PoolVectorEnv
+from costgrad.envs.recipe import Recipe, recipe_of
 from costgrad.envs.snapshot import method_for, put, take
 from costgrad.envs.tasks.batched import TaskVectorEnv
 from costgrad.envs.tasks.black_box import BlackBoxEnv
@@ -117,6 +117,7 @@ class MadeEnv(VectorWrapper):
     initial_seed: int
     env_argument: str | None  # what a run folder needs to make it again; None where it came as a Python object
     env_kwargs: dict[str, Any]
+    env_file: dict[str, str] | None  # path and sha256 of the file that it is from
 
     def __init__(
         self,
@@ -124,7 +125,7 @@ class MadeEnv(VectorWrapper):
         name: str,
         backend: tuple[str, str],
         seed: int,
-        recipe: tuple[str | None, dict[str, Any]],
+        recipe: Recipe,
         again: Callable[[int, int, str | None], MadeEnv],
         single: Callable[[], gymnasium.Env] | None = None,
     ) -> None:
@@ -132,10 +133,15 @@ class MadeEnv(VectorWrapper):
         self.name = re.sub(r"[^\w.-]+", "_", name).strip("_")
         self.backend, self.backend_reason = backend
         self.initial_seed = seed
-        self.env_argument, self.env_kwargs = recipe
+        self.env_argument, self.env_kwargs, self.env_file = self._recipe = recipe
         self._again, self._single, self._alone = again, single, list[gymnasium.Env]()
         self._method: tuple[str | None, str] | None = None
         self.action_space.seed(seed)
+
+    @property
+    def env_stamp(self) -> str | None:
+        """This user's signature of the three entries above, where they name code; None without (envs/recipe.py)."""
+        return self._recipe.signature()
 
     def factory(self, num_envs: int, seed: int, render_mode: str | None = None) -> MadeEnv:
         """The same environment in another number, with another seed or render mode. Raises EnvError."""
@@ -244,7 +250,7 @@ def make(
         return env
     if isinstance(env, VectorEnv):
         given, name = ("native", f"given as a ready {type(env).__name__}"), type(env).__name__
-        return MadeEnv(_checked(env, name), name, given, seed, (None, {}), _cannot_remake)
+        return MadeEnv(_checked(env, name), name, given, seed, recipe_of(env, {}), _cannot_remake)
     _check_arguments(num_envs, seed, env_kwargs, backend)
     _prepare_display(render_mode)
     found, kwargs = find(env), dict(env_kwargs or {})
@@ -277,14 +283,7 @@ def make(
             same = "sync" if chosen in ("sync", "async") else "auto"
         return make(env, num_envs, seed, render_mode, kwargs, same)
 
-    recipe = (_anywhere(env) if isinstance(env, str) else None, kwargs)
-    return MadeEnv(made, found.name, (chosen, f"{chosen}: {reason}"), seed, recipe, again, builder)
-
-
-def _anywhere(env: str) -> str:
-    """The name as it holds in every working folder: with the whole path of a file."""
-    file, colon, name = env.rpartition(".py:")
-    return f"{Path(file + '.py').expanduser().resolve()}:{name}" if colon else env
+    return MadeEnv(made, found.name, (chosen, f"{chosen}: {reason}"), seed, recipe_of(env, kwargs), again, builder)
 
 
 def _vectorize(builder: Builder, num_envs: int, backend: str, name: str) -> VectorEnv:

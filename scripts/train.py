@@ -15,11 +15,14 @@ from tyro.conf import arg
 
 from costgrad.agents.presets import preset_for
 from costgrad.envs.make import make
+from costgrad.envs.recipe import code_of
+from costgrad.envs.stamp import why_unsigned
 from costgrad.rl.errors import UserError
 from costgrad.rl.runs.folder import read_config
 from costgrad.rl.runs.train import TrainResult, train
 from costgrad.rl.settings import current_names
-from costgrad.scripts.cli import Device, beside_python, choose_device, guarded, invocation, parse, use_threads
+from costgrad.scripts.cli import Device, beside_python, choose_device, guarded, invocation, note, parse, use_threads
+from costgrad.scripts.environment import Wanted, environment_of_run, short
 from costgrad.scripts.flags import json_object, whole
 from costgrad.scripts.pick import agent_classes, agent_of_run, build, encoder_for, is_own, spelled
 
@@ -28,6 +31,7 @@ MAY_CHANGE = {  # when a run goes on
     *("total_timesteps", "eval_freq", "eval_episodes", "save_freq", "probe_every", "device", "threads"),
     *("capture_video", "progress", "resume"),
     *("agent", "encoder"),  # where their file lies; that they are the run's is checked by themselves
+    *("env", "env_kwargs", "trust"),  # the spaces are checked
 }
 MINIMUM = {"total_timesteps": 1, "seed": 0, "num_envs": 1, "eval_freq": 1, "eval_episodes": 1, "save_freq": 1}
 MINIMUM["probe_every"] = 1
@@ -70,7 +74,9 @@ class Args(Generic[ConfigT]):
     run_dir: str | None = None
     """Run folder; runs/{env}__{agent}__{seed}__{time} unless given."""
     resume: str | None = None
-    """Run folder of a run to continue."""
+    """Run folder of a run to continue; --env and --env-kwargs then stand in for the environment that it names."""
+    trust: bool = False
+    """With --resume: run the module or file that the run names as its environment, though you did not start it here."""
     capture_video: bool = True
     """Record a video of an episode of the final policy."""
     progress: bool = True
@@ -92,15 +98,20 @@ def _train(argv: Sequence[str]) -> int:
     for name, least in MINIMUM.items():
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
-    kwargs = json_object("--env-kwargs", args.env_kwargs)
-    wanted = started.get("env_argument", args.env)  # a file's path as it was, wherever the user stands now
-    env = make(wanted, args.num_envs, args.seed, env_kwargs=kwargs, backend=args.env_backend)
+    wanted = _environment(args, started, argv)
+    env = make(wanted.env, args.num_envs, args.seed, env_kwargs=wanted.kwargs, backend=args.env_backend)
     try:
         agent = build(cls, env, args.config, args.seed, device, encoder)
         run_dir = args.resume or args.run_dir or _fresh(f"runs/{env.name}__{cls.__name__.lower()}__{args.seed}")
-        print(f"{args.agent} on {args.num_envs} x {args.env}, seed {args.seed}, {args.total_timesteps:,} steps")
+        print(f"{args.agent} on {args.num_envs} x {wanted.env}, seed {args.seed}, {args.total_timesteps:,} steps")
         for line in (said, f"environments {env.backend_reason}", why, threads, f"run folder {run_dir}"):
             print(line, flush=True)
+        began = started.get("env_argument"), started.get("env_kwargs") or {}
+        if started and (env.env_argument, wanted.kwargs) != began:
+            said = " with ".join(map(short, began))
+            note(f"the environment is {env.env_argument!r} with {short(wanted.kwargs)}; the run began on {said}")
+        if not started and code_of(wanted.env) and env.env_stamp is None:
+            note(f"this run cannot be signed ({why_unsigned()}): evaluate, probe and --resume will need --trust")
         if not args.progress and (path := getattr(agent, "update_path", "")):  # else the progress says it
             print(f"updates {path}", flush=True)
         result = train(
@@ -116,11 +127,21 @@ def _train(argv: Sequence[str]) -> int:
             progress=args.progress,
             video=args.capture_video,
             resume=args.resume is not None,
-            config={"args": {key: value for key, value in asdict(args).items() if key != "config"}},
+            config={"args": {key: value for key, value in asdict(args).items() if key not in ("config", "trust")}},
         )
     finally:
         env.close()
     return _report(result, Path(run_dir), args.total_timesteps)
+
+
+def _environment(args: Args[Any], started: dict[str, Any], argv: Sequence[str]) -> Wanted:
+    """What the flags name; for a run that goes on, what it began with where they do not. Raises UserError."""
+    if not started:
+        return Wanted(args.env, json_object("--env-kwargs", args.env_kwargs))
+    typed = {word.partition("=")[0].replace("_", "-") for word in argv}
+    env = args.env if "--env" in typed else None
+    env_kwargs = args.env_kwargs if "--env-kwargs" in typed else None
+    return environment_of_run(str(args.resume), started, env, env_kwargs, args.trust)
 
 
 def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
@@ -149,7 +170,8 @@ def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
         own = known.agent if is_own(known.agent) else None
         _, config_cls = agent_of_run(known.resume, started, own)
         # A file is only run where a flag names it, now and not when the run began.
-        settings = {**started["config"], **given, "agent": own or started["agent"], "encoder": None}
+        told = {"agent": own or started["agent"], "encoder": None, "trust": False}
+        settings = {**started["config"], **given, **told}
         stretched = total is not None and settings.get("decay_steps") == settings["total_timesteps"]
         if stretched and total != settings["total_timesteps"]:  # rates that fall over the whole run fall over this one
             source = f"run {known.resume} had {settings['decay_steps']}, stretched to the new total"

@@ -306,7 +306,8 @@ class Session:
 
 def settings(seed: int, env: VectorEnv, total: int, more: Mapping[str, Any] | None) -> dict[str, Any]:
     """What config.json says of a run beside its agent."""
-    about = {key: getattr(env, key) for key in ("env_argument", "env_kwargs", "backend") if hasattr(env, key)}
+    entries = ("env_argument", "env_kwargs", "env_file", "env_stamp", "backend")  # of envs/make.py
+    about = {key: getattr(env, key) for key in entries if hasattr(env, key)}
     resume = why_not_exact(env)
     about["resume"] = f"new episodes: {resume}" if resume else "exact"
     return about | {"seed": seed, "num_envs": env.num_envs, "total_timesteps": total} | dict(more or {})

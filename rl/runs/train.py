@@ -139,6 +139,7 @@ def train(
     check_single_spaces(agent, vector)
     if folder is not None and not resume:
         folder.write_config(agent, **settings(seed, vector, total_timesteps, config))
+        folder.keep_source(getattr(vector, "env_argument", None), getattr(vector, "env_file", None))
     beside = Beside(make, eval_env)
     about = total_timesteps, seed, eval_episodes, progress, ledger
     session = Session(agent, vector, beside, folder, position, kept, *about)

@@ -65,4 +65,30 @@ MUTANTS = [
     Mutant(
         "an ending that is a number", "rl/loop.py", "value.dtype != np.bool_", "value.dtype == object", "envs/checked"
     ),
+    # What a name may lead to, and whose it is
+    Mutant(
+        "what is imported is defined there",
+        "envs/allowed.py",
+        "_is_marked(target) or _defined_in",
+        "True or _defined_in",
+        "envs/allowed",
+    ),
+    Mutant("any class will do", "envs/allowed.py", "    if isinstance(target, type):", "    if False:", "envs/allowed"),
+    Mutant(
+        "Python's own modules have environments",
+        "envs/load.py",
+        "top in sys.stdlib_module_names",
+        "False",
+        "envs/allowed",
+    ),
+    Mutant("a key that others read", "envs/stamp.py", "found.st_mode & 0o077", "False", "envs/stamp"),
+    Mutant("a signature for any purpose", "envs/stamp.py", " + name + data", " + data", "envs/stamp"),
+    Mutant("the arguments are not signed", "envs/recipe.py", '"env_kwargs": kwargs, ', "", "scripts/trust"),
+    Mutant(
+        "a module of any folder",
+        "envs/recipe.py",
+        "return not (isinstance(path, str)",
+        "return False and (isinstance(path, str)",
+        "scripts/trust",
+    ),
 ]

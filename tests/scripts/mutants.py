@@ -25,7 +25,7 @@ MUTANTS = [
     Mutant(
         "train: a resumed run looks for its file where the user stands",
         "scripts/train.py",
-        'started.get("env_argument", args.env)',
+        'args.env if "--env" in typed else None',
         "args.env",
         "scripts/commands",
     ),
@@ -54,8 +54,8 @@ MUTANTS = [
     Mutant(
         "a resumed run brings its own encoder",
         "scripts/train.py",
-        '"agent": own or started["agent"], "encoder": None}',
-        '"agent": own or started["agent"]}',
+        '"encoder": None, "trust": False}',
+        '"trust": False}',
         "scripts/own_agents",
     ),
     Mutant(
@@ -83,4 +83,28 @@ MUTANTS = [
         "row.env == task]",
         "scripts/report",
     ),
+    # What a run folder may decide
+    Mutant(
+        "a run folder runs what it names",
+        "scripts/environment.py",
+        "if (code := code_of(named)) and not trust:",
+        "if (code := code_of(named)) and not trust and not code:",
+        "scripts/trust",
+    ),
+    Mutant("a run trusts itself", "scripts/train.py", ', "trust": False}', "}", "scripts/trust"),
+    Mutant(
+        "arguments of a folder's reach the user's code",
+        "scripts/environment.py",
+        "and not (trust or is_signed(started))",
+        "and False",
+        "scripts/trust",
+    ),
+    Mutant(
+        "a changed environment has been measured",
+        "scripts/experiment.py",
+        "if ran != now and ran is not None:",
+        "if False:",
+        "scripts/experiment",
+    ),
+    Mutant("a stale row stays", "scripts/jobs.py", "if row.key in stale:", "if False:", "scripts/experiment"),
 ]

@@ -160,7 +160,9 @@ def test_a_run_goes_on_from_anywhere_and_only_on_what_it_was_trained_on(tmp_path
     file.write_text(ENVIRONMENTS.replace("Box(-1, 1,", "Box(-5, 5,"))
     for script, *flags in (("train", "--resume", "run", "-n", "300"), ("probe", "run"), ("evaluate", "run")):
         refused = run(script, *flags, cwd=tmp_path)
-        assert refused.returncode == 2 and refused.stderr.count("\n") == 1, refused.stderr
+        changed, error = refused.stderr.splitlines()
+        assert refused.returncode == 2 and changed.startswith(f"note: '{file}' has changed since run run began")
+        assert changed.endswith("lies at run/environment/line.py") and error.startswith("error: "), refused.stderr
         assert "the action_space is Box(-5.0, 5.0" in refused.stderr and "trained with Box(-1.0, 1.0" in refused.stderr
 
 
