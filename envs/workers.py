@@ -93,7 +93,7 @@ class WorkerVectorEnv(AsyncVectorEnv):
         self._assert_is_running()
         self._state = AsyncState.WAITING_STEP  # whoever is interrupted from here on does not know who was asked
         for pipe, action in zip(self.parent_pipes, iterate(self.action_space, actions), strict=True):
-            try:  # `suppress` would cost as much as the rest
+            try:
                 pipe.send(("step", action))
             except ConnectionError:  # it is dead, which its answer will say
                 continue
