@@ -154,18 +154,21 @@ def test_workers_that_are_killed_cost_nothing(tmp_path: Path) -> None:
     box.close()
 
 
-@pytest.mark.parametrize("batched", [True, False])
-def test_a_row_that_ends_its_worker_each_time_is_named_and_the_others_count(batched: bool, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("batched", "on_fault"), [(True, "skip"), (False, "raise")])
+def test_a_row_that_ends_its_worker_each_time_is_named_and_the_others_count(
+    batched: bool, on_fault: Any, tmp_path: Path
+) -> None:
     rows = [numbers(1, 2, 13, 4), numbers(5, 6, 8, 9)]
-    box = BlackBox(Deadly(tmp_path / "seen"), batched=batched, workers=1)
-    with pytest.raises(UserError, match=r"the process that cost_fn ran in ended twice, on row 2 of variant 0$"):
-        box(rows, None, None, 4)
+    box = BlackBox(Deadly(tmp_path / "seen"), batched=batched, workers=2, on_fault=on_fault)
+    if on_fault == "raise":
+        with pytest.raises(UserError, match=r"the process that cost_fn ran in ended twice, on row 2 of variant 0$"):
+            box(rows, None, None, 4)
+    else:
+        cost, counts = box(rows, None, None, 4)
+        assert counts.tolist() == [[True, True, False, True], [True] * 4] and cost[1].tolist() == [5, 6, 8, 9]
+        assert cost[0, [0, 1, 3]].tolist() == [1, 2, 4]
+    assert (box.ledger.evaluations, box.ledger.failures) == (8, 1)
     assert box([numbers(5)], None, None, 1)[0].tolist() == [[5]]  # the next call works
-    box.close()
-    box = BlackBox(Deadly(tmp_path / "seen"), batched=batched, workers=1, on_fault="skip")
-    cost, counts = box(rows, None, None, 4)
-    assert counts.tolist() == [[True, True, False, True], [True] * 4] and cost[1].tolist() == [5, 6, 8, 9]
-    assert cost[0, [0, 1, 3]].tolist() == [1, 2, 4] and (box.ledger.evaluations, box.ledger.failures) == (8, 1)
     box.close()
 
 
