@@ -127,7 +127,7 @@ class A2C(AgentMixin):
         self.acting = Acting(self.codec, self.actor, self.critic.norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
         self.advantage_square = 0.0  # running mean
-        self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic}  # of a checkpoint
+        self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer, **shared}
         self.steps = self.updates = 0
         self._sample = np.empty(0)  # of the last action, until `observe`

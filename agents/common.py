@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from costgrad.agents.configs import NetworkConfig
 from costgrad.rl import checkpoint
-from costgrad.rl.buffers.rollout import RolloutMemory
 from costgrad.rl.errors import UserError
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.gradients.descent import Descent, path_of
@@ -78,21 +77,19 @@ class AgentMixin:
         return self.player.predict(obs, deterministic), state
 
     def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """All that decides the future, but for unfinished rollouts and episodes; the tensors are the live ones."""
+        """All that decides the agent's future; the tensors are the live ones."""
         tensors = checkpoint.gather(self.parts)
         if isinstance(self.player, Acting):
             tensors |= self.player.state()
         return tensors, {name: getattr(self, name) for name in self.counters}
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Restores what `state` gave; an unfinished rollout is dropped."""
+        """Restores what `state` gave: the agent goes on within its episodes, unless `on_reset` drops them."""
         checkpoint.hand_out(tensors, self.parts)
         if isinstance(self.player, Acting):
             self.player.load_state(tensors, meta["steps"])
         for name in self.counters:
             setattr(self, name, meta[name] if name in meta else meta[checkpoint.OLD_COUNTERS[name]])
-        if isinstance(memory := getattr(self, "memory", None), RolloutMemory):
-            memory.clear()
 
     def save(self, path: str | Path) -> None:
         """Writes the agent as a checkpoint folder, see rl/checkpoint.py. Raises UserError."""

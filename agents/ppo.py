@@ -122,7 +122,7 @@ class PPO(AgentMixin):
         self.descend = Descent(ppo_loss, ppo_step, self.optimizer, self.actor, self.critic)
         self.acting = Acting(self.codec, self.actor, self.critic.norm, c.num_steps, acting, c.noise_correlation)
         self.memory = RolloutMemory(c.num_steps, c.gamma)
-        self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic}  # of a checkpoint
+        self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts["optimizer"] = self.optimizer
         self.steps = self.updates = 0
         self._sample = np.empty(0)  # of the last action, until `observe`

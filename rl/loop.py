@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -87,7 +88,24 @@ class Tick(NamedTuple):
     lengths: list[int]  # of the same episodes, in steps
 
 
-def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterator[Tick]:
+@dataclass
+class UnderWay:
+    """The episodes between two vector steps: with the agent and the environments, all that decides the next step."""
+
+    obs: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [N, *obs_shape] that the next action is for
+    reset_row: np.ndarray = field(default_factory=lambda: np.zeros(0, bool))  # [N] rows whose next action is ignored
+    returns: np.ndarray = field(default_factory=lambda: np.zeros(0))  # [N] undiscounted rewards so far
+    lengths: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))  # [N] steps so far
+
+    @property
+    def begun(self) -> bool:
+        """Whether there are episodes to go on with."""
+        return len(self.lengths) > 0
+
+
+def interact(
+    agent: Learner, env: VectorEnv, seed: int, step: int = 0, under_way: UnderWay | None = None
+) -> Iterator[Tick]:
     """Runs observation, action, transition, update without end; yields after each vector step.
 
     Evaluation, checkpoints, progress and users' hooks are outside of this generator.
@@ -97,6 +115,8 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
         env: N environments in any of gymnasium's three autoreset modes.
         seed: of the first reset; environment i starts from seed + i.
         step: environment steps already done, when a run is resumed.
+        under_way: is kept up to date from tick to tick. If it has begun, its episodes go on, for agent and
+            environments stand where they stood: neither is reset.
     Yields:
         one `Tick` per vector step.
     Raises:
@@ -107,20 +127,21 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
     codec, n = agent.codec, env.num_envs
     if (check := getattr(agent, "check_parameters", None)) is not None:
         check()
-    agent.on_reset()
     if (hindsight := getattr(agent, "hindsight", None)) is not None:
         hindsight.ask(env)
-    returns, lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
-    reset_row, any_reset = np.zeros(n, dtype=bool), False  # rows whose action the environment ignores
+    at = UnderWay() if under_way is None else under_way
+    if not at.begun:
+        agent.on_reset()
+        raw, _ = env.reset(seed=seed)
+        codec.obs.check_rows(raw, n)
+        at.obs, at.reset_row = codec.obs(raw), np.zeros(n, dtype=bool)
+        at.returns, at.lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
+        _check_finite(at.returns, at.obs, step)
     everything = np.ones(n, dtype=bool)
-
-    raw, _ = env.reset(seed=seed)
-    codec.obs.check_rows(raw, n)
-    obs = codec.obs(raw)
-    _check_finite(returns, obs, step)
+    any_reset = bool(at.reset_row.any())
     checked = False  # shapes and dtypes of what `step` returns are checked once: they do not change
     while True:
-        action = agent.act(obs)
+        action = agent.act(at.obs)
         raw, reward, terminated, truncated, info = env.step(codec.env_action(action))
         if not checked:
             codec.obs.check_rows(raw, n)
@@ -136,32 +157,32 @@ def interact(agent: Learner, env: VectorEnv, seed: int, step: int = 0) -> Iterat
             next_obs[done] = codec.obs.stack(info["final_obs"][done])
         _check_finite(reward, next_obs, step)
 
-        valid = ~reset_row if any_reset else everything
-        agent.observe(Step(obs, action, reward, next_obs, terminated, truncated, valid, extra={}))
+        valid = ~at.reset_row if any_reset else everything
+        agent.observe(Step(at.obs, action, reward, next_obs, terminated, truncated, valid, extra={}))
         metrics = agent.update()
 
         if any_reset:
-            returns += np.where(reset_row, 0.0, reward)
-            lengths += ~reset_row
-            step += n - int(reset_row.sum())
+            at.returns += np.where(at.reset_row, 0.0, reward)
+            at.lengths += ~at.reset_row
+            step += n - int(at.reset_row.sum())
         else:
-            returns += reward
-            lengths += 1
+            at.returns += reward
+            at.lengths += 1
             step += n
         ended: tuple[list[float], list[int]] = ([], [])
         if any_done:
-            ended = (returns[done].tolist(), lengths[done].tolist())
-            returns[done], lengths[done] = 0.0, 0
-        yield Tick(step, metrics, *ended)
+            ended = (at.returns[done].tolist(), at.lengths[done].tolist())
+            at.returns[done], at.lengths[done] = 0.0, 0
 
         if mode == AutoresetMode.NEXT_STEP:
-            reset_row, any_reset = done, any_done
+            at.reset_row, any_reset = done, any_done
         elif any_done:
             if mode == AutoresetMode.DISABLED:
                 raw, _ = env.reset(options={"reset_mask": done})
             next_obs = codec.obs(raw)
             _check_finite(reward, next_obs, step)
-        obs = next_obs
+        at.obs = next_obs
+        yield Tick(step, metrics, *ended)
 
 
 def _check_form(n: int, **values: Any) -> None:

@@ -128,7 +128,9 @@ class CostUnit(nn.Module):
 
     def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         """As torch's, for any number of environments."""
-        self.going = torch.zeros_like(state_dict.get(f"{prefix}going", self.going))
+        self.going = torch.zeros_like(
+            state_dict.get(f"{prefix}going", self.going)
+        )  # of that shape: torch copies into it
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 

@@ -33,6 +33,9 @@ class Hindsight:
 
     Raises:
         UserError: the space has no goals.
+
+    Attributes:
+        current: [N] episode of each environment; NONE where the next row starts one.
     """
 
     def __init__(self, codec: Codec, ratio: float) -> None:
@@ -48,20 +51,20 @@ class Hindsight:
 
     def on_reset(self) -> None:
         """Called after every reset; drop per-episode state. num_envs may have changed."""
-        self._current = np.empty(0, np.int64)  # [N] episode of each environment; NONE where the next row starts one
+        self.current = np.empty(0, np.int64)
 
     def add(self, episode: Array, row: Array, step: Step) -> None:
         """Records a vector step that was written to rows [N] of the buffer, and fills their `episode`."""
         self.goals.check(step)
-        if len(self._current) != len(row):
-            self._current = np.full(len(row), NONE)
-        starts = np.flatnonzero(self._current == NONE)
-        self._current[starts] = self._episodes + np.arange(len(starts))
+        if len(self.current) != len(row):
+            self.current = np.full(len(row), NONE)
+        starts = np.flatnonzero(self.current == NONE)
+        self.current[starts] = self._episodes + np.arange(len(starts))
         self._episodes += len(starts)
         if self._episodes > len(self._last):
             self._last = np.concatenate((self._last, np.zeros(self._episodes, np.int64)))
-        episode[row], self._last[self._current] = self._current, row
-        self._current = np.where(step.terminated | step.truncated, NONE, self._current)
+        episode[row], self._last[self.current] = self.current, row
+        self.current = np.where(step.terminated | step.truncated, NONE, self.current)
 
     def restore(self, episode: Array, following: Array) -> None:
         """Restores the state from the filled rows [size] of a saved buffer: episode, and next row or NONE."""

@@ -168,13 +168,17 @@ class Replay:
         return torch.from_numpy(weight / (weight.max() * len(weight))).float()
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The filled rows and the position; after a restore no episode continues from the newest step."""
+        """The filled rows, the position, and the rows from which the episodes under way continue."""
         position = torch.tensor([self.next, self.size])
         filled = {name: column[: self.size] for name, column in self.columns.items()}
         if self.tree is not None:
             filled["priority"] = torch.from_numpy(self.tree.weight(np.arange(self.size)))
         largest = torch.tensor(self.largest, dtype=torch.float64)
-        return filled | {"position": position, "largest": largest, "generator": self.generator.get_state()}
+        beside = {"position": position, "largest": largest, "generator": self.generator.get_state()}
+        beside["newest"] = torch.from_numpy(self._newest)
+        if self.hindsight is not None:
+            beside["episodes"] = torch.from_numpy(self.hindsight.current)
+        return filled | beside
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` returned.
@@ -188,7 +192,7 @@ class Replay:
         if self.size > self.capacity or (self.size < self.capacity and self.next != self.size):
             raise ValueError(f"its replay had another capacity than {self.capacity:,}")
         self.largest = float(state_dict["largest"].numpy())
-        beside = ("position", "largest", "generator", "priority")
+        beside = ("position", "largest", "generator", "priority", "newest", "episodes")
         filled = {name: value for name, value in state_dict.items() if name not in beside}
         self.columns, self._arrays, self.tree = {}, {}, None
         if filled:
@@ -200,6 +204,10 @@ class Replay:
         if self.hindsight is not None and self.size:
             self.hindsight.restore(*(self._arrays[name][: self.size] for name in ("episode", "following")))
         self.on_reset()
+        if "newest" in state_dict:  # else the buffer is older than runs that go on within their episodes
+            self._newest = state_dict["newest"].numpy().copy()
+        if self.hindsight is not None and "episodes" in state_dict:
+            self.hindsight.current = state_dict["episodes"].numpy().copy()
 
     def _allocate(self, like: Mapping[str, np.ndarray], rows: int) -> None:
         """Allocates columns with shapes and dtypes of `like`. Raises UserError if `rows` rows do not fit."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from costgrad.rl.data import Rollout, Step, cost_of
 
@@ -61,6 +62,37 @@ class RolloutMemory:
             valid=arrays["valid"],
             extra={name.removeprefix("extra."): value for name, value in arrays.items() if name.startswith("extra.")},
         )
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The steps stored so far, [filled, N, ...] each; nothing where the rollout is empty."""
+        return {name: torch.from_numpy(array[: self.filled]) for name, array in self._arrays.items() if self.filled}
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
+        """Restores what `state_dict` gave.
+
+        Raises:
+            ValueError: it is of a rollout of another length, or its columns do not belong together.
+        """
+        self.clear()
+        if not state_dict:
+            return
+        columns = {name: value.numpy() for name, value in state_dict.items()}
+        stored, envs = (
+            {(array.shape or (0,))[0] for array in columns.values()},
+            {a.shape[1:2] for a in columns.values()},
+        )
+        if len(stored) != 1 or len(envs) != 1 or not 0 < (filled := stored.pop()) <= self.num_steps:
+            raise ValueError(f"its rollout does not fit one of {self.num_steps} steps")
+        fields = Step._fields[:-1]
+        extra = [name for name in columns if name.startswith("extra.")]
+        if columns.keys() != {*fields, *extra}:
+            raise ValueError(f"its rollout has the columns {', '.join(columns)}")
+        self._arrays = {}
+        names = (*fields, *extra)
+        self._allocate(tuple(columns[name][0] for name in names), names)
+        for name, array in columns.items():
+            self._arrays[name][:filled] = array
+        self.filled = filled
 
     def _allocate(self, row: tuple[np.ndarray, ...], names: tuple[str, ...]) -> None:
         for name, value in zip(names, row, strict=True):

@@ -116,8 +116,10 @@ class Population:
             self._episode_cost[i] = 0.0
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The generation with its finished episodes, and the generator of the noise; without unfinished episodes."""
+        """The generation with its finished episodes and those under way, and the generator of the noise."""
         arrays = {"candidates": self.candidates, "cost": self._cost, "played": self.played, "steps": self._steps}
+        arrays |= {"playing": self._playing, "episode_cost": self._episode_cost, "starts": self._starts}
+        arrays |= {"rows": self._rows, "queue": np.array(self._queue, np.int64)}
         return {name: torch.from_numpy(a) for name, a in arrays.items()} | {"generator": self.generator.get_state()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
@@ -129,6 +131,12 @@ class Population:
         )
         restore_generator(self.generator, state_dict["generator"], int(self.played.sum()))
         self.on_reset()
+        if "playing" in state_dict:  # else it is older than runs that go on within their episodes
+            self._playing, self._episode_cost, self._starts, self._rows = (
+                to_numpy(state_dict[name]).copy() for name in ("playing", "episode_cost", "starts", "rows")
+            )
+            self._any_starts = bool(self._starts.any()) or not len(self._starts)
+            self._queue = deque(state_dict["queue"].tolist())
 
     def _enqueue(self) -> None:
         """Queues the missing episodes: the next one of every candidate, then the second next, and so on."""

@@ -109,17 +109,27 @@ class Acting:
         return None if noise is None else pi.sample(noise)
 
     def state(self) -> dict[str, Tensor]:
-        """The generators; a resumed run draws new noise, and starts new episodes."""
-        return {
-            "generator": self.generator.get_state(),
-            "predict_generator": self.predict_generator.get_state(),
-        }
+        """The generators, and the noise that is drawn and not used yet."""
+        state = {"generator": self.generator.get_state(), "predict_generator": self.predict_generator.get_state()}
+        if self._t:
+            state["noise"] = torch.from_numpy(self._noise[self._t :])
+        if self._last is not None:
+            state["noise_before"] = torch.from_numpy(self._last)
+        return state
 
     def load_state(self, tensors: dict[str, Tensor], steps: int) -> None:
         """Restores what `state` gave; `steps` seeds generators of another device's kind."""
         restore_generator(self.generator, tensors["generator"], steps)
         restore_generator(self.predict_generator, tensors["predict_generator"], steps)
         self.on_reset()
+        if "noise" in tensors:
+            left = to_numpy(tensors["noise"])
+            if not 0 < len(left) < self.num_steps:
+                raise ValueError(f"its noise is for {len(left)} steps of a rollout of {self.num_steps}")
+            self._t = self.num_steps - len(left)
+            self._noise = np.concatenate((np.zeros((self._t, *left.shape[1:]), left.dtype), left))
+        if "noise_before" in tensors:
+            self._last = to_numpy(tensors["noise_before"]).copy()
 
     def _draw(self, steps: int, rows: int) -> np.ndarray:
         """The policy's noise [steps, rows, ...]."""
