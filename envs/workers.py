@@ -42,8 +42,8 @@ class WorkerVectorEnv(AsyncVectorEnv):
 
     A worker fails if it does not answer within `timeout` seconds, dies, or its environment raises. Then `step` raises
     EnvError; or with `restart`, the process is started again and the row is the first of a new episode: its obs is that
-    of the reset, its reward 0, both flags False, and `info["restarted"]` [N] bool is True. The transition under way is
-    lost: such a row must not be learnt from, and the episode before it ended without a flag.
+    of the reset, its reward 0, both flags False, and `info["process_restarted"]` [N] bool is True. The transition under
+    way is lost: such a row must not be learnt from, and the episode before it ended without a flag.
 
     Args:
         make: one environment.
@@ -102,7 +102,7 @@ class WorkerVectorEnv(AsyncVectorEnv):
         for i, answer in enumerate(self._answers()):
             if isinstance(answer, Failure):
                 obs, info = self._revived(i, answer)
-                info = {**info, "restarted": True}
+                info = {**info, "process_restarted": True}
             else:
                 obs, reward[i], terminated[i], truncated[i], info = answer
                 if self._unproven:

@@ -112,7 +112,8 @@ def interact(
 
     Args:
         agent: is trained in place.
-        env: N environments in any of gymnasium's three autoreset modes.
+        env: N environments in any of gymnasium's three autoreset modes. Where `info["process_restarted"]` [N] is True,
+            the transition of a row was lost, and its obs is the first of another episode.
         seed: of the first reset; environment i starts from seed + i.
         step: environment steps already done, when a run is resumed.
         under_way: is kept up to date from tick to tick. If it has begun, its episodes go on, for agent and
@@ -157,6 +158,9 @@ def interact(
             next_obs[done] = codec.obs.stack(info["final_obs"][done])
         _check_finite(reward, next_obs, step)
 
+        if (restarted := info.get("process_restarted")) is not None:  # [N] see envs/workers.py
+            at.reset_row, any_reset = at.reset_row | restarted, True
+            at.returns[restarted], at.lengths[restarted] = 0.0, 0  # of an episode that was cut off
         valid = ~at.reset_row if any_reset else everything
         agent.observe(Step(at.obs, action, reward, next_obs, terminated, truncated, valid, extra={}))
         metrics = agent.update()
@@ -176,7 +180,9 @@ def interact(
 
         if mode == AutoresetMode.NEXT_STEP:
             at.reset_row, any_reset = done, any_done
-        elif any_done:
+        elif any_reset:  # of restarts
+            at.reset_row, any_reset = ~everything, False
+        if any_done and mode != AutoresetMode.NEXT_STEP:
             if mode == AutoresetMode.DISABLED:
                 raw, _ = env.reset(options={"reset_mask": done})
             next_obs = codec.obs(raw)

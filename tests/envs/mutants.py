@@ -42,7 +42,11 @@ MUTANTS = [
         "envs/make",
     ),
     Mutant(
-        "a restarted row says nothing", "envs/workers.py", '{**info, "restarted": True}', "{**info}", "envs/workers"
+        "a restarted row says nothing",
+        "envs/workers.py",
+        '{**info, "process_restarted": True}',
+        "{**info}",
+        "envs/workers",
     ),
     Mutant(
         "a restart repeats its first start",

@@ -113,8 +113,12 @@ def test_a_row_that_is_restarted_starts_an_episode_and_the_others_go_on(how: str
     np.testing.assert_array_equal(obs[[0, 2]], plain[[0, 2]])
     np.testing.assert_array_equal(later[0][[0, 2]], plain_later[0][[0, 2]])
     assert reward.tolist() == [1, 0, 1] and restarts == [0, 1, 0] and not ended.any() and none == [0, 0, 0]
-    assert info["restarted"].tolist() == [False, True, False] and info["started"].tolist() == [False, True, False]
-    assert "restarted" not in plain_info and "restarted" not in later[-1]
+    assert info["process_restarted"].tolist() == [False, True, False] and info["started"].tolist() == [
+        False,
+        True,
+        False,
+    ]
+    assert "process_restarted" not in plain_info and "process_restarted" not in later[-1]
     assert 0 <= obs[1, 0] <= 1 and obs[1, 0] != first[1, 0] and later[0][1, 0] == obs[1, 0] + 1
     np.testing.assert_array_equal(play(1)[1], obs)  # the new seed follows from the first one
     assert HOW[how].split(" (env")[0] in capfd.readouterr().err
@@ -160,7 +164,7 @@ def test_a_reset_that_hangs_and_a_process_that_died_between() -> None:
                     env.reset(seed=5)
             else:
                 np.testing.assert_array_equal(env.reset(seed=5)[0], env.reset(seed=5)[0])
-                assert env.restarts.tolist() == [0, 1, 0] and "restarted" not in env.step(actions())[-1]
+                assert env.restarts.tolist() == [0, 1, 0] and "process_restarted" not in env.step(actions())[-1]
 
 
 def test_without_a_timeout_it_is_named_and_waited_for(monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
