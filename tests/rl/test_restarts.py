@@ -159,12 +159,12 @@ def test_the_unit_of_costs_sums_none_across_it() -> None:
     """Also where the lost transition is the first of a rollout."""
     steps, *_ = played()
     memory, unit = RolloutMemory(3, 1.0), CostUnit()
-    for step in steps[:6]:
+    for step in steps[6:12]:
         memory.add(step, {})
         if memory.full:
             rollout = memory.take()
             unit.update(rollout.cost, rollout.discount, rollout.done, rollout.valid)
-    sums = [1, 2, 3, 1] + 2 * [1, 2, 3, 4, 5, 6]  # of the environment that was restarted twice, and of the others
+    sums = [1, 2, 3, 4, 5, 6, 1, 1, 2, 1, 2, 1, 1, 2, 3, 4, 5]  # two ended, one was restarted, one ended
     assert float(unit.past.mean) == pytest.approx(np.mean(sums))
 
 
