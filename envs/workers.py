@@ -4,24 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import queue
-import select
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
-from copy import deepcopy
 from inspect import signature
 from typing import Any, NoReturn
 
 import gymnasium
 import numpy as np
-from gymnasium import Space, spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 from gymnasium.vector.utils import CloudpickleWrapper, clear_mpi_env_vars, iterate
 
 from costgrad.envs.child import Child
 from costgrad.envs.errors import EnvError
+from costgrad.envs.pipes import copied, join, poller, store
 
 NOTICE = 60.0  # seconds after which an environment that has not answered is named
 MOST_IN_A_ROW = 3  # restarts of an environment without a step between
@@ -66,7 +64,7 @@ class WorkerVectorEnv(AsyncVectorEnv):
         self._sends_obs: set[int] = set()  # started again: what it observes comes through the pipe
         self._broken: BaseException | None = None
         super().__init__([Child(make)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
-        self._ready = [_poller(pipe) for pipe in self.parent_pipes]
+        self._ready = [poller(pipe) for pipe in self.parent_pipes]
 
     def reset(self, *, seed: Any = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """As gymnasium's. Raises EnvError where a worker fails."""
@@ -116,12 +114,16 @@ class WorkerVectorEnv(AsyncVectorEnv):
     def call(self, name: str, *args: Any, **kwargs: Any) -> tuple[Any, ...]:
         """As gymnasium's. Raises what the call raises, or EnvError where a worker does not answer or dies."""
         self.call_async(name, *args, **kwargs)
-        results = self._answers()
-        self._state = AsyncState.DEFAULT
-        for result in results:
-            if isinstance(result, Failure):
-                self._end(result.error)
-        return tuple(results)
+        return self._collect()
+
+    def set_attr(self, name: str, values: Any) -> None:
+        """As gymnasium's. Raises what it raises, or EnvError where a worker does not answer or dies."""
+        self._assert_is_running()
+        of_each = values if isinstance(values, list | tuple) else [values] * self.num_envs
+        self._state = AsyncState.WAITING_CALL
+        for pipe, value in zip(self.parent_pipes, of_each, strict=True):
+            pipe.send(("_setattr", (name, value)))
+        self._collect()
 
     def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
         """Ends the workers within seconds, those that hang too: asks them, then SIGTERM, then SIGKILL.
@@ -132,12 +134,12 @@ class WorkerVectorEnv(AsyncVectorEnv):
             for pipe in self.parent_pipes:
                 with suppress(OSError):
                     pipe.send(("close", None))
-            _join(self.processes, CLOSE_SECONDS if timeout is None else timeout)
+            join(self.processes, CLOSE_SECONDS if timeout is None else timeout)
         for end in ("terminate", "kill"):
             for process in self.processes:
                 if process.is_alive():
                     getattr(process, end)()
-            _join(self.processes, END_SECONDS)
+            join(self.processes, END_SECONDS)
         for pipe in self.parent_pipes:
             pipe.close()
 
@@ -164,6 +166,15 @@ class WorkerVectorEnv(AsyncVectorEnv):
                 if isinstance(answer, Failure):
                     self._end(answer.error)
         return answers
+
+    def _collect(self) -> tuple[Any, ...]:
+        """What all of them answered. Raises what one of them raised."""
+        results = self._answers()
+        self._state = AsyncState.DEFAULT
+        for result in results:
+            if isinstance(result, Failure):
+                self._end(result.error)
+        return tuple(results)
 
     def _late(self, i: int, asked: float, timeout: float | None) -> bool:
         """Whether a worker answers between the notice and the timeout, which may be none."""
@@ -226,7 +237,7 @@ class WorkerVectorEnv(AsyncVectorEnv):
         """Ends the process of an environment, and starts another. Raises EnvError."""
         times = self._unproven.get(i, 0)
         self.processes[i].kill()
-        _join([self.processes[i]], END_SECONDS)
+        join([self.processes[i]], END_SECONDS)
         if times == MOST_IN_A_ROW:
             self._broken = EnvError(f"{why} (environment {i} was restarted {times} times without a step between)")
             raise self._broken
@@ -242,7 +253,7 @@ class WorkerVectorEnv(AsyncVectorEnv):
             process = context.Process(target=_async_worker, args=arguments[:_PARAMETERS], daemon=True)
             process.start()
         theirs.close()
-        self.processes[i], self._ready[i] = process, _poller(self.parent_pipes[i])
+        self.processes[i], self._ready[i] = process, poller(self.parent_pipes[i])
         if (count := int(self.restarts[i])) & (count - 1) == 0:  # of one that fails all the time not every line
             _say(f"{why}: its process was restarted (environment {i}, restart {count})")
 
@@ -251,46 +262,10 @@ class WorkerVectorEnv(AsyncVectorEnv):
     def _keep(self, i: int, obs: Any) -> None:
         """Stores an observation that came through the pipe, not through shared memory."""
         if i in self._sends_obs:
-            _store(self.single_observation_space, self.observations, i, obs)
+            store(self.single_observation_space, self.observations, i, obs)
 
     def _observed(self) -> Any:
-        return _copy(self.observations)
-
-
-def _poller(pipe: Any) -> Callable[[float | None], bool]:
-    """Whether a pipe has something to read within so many seconds; cheaper than the pipe's own `poll`."""
-    if not hasattr(select, "poll"):
-        return lambda seconds: bool(pipe.poll(None if seconds is None else max(seconds, 0)))
-    poll = select.poll()
-    poll.register(pipe.fileno(), select.POLLIN)
-    wait = poll.poll
-    return lambda seconds: bool(wait(None if seconds is None else max(seconds, 0) * 1000))
-
-
-def _join(processes: Iterable[Any], seconds: float) -> None:
-    """Waits for all of them, so long at most."""
-    end = time.perf_counter() + seconds
-    for process in processes:
-        process.join(max(end - time.perf_counter(), 0))
-
-
-def _store(space: Space[Any], rows: Any, i: int, obs: Any) -> None:
-    """Row i of a batch of observations becomes `obs`."""
-    if isinstance(space, spaces.Dict):
-        for key, part in space.items():
-            _store(part, rows[key], i, obs[key])
-    elif isinstance(space, spaces.Tuple):
-        for part, row, value in zip(space.spaces, rows, obs, strict=True):
-            _store(part, row, i, value)
-    else:
-        rows[i] = obs
-
-
-def _copy(obs: Any) -> Any:
-    """A copy of a batch of observations."""
-    if isinstance(obs, dict):
-        return {key: _copy(value) for key, value in obs.items()}
-    return tuple(map(_copy, obs)) if isinstance(obs, tuple) else deepcopy(obs)
+        return copied(self.observations)
 
 
 def _say(line: str) -> None:

@@ -26,7 +26,7 @@ from costgrad.scripts.pick import agent_classes, agent_of_run, build, encoder_fo
 ConfigT = TypeVar("ConfigT")
 MAY_CHANGE = {  # when a run goes on
     *("total_timesteps", "eval_freq", "eval_episodes", "save_freq", "probe_every", "device", "threads"),
-    *("capture_video", "progress", "resume"),
+    *("capture_video", "progress", "resume", "env_timeout", "on_env_error"),
     *("agent", "encoder"),  # where their file lies; that they are the run's is checked by themselves
 }
 MINIMUM = {"total_timesteps": 1, "seed": 0, "num_envs": 1, "eval_freq": 1, "eval_episodes": 1, "save_freq": 1}
@@ -53,6 +53,10 @@ class Args(Generic[ConfigT]):
     """Number of parallel environments."""
     env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
     """How they step: native (batched), sync (one after another), async (in processes) or envpool (in threads)."""
+    env_timeout: float | None = None
+    """Seconds within which an environment must answer (async); none unless given."""
+    on_env_error: Literal["stop", "restart"] = "stop"
+    """What to do when an environment does not answer, raises or dies: stop, or restart its process (async)."""
     env_kwargs: str = "{}"
     """Environment arguments, key=value ... or a JSON object."""
     device: Device = "auto"
@@ -93,8 +97,9 @@ def _train(argv: Sequence[str]) -> int:
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
     kwargs = json_object("--env-kwargs", args.env_kwargs)
+    failing: dict[str, Any] = {"env_timeout": args.env_timeout, "on_env_error": args.on_env_error}
     wanted = started.get("env_argument", args.env)  # a file's path as it was, wherever the user stands now
-    env = make(wanted, args.num_envs, args.seed, env_kwargs=kwargs, backend=args.env_backend)
+    env = make(wanted, args.num_envs, args.seed, env_kwargs=kwargs, backend=args.env_backend, **failing)
     try:
         agent = build(cls, env, args.config, args.seed, device, encoder)
         run_dir = args.resume or args.run_dir or _fresh(f"runs/{env.name}__{cls.__name__.lower()}__{args.seed}")

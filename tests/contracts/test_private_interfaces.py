@@ -39,6 +39,7 @@ LISTED = {
     "_state": {"envs/workers.py"},  # gymnasium's AsyncVectorEnv: whether an answer is due ...
     "_add_info": {"envs/workers.py"},  # ... the infos of all from those of each ...
     "_assert_is_running": {"envs/workers.py"},  # ... what every call begins with ...
+    "_setattr": {"envs/workers.py"},  # ... what it is told to set an attribute ...
     "gymnasium.vector.async_vector_env": {"envs/workers.py"},  # ... and `_async_worker`, which a worker runs
     "_final_obs": {"envs/native/base.py", "envs/tasks/batched.py"},  # keys of gymnasium's info; in classic.py, too
     "_final_info": {"envs/native/base.py", "envs/native/classic.py"},
@@ -48,7 +49,7 @@ LISTED = {
     "tensorboard.compat.proto.summary_pb2": {"rl/runs/log.py"},
     "tensorboard.summary.writer.event_file_writer": {"rl/runs/log.py"},
 }
-PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit"}  # of named tuples and os, documented
+PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit", "_current_frames"}  # of named tuples, os, sys
 WORDS = {"_loss"}  # strings that are no name of anything
 
 
@@ -359,6 +360,8 @@ def test_an_async_worker_without_shared_memory_sends_what_it_observes_and_queues
     ours.send(("reset", {"seed": 0, "options": None}))
     (obs, info), fine = ours.recv()
     assert obs.shape == (1,) and info == {} and fine
+    ours.send(("_setattr", ("steps", 0)))
+    assert ours.recv() == (None, True)
     ours.send(("step", 0))
     (obs, *rest), fine = ours.recv()
     assert obs.shape == (1,) and rest == [0.0, False, False, {}] and fine

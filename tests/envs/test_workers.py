@@ -235,6 +235,21 @@ def test_workers_end_with_a_parent_that_is_killed(by: str) -> None:
     assert not left
 
 
+def test_attributes_are_set_in_each_and_what_is_raised_is_of_its_kind() -> None:
+    with made() as env:
+        env.set_attr("fails", ["raises", "is killed", "raises"])
+        assert env.get_attr("fails") == ("raises", "is killed", "raises")
+        env.set_attr("always", True)
+        assert env.get_attr("always") == (True, True, True)
+        with pytest.raises(AttributeError, match="nothing_like_it"):
+            env.get_attr("nothing_like_it")
+    with made(error="restart") as env:  # an attribute that is not there ends the worker, as in gymnasium
+        env.reset(seed=5)
+        with pytest.raises(AttributeError):
+            env.get_attr("nothing_like_it")
+        assert env.step(actions())[-1]["process_restarted"].all()
+
+
 MISTAKES = [
     ({"env_timeout": 0}, "env_timeout is 0: it must be a number of seconds above 0, or None"),
     ({"env_timeout": float("nan")}, "env_timeout is nan"),
