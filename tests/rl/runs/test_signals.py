@@ -28,6 +28,12 @@ def _short(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "GRACE", 0.3)
 
 
+@pytest.fixture
+def stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No thread ends this process, whatever goes wrong."""
+    monkeypatch.setattr(module._Watch, "_end", lambda self, number: self.save())
+
+
 class Act:
     """Does something at the third step."""
 
@@ -95,10 +101,11 @@ def test_the_line_comes_while_the_main_thread_is_busy() -> None:
     assert seen == [1]
 
 
+@pytest.mark.usefixtures("stays")
 @pytest.mark.parametrize("where", [interact, run_episodes])
 def test_a_step_that_does_not_end_is_interrupted(where: Any) -> None:
     agent, began = fake(Remade(1)), time.perf_counter()
-    stop, said, error = run(lambda: both(ask(signal.SIGTERM), time.sleep(3600)), where, agent)
+    stop, said, error = run(lambda: both(ask(signal.SIGTERM), time.sleep(4)), where, agent)
     assert isinstance(error, Interrupted) and stop.number == signal.SIGTERM and not stop.torn
     assert time.perf_counter() - began < 3 and agent.updates == (2 if where is interact else 0)
     assert "saved by the thread" not in said
