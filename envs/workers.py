@@ -247,8 +247,8 @@ class WorkerVectorEnv(AsyncVectorEnv):
         self.parent_pipes[i].close()
         context = multiprocessing.get_context()
         self.parent_pipes[i], theirs = context.Pipe()
-        arguments = (i, CloudpickleWrapper(Child(self._make)), theirs, self.parent_pipes[i], None)
-        arguments += (self.error_queue, self.autoreset_mode, None)
+        wrapped = CloudpickleWrapper(Child(self._make))
+        arguments = [i, wrapped, theirs, self.parent_pipes[i], None, self.error_queue, self.autoreset_mode, None]
         with clear_mpi_env_vars():
             process = context.Process(target=_async_worker, args=arguments[:_PARAMETERS], daemon=True)
             process.start()

@@ -21,7 +21,7 @@ from costgrad.rl.optim import Optimizer
 
 MOST = 1e5  # of a parameter: inputs and targets of networks are of size 1, and Adam moves by its learning rate a step
 FINITE = sys.float_info.max
-SHARE = 0.004  # of the time of a run, at most, goes into looking while the log is written
+SHARE = 0.002  # of the time of a run, at most, goes into looking while the log is written
 CHECKED = ("loss", "norm", "entropy", "alpha", "beta")  # metrics of these endings; others may have no value yet
 
 

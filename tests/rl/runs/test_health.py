@@ -102,9 +102,9 @@ def test_large_rewards_of_an_ordinary_task_are_nobodys_fault() -> None:
 
 
 def test_looking_now_and_then_takes_a_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    health, times, looked = Health(object()), iter([10.0, 10.5, 11.0, 135.0, 136.0, 137.0]), list[int]()
+    health, times, looked = Health(object()), iter([10.0, 10.5, 11.0, 260.0, 261.0, 262.0]), list[int]()
     monkeypatch.setattr(health_module, "time", SimpleNamespace(perf_counter=lambda: next(times)))
     monkeypatch.setattr(health, "check", looked.append)
     for step in range(4):
-        health.check_now_and_then(step)  # 0.5 s the first time: the next is due 125 s after it
+        health.check_now_and_then(step)  # 0.5 s the first time: the next is due 250 s after it
     assert looked == [0, 3]
