@@ -29,7 +29,7 @@ from costgrad.scripts.pick import agent_classes, agent_of_run, build, encoder_fo
 ConfigT = TypeVar("ConfigT")
 MAY_CHANGE = {  # when a run goes on
     *("total_timesteps", "eval_freq", "eval_episodes", "save_freq", "probe_every", "device", "threads"),
-    *("capture_video", "progress", "resume"),
+    *("capture_video", "progress", "resume", "env_timeout", "on_env_error"),
     *("agent", "encoder"),  # where their file lies; that they are the run's is checked by themselves
     *("env", "env_kwargs", "trust"),  # the spaces are checked
 }
@@ -57,6 +57,10 @@ class Args(Generic[ConfigT]):
     """Number of parallel environments."""
     env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
     """How they step: native (batched), sync (one after another), async (in processes) or envpool (in threads)."""
+    env_timeout: float | None = None
+    """Seconds within which an environment must answer (async); none unless given."""
+    on_env_error: Literal["stop", "restart"] = "stop"
+    """What to do when an environment does not answer, raises or dies: stop, or restart its process (async)."""
     env_kwargs: str = "{}"
     """Environment arguments, key=value ... or a JSON object."""
     device: Device = "auto"
@@ -99,7 +103,8 @@ def _train(argv: Sequence[str]) -> int:
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
     wanted = _environment(args, started, argv)
-    env = make(wanted.env, args.num_envs, args.seed, env_kwargs=wanted.kwargs, backend=args.env_backend)
+    failing: dict[str, Any] = {"env_timeout": args.env_timeout, "on_env_error": args.on_env_error}
+    env = make(wanted.env, args.num_envs, args.seed, env_kwargs=wanted.kwargs, backend=args.env_backend, **failing)
     try:
         agent = build(cls, env, args.config, args.seed, device, encoder)
         run_dir = args.resume or args.run_dir or _fresh(f"runs/{env.name}__{cls.__name__.lower()}__{args.seed}")

@@ -16,7 +16,7 @@ SHARED = {"presets", "configs", "common"}  # modules of agents/ that are no agen
 # The floors of rl, lowest first: a file imports from its own floor and from those below.
 FLOORS = (
     ("data", "errors", "returns", "optim"),
-    ("seeds", "settings", "norm", "observations", "factories"),
+    ("seeds", "settings", "extremes", "norm", "observations", "factories"),
     ("spaces",),
     ("checkpoint", "loop", "buffers"),
     ("networks", "ledger"),

@@ -6,9 +6,9 @@ MUTANTS = [
     # What a user's environment gets wrong
     Mutant(
         "workers die of Ctrl-C",
-        "envs/make.py",
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
-        "pass",
+        "envs/child.py",
+        'for name in ("SIGINT", "SIGHUP", "SIGUSR1"):',
+        "for name in ():",
         "scripts/commands",
     ),
     Mutant(
