@@ -21,7 +21,17 @@ from costgrad.rl.errors import UserError
 from costgrad.rl.runs.folder import read_config
 from costgrad.rl.runs.train import TrainResult, train
 from costgrad.rl.settings import current_names
-from costgrad.scripts.cli import Device, beside_python, choose_device, guarded, invocation, note, parse, use_threads
+from costgrad.scripts.cli import (
+    Device,
+    beside_python,
+    choose_device,
+    guarded,
+    invocation,
+    note,
+    parse,
+    print_if_heard,
+    use_threads,
+)
 from costgrad.scripts.environment import Wanted, environment_of_run, short
 from costgrad.scripts.flags import json_object, whole
 from costgrad.scripts.pick import agent_classes, agent_of_run, build, encoder_for, is_own, spelled
@@ -88,7 +98,7 @@ class Args(Generic[ConfigT]):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains; returns the exit code: 0, 2 for wrong input, 130 where Ctrl-C ended it."""
+    """Trains; returns the exit code: 0, 2 for wrong input, 128 + its number where a signal did."""
     return guarded(_train, argv)
 
 
@@ -258,11 +268,14 @@ def _report(result: TrainResult, run: Path, total: int) -> int:
     folder = shlex.quote(str(run))
     train_again = f"{invocation('train')} --resume {folder} --total-timesteps"
     if result.stopped == "signal":
-        print(f"saved in {run}/checkpoints/last after {result.step:,} steps; to go on:\n  {train_again} {total}")
-        return 130
+        said = f"saved in {run}/checkpoints/last after {result.step:,} steps; to go on:\n  {train_again} {total}"
+        print_if_heard(said)
+        return 128 + (result.signal or 0)
     print(f"\ntrained {result.step:,} steps in {result.seconds:.1f} s, {result.steps_per_second:,.0f} steps/s")
     print(f"final policy: {result.evaluation or 'not evaluated'}")
     print(f"spent {result.ledger}")
+    if result.restarts:
+        print(f"restarted an environment's process {result.restarts:,} times")
     print(f"\nrun folder      {run}/")
     print(f"learning curve  {run / 'learning_curve.png'}; the agent as a graph {run / 'agent.svg'}")
     if result.video is not None:

@@ -20,6 +20,7 @@ from costgrad.rl.extremes import Extremes
 from costgrad.rl.optim import Optimizer
 
 MOST = 1e5  # of a parameter: inputs and targets of networks are of size 1, and Adam moves by its learning rate a step
+RATES = "lower its learning rates"
 FINITE = sys.float_info.max
 SHARE = 0.002  # of the time of a run, at most, goes into looking while the log is written
 CHECKED = ("loss", "norm", "entropy", "alpha", "beta")  # metrics of these endings; others may have no value yet
@@ -64,8 +65,12 @@ class Health:
             if name.endswith(CHECKED) and not math.isfinite(value):
                 self._raise(step, name, value)
 
+    def blamed(self, error: Diverged) -> Diverged:
+        """The error, with the environment in it where that is why."""
+        return Diverged(str(error).replace(RATES, self.extremes.blamed or RATES))
+
     def _raise(self, step: int, name: str, value: float) -> None:
-        why = self.extremes.blamed or "lower its learning rates"
+        why = self.extremes.blamed or RATES
         raise Diverged(f"{name} is {value:.4g} after {step} steps: learning diverged, {why}")
 
 

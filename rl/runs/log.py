@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,10 @@ from torch import Tensor
 
 from costgrad.rl.checkpoint import writing
 from costgrad.rl.diagnostics.probe import Probe
-from costgrad.rl.errors import Diverged, UserError
+from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import Evaluation
 from costgrad.rl.ledger import StepLedger
+from costgrad.rl.runs.health import Health
 from costgrad.rl.runs.table import EVALUATION_COLUMNS, PROBE_COLUMNS, TRAINING_COLUMNS, Table
 
 WINDOW = 100  # episodes that rollout/ep_rew_mean is the mean of
@@ -102,6 +103,10 @@ class Log:
         ledger: of the run.
         state: of `state`, of a resumed run.
         pending: what is due at `step` and not done yet ("evaluation", "probe"): its entries are dropped as well.
+        health: judges what is written.
+
+    Attributes:
+        further: more scalars of each write.
     """
 
     def __init__(
@@ -113,8 +118,11 @@ class Log:
         ledger: StepLedger | None = None,
         state: Mapping[str, Any] | None = None,
         pending: Sequence[str] = (),
+        health: Health | None = None,
     ) -> None:
         self.clock, self.every, self.ledger = clock, every, ledger or StepLedger()
+        self.health = health or Health(None)
+        self.further: Callable[[], dict[str, float]] = dict
         self.episodes = 0
         self.returns: deque[float] = deque(maxlen=WINDOW)
         self.lengths: deque[int] = deque(maxlen=WINDOW)
@@ -182,9 +190,8 @@ class Log:
         self._last = (step, seconds)
         fps = (step - last_step) / max(seconds - last_seconds, 1e-9)
         scalars = {f"train/{name}": value for name, value in means(self._metrics).items()}
-        for name, value in scalars.items():
-            if name.endswith("_loss") and not math.isfinite(value):
-                raise Diverged(f"{name} is {value} after {step} steps: learning diverged, lower its learning rates")
+        self.health.check_metrics(step, scalars)
+        self.health.check_now_and_then(step)
         self._metrics = {}
         if (mean := self.mean_return) is not None:
             length = sum(self.lengths) / len(self.lengths)
@@ -198,7 +205,7 @@ class Log:
                 mean_length=length,
                 steps_per_second=fps,
             )
-        self._scalars(step, scalars | {"time/fps": fps} | self._ledger_scalars())
+        self._scalars(step, scalars | {"time/fps": fps} | self.further() | self._ledger_scalars())
 
     def add_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Writes one evaluation of the policy after `step` environment steps."""

@@ -18,6 +18,7 @@ from costgrad.rl.factories import Factory, factory_of, vector_of
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick, UnderWay
 from costgrad.rl.runs.folder import Result, RunFolder, environment_seed
+from costgrad.rl.runs.health import Health
 from costgrad.rl.runs.log import Clock, Log
 from costgrad.rl.runs.progress import Display
 from costgrad.rl.runs.resume import Kept, Position, go_on, state_of, why_not_exact
@@ -94,6 +95,7 @@ class Session:
         ledger: StepLedger,
     ) -> None:
         self.agent, self.env, self.beside, self.folder = agent, env, beside, folder
+        self.health = Health(agent)
         self.seed, self.episodes, self.ledger = seed, episodes, ledger
         self.step, self.best = position.step, position.best
         self.pending = list(position.pending)  # what is due at this step
@@ -104,11 +106,13 @@ class Session:
         self.clock = Clock(position.seconds)
         path = None if folder is None else folder.path
         every = max(total // LOG_POINTS, env.num_envs)
-        self.log = Log(path, self.clock, every, position.step, ledger, kept.log, position.pending)
+        self.log = Log(path, self.clock, every, position.step, ledger, kept.log, position.pending, health=self.health)
         self.display = Display(total, position.step, position.seconds, progress)
         self._eval_env: VectorEnv | None = None
         self.learnt = False  # whether there was an update
         self._endless = False
+        if hasattr(env, "restarts"):
+            self.log.further = lambda: {"env/restarts": float(self.restarts)}
         self._probes = True  # that a probe was not refused
         self._probed = False
         with self.clock:
@@ -147,6 +151,12 @@ class Session:
         self.log.add(*tick)
         if self.display.due():
             self.display.show(tick.step, self.clock.seconds, self.log.mean_return)
+
+    @property
+    def restarts(self) -> int:
+        """How often a process of the environments that train was started again."""
+        counts = getattr(self.env, "restarts", None)
+        return 0 if counts is None else int(counts.sum())
 
     def can_evaluate(self) -> bool:
         """Whether there is an environment beside the one that trains; says so where there is none."""
@@ -229,7 +239,11 @@ class Session:
         Args:
             name: `last`, `best` or `step_N`.
             environments: whether their state is saved too. Without it a resumed run starts new episodes.
+
+        Raises:
+            Diverged: the agent's numbers are none any more; nothing is written.
         """
+        self.health.check(self.step)
         if self.folder is None:
             return
         position = Position(self.step, self.clock.seconds, self.best, tuple(self.pending))

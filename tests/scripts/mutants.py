@@ -107,4 +107,8 @@ MUTANTS = [
         "scripts/experiment",
     ),
     Mutant("a stale row stays", "scripts/jobs.py", "if row.key in stale:", "if False:", "scripts/experiment"),
+    # How a run ends that does not end by itself
+    Mutant("a signal ends with 130", "scripts/train.py", "128 + (result.signal or 0)", "130", "scripts/ends"),
+    Mutant("a broken agent is saved", "rl/runs/session.py", "self.health.check(self.step)", "pass", "scripts/ends"),
+    Mutant("a terminal that is gone ends in an error", "scripts/cli.py", "errno.EIO", "errno.ENOENT", "scripts/ends"),
 ]
