@@ -217,6 +217,10 @@ class Schedule:
             self._next[task] = _after(step, self._every[task])
         return due
 
+    def has(self, task: str) -> bool:
+        """Whether it is ever due."""
+        return self._every[task] is not None
+
     def leave_out(self, task: str) -> None:
         """It is never due."""
         self._next[task] = math.inf
@@ -226,7 +230,7 @@ def _loop(
     session: Session, total: int, schedule: Schedule, hooks: Sequence[Hook], stop: Stop
 ) -> Literal["total", "hook", "signal"]:
     """Steps until the total, a hook's False or a signal."""
-    if not session.can_evaluate():
+    if schedule.has("evaluation") and not session.can_evaluate():
         schedule.leave_out("evaluation")
     agent = session.agent
     ticks = interact(agent, session.env, session.start, session.step, session.under_way, session.health.extremes)
