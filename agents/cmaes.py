@@ -18,6 +18,7 @@ from torch import Tensor
 from costgrad.agents.common import AgentMixin
 from costgrad.agents.configs import SearchConfig
 from costgrad.rl import checkpoint
+from costgrad.rl.checks import tensor, within
 from costgrad.rl.data import Step, to_numpy
 from costgrad.rl.errors import UserError
 from costgrad.rl.evolution.policies import Policies
@@ -25,6 +26,8 @@ from costgrad.rl.evolution.population import Population
 from costgrad.rl.seeds import spawn_seeds
 from costgrad.rl.settings import settings
 from costgrad.rl.spaces import Codec
+
+MOVING = ("_mean", "_sigma", "_C", "_B", "_D", "_p_sigma", "_pc", "_g")  # what a search changes of its numbers
 
 
 @settings
@@ -122,8 +125,14 @@ class CMAES(AgentMixin):
         return tensors | search, meta
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Restores what `state` gave."""
+        """Restores what `state` gave. Raises ValueError where it is of another search, or damaged."""
         super().load_state(tensors, meta)
         for name, now in self._numbers().items():
-            value = to_numpy(tensors[f"search{name}"])
+            like = torch.as_tensor(np.array(now))
+            saved = tensor(tensors, f"search{name}", like.dtype, like.shape)
+            value = to_numpy(saved)
+            if name not in MOVING and not np.allclose(value, now):
+                raise ValueError(f"its search has another {name.strip('_')} than a search among as many parameters")
+            if name in ("_sigma", "_D"):
+                within(saved, f"search{name}", 1e-300, 1e32)
             setattr(self.search, name, value.copy() if isinstance(now, np.ndarray) else type(now)(value))

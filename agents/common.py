@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import math
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, ClassVar, NoReturn, Self
@@ -14,6 +15,11 @@ from torch import Tensor, nn
 
 from costgrad.agents.configs import NetworkConfig
 from costgrad.rl import checkpoint
+from costgrad.rl.agent_files import load_agent, save_agent
+from costgrad.rl.buffers.replay import Replay
+from costgrad.rl.buffers.rollout import RolloutMemory
+from costgrad.rl.buffers.saved import check_learnable
+from costgrad.rl.checks import LARGEST, number, whole
 from costgrad.rl.errors import UserError
 from costgrad.rl.evolution.policies import Policies
 from costgrad.rl.gradients.descent import Descent, path_of
@@ -25,6 +31,8 @@ from costgrad.rl.networks.encoder import EncoderLike, build_encoders
 from costgrad.rl.optim import Optimizer, Target, check_owners
 from costgrad.rl.settings import nearest
 from costgrad.rl.spaces import Codec
+
+COUNTER_RANGES = {"updates_due": (0, 10_000), "best_cost": (-math.inf, math.inf)}  # those that a file may hold
 
 
 class AgentMixin:
@@ -84,16 +92,28 @@ class AgentMixin:
         return tensors, {name: getattr(self, name) for name in self.counters}
 
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-        """Restores what `state` gave: the agent goes on within its episodes, unless `on_reset` drops them."""
+        """Restores what `state` gave: the agent goes on within its episodes, unless `on_reset` drops them.
+
+        Raises:
+            ValueError: it is of another agent, or damaged.
+        """
+        counts = {name: meta[name] if name in meta else meta[checkpoint.OLD_COUNTERS[name]] for name in self.counters}
+        for name, value in counts.items():
+            least, most = COUNTER_RANGES.get(name, (0, LARGEST))
+            check = whole if isinstance(getattr(self, name), int) else number
+            check(value, name, least, most)  # type: ignore[arg-type]
+        if isinstance(memory := getattr(self, "memory", None), Replay | RolloutMemory):
+            rows = {name.removeprefix("memory."): value for name, value in tensors.items()}
+            check_learnable(rows, self.codec, 2 if isinstance(memory, RolloutMemory) else 1)
         checkpoint.hand_out(tensors, self.parts)
         if isinstance(self.player, Acting):
-            self.player.load_state(tensors, meta["steps"])
-        for name in self.counters:
-            setattr(self, name, meta[name] if name in meta else meta[checkpoint.OLD_COUNTERS[name]])
+            self.player.load_state(tensors, counts["steps"])
+        for name, value in counts.items():
+            setattr(self, name, value)
 
     def save(self, path: str | Path) -> None:
         """Writes the agent as a checkpoint folder, see rl/checkpoint.py. Raises UserError."""
-        checkpoint.save_agent(path, self)
+        save_agent(path, self)
 
     @classmethod
     def load(cls, path: str | Path, device: str = "cpu", encoder: EncoderLike | None = None) -> Self:
@@ -107,7 +127,7 @@ class AgentMixin:
         Raises:
             UserError: it cannot be read, or its encoder is missing.
         """
-        return checkpoint.load_agent(path, cls, cls.config_class, device, encoder)
+        return load_agent(path, cls, cls.config_class, device, encoder)
 
     def check_parameters(self) -> None:
         """Raises UserError unless every parameter that learns belongs to exactly one optimizer."""

@@ -20,6 +20,7 @@ from costgrad.agents.common import AgentMixin
 from costgrad.agents.configs import SearchConfig
 from costgrad.rl import checkpoint
 from costgrad.rl.buffers.replay import Replay
+from costgrad.rl.checks import tensor
 from costgrad.rl.data import Batch, Step, to_numpy
 from costgrad.rl.errors import UserError
 from costgrad.rl.evolution.policies import Policies
@@ -218,4 +219,4 @@ class GuidedES(AgentMixin):
     def load_state(self, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
         """Restores what `state` gave."""
         super().load_state(tensors, meta)
-        self.guides.copy_(tensors["guides"])
+        self.guides.copy_(tensor(tensors, "guides", self.guides.dtype, self.guides.shape))

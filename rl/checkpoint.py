@@ -1,83 +1,37 @@
 """Checkpoints: a folder of numbers and JSON that runs no code when it is loaded.
 
 `folder/tensors.safetensors` holds every tensor, `folder/meta.json` the rest:
-{"format": "costgrad checkpoint", "version": 2, "meta": {...}}.
+{"format": "costgrad checkpoint", "version": 3, "meta": {...}, "tensors_sha256": "...", "sha256": "..."}. The first
+digest is of the other file, the last one of all else in this one, as `_digest` has it. Version 2 had no digests.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, fields
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, BinaryIO, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
+from costgrad.rl.checks import generator_state, same_form
 from costgrad.rl.errors import UserError
-from costgrad.rl.settings import current_names
-from costgrad.rl.spaces import space_from_json, space_to_json
+from costgrad.rl.files import old_beside, sync, temporary_beside, writing
 
-FORMAT, VERSION = "costgrad checkpoint", 2
+FORMAT, VERSION = "costgrad checkpoint", 3
 OLD_COUNTERS = {"updates_due": "owed"}  # what counters of agents were called before
 TENSORS, META = "tensors.safetensors", "meta.json"
-AgentT = TypeVar("AgentT")
-
-
-@contextmanager
-def writing(path: str | Path) -> Iterator[None]:
-    """Turns a refusal of the file system (permission, full disk, a file in the way) into one `UserError`."""
-    try:
-        yield
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror or error}") from error
-    except SafetensorError as error:
-        raise UserError(f"cannot write {path}: {error}") from error
-
-
-def check_writable(path: Path, make_folder: bool = True) -> None:
-    """Before long work whose outcome goes to a file; the file stays as it is. Raises UserError where it cannot.
-
-    Args:
-        path: of the file.
-        make_folder: its folder, if it is not there.
-    """
-    new = not path.exists()
-    with writing(path):
-        if make_folder:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        path.open("a", encoding="utf-8").close()
-        if new:
-            path.unlink()
-
-
-def write_text(path: str | Path, text: str) -> None:
-    """`write_bytes` of a text, as UTF-8. Raises UserError."""
-    write_bytes(path, text.encode())
-
-
-def write_bytes(path: str | Path, data: bytes) -> None:
-    """Replaces a file whole: a reader, or a crash, sees what was there or what is new.
-
-    Raises:
-        UserError: the file system refuses.
-    """
-    path = Path(path)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with writing(path):
-        try:
-            temporary.write_bytes(data)
-            _sync(temporary)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+_KEYS = {2: {"format", "version", "meta"}, 3: {"format", "version", "meta", "tensors_sha256", "sha256"}}
+_TRIES = 5  # after which what is missing is not there
+_PATIENCE = 20.0  # seconds for which a reader tries again whose checkpoint is replaced while it reads
 
 
 def write(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
@@ -88,29 +42,39 @@ def write(path: str | Path, tensors: Mapping[str, Tensor], meta: Mapping[str, An
         tensors: on any device, sharing memory or not.
         meta: what JSON can hold.
     Raises:
-        UserError: the file system refuses, or something else than a checkpoint stands at `path`.
+        WriteError: the file system refuses.
+        UserError: something else than a checkpoint stands at `path`.
     """
-    path = Path(path)
-    fresh, old = _sibling(path, f"{os.getpid()}.tmp"), _sibling(path, "old")
-    if path.exists() and not (path / META).exists():
-        raise UserError(f"cannot write {path}: something that is no checkpoint stands there")
-    text = json.dumps({"format": FORMAT, "version": VERSION, "meta": dict(meta)}, indent=1)
-    with writing(path):
-        try:
-            fresh.mkdir(parents=True)
-            save_file(_plain(tensors), fresh / TENSORS)
-            (fresh / META).write_text(text)
-            for name in (TENSORS, META, "."):
-                _sync(fresh / name)
-            # A folder cannot be renamed onto a full one. Killed between the two renames, `old` is what `read` finds.
-            if path.exists():
-                shutil.rmtree(old, ignore_errors=True)
-                os.rename(path, old)
-            os.rename(fresh, path)
-            _sync(path.parent)
-            shutil.rmtree(old, ignore_errors=True)
-        finally:
-            shutil.rmtree(fresh, ignore_errors=True)
+    content = json.loads(json.dumps({"format": FORMAT, "version": VERSION, "meta": dict(meta)}))
+
+    def fill(folder: Path) -> None:
+        save_file(_plain(tensors), folder / TENSORS)
+        with (folder / TENSORS).open("rb") as file:
+            content["tensors_sha256"] = hashlib.file_digest(file, "sha256").hexdigest()
+        (folder / META).write_text(json.dumps(content | {"sha256": _digest(content)}, indent=1), encoding="utf-8")
+        for name in (TENSORS, META):
+            sync(folder / name)
+
+    _replace(Path(path), fill)
+
+
+def copy(source: str | Path, path: str | Path) -> None:
+    """Writes the checkpoint at `source` to `path` as well; they share their files where the file system can do that.
+
+    Raises:
+        WriteError: the file system refuses.
+    """
+    source = Path(source)
+
+    def fill(folder: Path) -> None:
+        for name in (TENSORS, META):
+            try:
+                os.link(source / name, folder / name)
+            except OSError:
+                shutil.copyfile(source / name, folder / name)
+                sync(folder / name)
+
+    _replace(Path(path), fill)
 
 
 def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -119,10 +83,30 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Returns:
         tensors, on the CPU, and meta.
     Raises:
-        UserError: nothing is there, or it is truncated, of another format or version, or a pickle.
+        UserError: nothing is there, or it was damaged since, is of another format or version, or a pickle.
     """
     path = Path(path)
-    folder = path if path.exists() else _sibling(path, "old")
+    end, missing = time.monotonic() + _PATIENCE, 0
+    while time.monotonic() < end:
+        folder = path if path.exists() else old_beside(path)
+        with _opened(folder / META) as meta:
+            error: UserError | None = None
+            try:
+                found = _read(path, folder)
+            except UserError as caught:
+                error = caught
+            missing += meta is None
+            if _stands(meta, folder / META) if meta is not None else missing == _TRIES:
+                if error is not None:
+                    raise error
+                return found
+        # A writer has replaced it meanwhile: the two files may be of two checkpoints, or there was none for a moment.
+        time.sleep(0.01)
+    raise UserError(f"checkpoint {path} is replaced again and again: it could not be read")
+
+
+def _read(path: Path, folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """`read` of `path`, which stands at `folder`."""
     if not folder.exists():
         raise UserError(f"no checkpoint at {path}")
     if not folder.is_dir():
@@ -133,123 +117,78 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         outer = json.loads((folder / META).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"checkpoint {path} is damaged: {META} is not JSON ({_line(error)})") from error
+        raise UserError(f"checkpoint {path} is damaged: {META} is not JSON ({first_line(error)})") from error
     if not isinstance(outer, dict) or outer.get("format") != FORMAT or not isinstance(outer.get("meta"), dict):
         raise UserError(f"{path} is no checkpoint of this toolkit: {META} does not say format {FORMAT!r}")
-    if outer.get("version") != VERSION:
+    version = outer.get("version")
+    if type(version) is not int or version not in _KEYS:
         raise UserError(
-            f"checkpoint {path} has version {outer.get('version')!r}; this costgrad reads version {VERSION}"
+            f"checkpoint {path} has version {str(version)[:40]!r}; this costgrad reads version {VERSION} and before"
         )
+    if outer.keys() != _KEYS[version]:
+        raise UserError(f"checkpoint {path} is damaged: {META} has other entries than those of version {version}")
     try:
+        if version > 2:
+            _check_digests(path, folder, outer)
         tensors = load_file(folder / TENSORS)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise UserError(f"checkpoint {path} is damaged: {TENSORS} cannot be read ({_line(error)})") from error
+    except (OSError, ValueError, SafetensorError, RecursionError, RuntimeError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"checkpoint {path} is damaged: {TENSORS} cannot be read ({first_line(error)})") from error
     return tensors, outer["meta"]
 
 
-def save_agent(path: str | Path, agent: Any, beside: Mapping[str, Tensor] | None = None, **more: Any) -> None:
-    """Writes everything that decides an agent's future, its spaces and its config.
-
-    Args:
-        path: the folder to write.
-        agent: has a dataclass `config` beside what the Agent protocol asks.
-        beside: further tensors, whose names begin with "run.".
-        more: further JSON, kept beside (a run keeps its step here).
-    Raises:
-        UserError: the file system refuses.
-    """
-    tensors, state = agent.state()
-    meta: dict[str, Any] = {
-        "agent": agent_name(agent),
-        "config": asdict(agent.config),
-        "observation_space": space_to_json(agent.codec.observation_space),
-        "action_space": space_to_json(agent.codec.action_space),
-        "state": state,
-    }
-    if (critic := getattr(agent, "critic", None)) is not None:
-        meta["critic"] = asdict(critic.spec)
-        if critic.encoder is not None:
-            meta["encoder"] = {"name": critic.encoder.name}
-    write(path, {**tensors, **(beside or {})}, meta | more)
+def _check_digests(path: Path, folder: Path, outer: dict[str, Any]) -> None:
+    """Raises UserError where one of the files is not what was written."""
+    if _digest({key: value for key, value in outer.items() if key != "sha256"}) != outer["sha256"]:
+        raise UserError(f"checkpoint {path} is damaged: {META} was changed after it was written")
+    with (folder / TENSORS).open("rb") as file:
+        found = hashlib.file_digest(file, "sha256").hexdigest()
+    if found != outer["tensors_sha256"]:
+        raise UserError(f"checkpoint {path} is damaged: {TENSORS} was changed after it was written")
 
 
-def load_agent(
-    path: str | Path,
-    cls: type[AgentT],
-    config_cls: type[Any],
-    device: str | torch.device = "cpu",
-    encoder: Any = None,
-) -> AgentT:
-    """Builds the agent that `save_agent` wrote; it continues where the saved one stood.
-
-    Args:
-        path: the folder.
-        cls: the agent's class.
-        config_cls: of its config.
-        device: where it lives.
-        encoder: what it was built with, where it has an encoder: a file holds weights, never code.
-
-    Raises:
-        UserError: as `read`, or the checkpoint is another agent's, or has settings this version does not know, or its
-            encoder is missing.
-    """
-    tensors, meta = read(path)
-    _check_name(path, meta, cls.__name__.lower())
-    known = {field.name for field in fields(config_cls)}
-    try:
-        saved, lines = current_names(config_cls, dict(meta["config"]))
-        spaces = [space_from_json(meta[key]) for key in ("observation_space", "action_space")]
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"checkpoint {path} is damaged: {META} lacks what an agent needs ({_line(error)})") from error
-    if unknown := sorted(saved.keys() - known):
-        raise UserError(f"checkpoint {path} has settings this {cls.__name__} does not know: {', '.join(unknown)}")
-    if lines:
-        warnings.warn(f"checkpoint {path} is of an older version: {', '.join(lines)}", FutureWarning, stacklevel=3)
-    config = config_cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in saved.items()})
-    more: dict[str, Any] = {}
-    if "encoder" in meta and encoder is None:
-        raise UserError(encoder_missing(f"checkpoint {path}", meta["encoder"]))
-    if encoder is not None:
-        if "encoder" not in meta:
-            raise UserError(f"checkpoint {path} was saved without an encoder: it takes none")
-        more["encoder"] = encoder
-    agent = cls(*spaces, config, device=device, **more)  # type: ignore[call-arg]
-    if (critic := getattr(agent, "critic", None)) is not None and "critic" in meta:
-        spec = {key: tuple(value) if isinstance(value, list) else value for key, value in meta["critic"].items()}
-        if asdict(critic.spec) != spec:  # the agent was given a C that was trained before
-            critic = type(critic)(type(critic.spec)(**spec), encoder=critic.encoder)
-            agent = cls(*spaces, config, device=device, critic=critic, **more)  # type: ignore[call-arg]
-    restore(path, agent, tensors, meta)
-    return agent
+def _digest(content: Mapping[str, Any]) -> str:
+    """SHA-256 of JSON, however it is laid out."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def encoder_missing(what: str, saved: Any) -> str:
-    """The line that says which encoder a file needs."""
-    name = saved.get("name", "Name") if isinstance(saved, dict) else "Name"
-    return (
-        f"{what} was saved with the encoder {name}, and a file holds weights, never code: "
-        f"give encoder= (on the command line --encoder file.py:{name})"
-    )
+def _replace(path: Path, fill: Callable[[Path], None]) -> None:
+    """Puts a new folder that `fill` fills in the place of the checkpoint at `path`, if there is one."""
+    fresh, old = temporary_beside(path), old_beside(path)
+    with writing(path):
+        if path.exists() and not (path / META).exists():
+            raise UserError(f"cannot write {path}: something that is no checkpoint stands there")
+        try:
+            fresh.mkdir(parents=True)
+            fill(fresh)
+            sync(fresh)
+            # A folder cannot be renamed onto a full one. Killed between the two renames, `old` is what `read` finds.
+            if path.exists():
+                shutil.rmtree(old, ignore_errors=True)
+                os.rename(path, old)
+            os.rename(fresh, path)
+            sync(path.parent)
+            shutil.rmtree(old, ignore_errors=True)
+        finally:
+            shutil.rmtree(fresh, ignore_errors=True)
 
 
-def restore(path: str | Path, agent: Any, tensors: dict[str, Tensor], meta: dict[str, Any]) -> None:
-    """Puts what `read(path)` gave into an agent that was built alike.
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO | None]:
+    """A file, None if there is none; while it is open no other one gets its number."""
+    with ExitStack() as stack:
+        handle = None
+        with suppress(OSError):
+            handle = stack.enter_context(path.open("rb"))
+        yield handle
 
-    Raises:
-        UserError: the checkpoint is another kind of agent's, or its tensors do not fit this one.
-    """
-    _check_name(path, meta, agent_name(agent))
-    try:
-        trained = {key: space_from_json(meta[key]) for key in ("observation_space", "action_space") if key in meta}
-    except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"checkpoint {path} is damaged: {META} names no spaces ({_line(error)})") from error
-    for key, there in trained.items():
-        if (here := getattr(agent.codec, key)) != there:
-            raise UserError(f"the {key} is {here}; checkpoint {path} was trained with {there}")
-    try:
-        agent.load_state(tensors, meta["state"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        raise UserError(f"checkpoint {path} does not fit this {type(agent).__name__}: {_line(error)}") from error
+
+def _stands(file: BinaryIO, path: Path) -> bool:
+    """Whether the open file is still the one at `path`."""
+    with suppress(OSError):
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    return False
 
 
 class Part(Protocol):
@@ -270,28 +209,46 @@ def gather(parts: Mapping[str, Part]) -> dict[str, Tensor]:
 
 
 def hand_out(tensors: Mapping[str, Tensor], parts: Mapping[str, Part]) -> None:
-    """Puts what `gather` gave into parts built alike. Raises KeyError or RuntimeError where they do not fit."""
+    """Puts what `gather` gave into parts built alike.
+
+    Raises:
+        ValueError: a tensor is missing, too many, of another shape or dtype, or a weight is not finite.
+    """
     for name, part in parts.items():
         prefix = f"{name}."
-        part.load_state_dict({k.removeprefix(prefix): value for k, value in tensors.items() if k.startswith(prefix)})
+        mine = {k.removeprefix(prefix): value for k, value in tensors.items() if k.startswith(prefix)}
+        if isinstance(part, nn.Module):
+            same_form(mine, part.state_dict(), name, getattr(part, "resized", ""))
+        part.load_state_dict(mine)
 
 
 def restore_generator(generator: torch.Generator, state: Tensor, steps: int) -> None:
-    """Sets a generator to a saved state; one of another kind of device cannot take it and is seeded from `steps`."""
+    """Sets a generator to a saved state; one of another kind of device cannot take it and is seeded from `steps`.
+
+    Raises:
+        ValueError: it is no generator's state.
+    """
+    generator_state(state, "generator")
     if state.numel() == generator.get_state().numel():
         generator.set_state(state.cpu())
     else:
         generator.manual_seed(2**40 + steps)
 
 
-def agent_name(agent: Any) -> str:
-    """The agent's name on the command line: its class's in small letters."""
-    return type(agent).__name__.lower()
+def encoder_missing(what: str, saved: Any) -> str:
+    """The line that says which encoder a file needs."""
+    name = saved.get("name", "Name") if isinstance(saved, dict) else "Name"
+    name = name if isinstance(name, str) and name.isidentifier() else "Name"
+    return (
+        f"{what} was saved with the encoder {name}, and a file holds weights, never code: "
+        f"give encoder= (on the command line --encoder file.py:{name})"
+    )
 
 
-def _check_name(path: str | Path, meta: dict[str, Any], name: str) -> None:
-    if meta.get("agent") != name:
-        raise UserError(f"checkpoint {path} holds agent {meta.get('agent')!r}, not {name!r}")
+def first_line(error: Exception) -> str:
+    """An error's first line, short enough to stand in another one."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:160]
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -308,22 +265,3 @@ def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         plain[name] = tensor if alone else tensor.clone(memory_format=torch.contiguous_format)
         taken.add(storage.data_ptr())
     return plain
-
-
-def _sibling(path: Path, ending: str) -> Path:
-    return path.with_name(f".{path.name}.{ending}")
-
-
-def _sync(path: Path) -> None:
-    """Waits until the disk holds the file (or the folder's list of names)."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def _line(error: Exception) -> str:
-    """An error's first line, short enough to stand in another one."""
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:160]

@@ -12,3 +12,7 @@ class UserError(ValueError):
 
 class Diverged(UserError):
     """Training diverged: losses or parameters are NaN or infinite. No checkpoint is saved."""
+
+
+class WriteError(UserError):
+    """The file system refuses to write: no permission, a full disk, a folder that was removed."""

@@ -6,8 +6,9 @@ import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from costgrad.rl.checkpoint import write_text
+from costgrad.rl.checks import short, whole
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import write_text
 
 
 @dataclass
@@ -50,7 +51,10 @@ class StepLedger:
         if not path.exists():  # the run is older than ledgers
             return
         try:
-            for name, count in json.loads(path.read_text(encoding="utf-8")).items():
-                setattr(self, name, getattr(self, name) + int(count))
-        except (AttributeError, OSError, TypeError, ValueError) as error:
+            counts = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(counts, dict) or not counts.keys() <= asdict(self).keys():
+                raise ValueError(f"it holds {short(counts)}")
+            for name, count in counts.items():
+                setattr(self, name, getattr(self, name) + whole(count, name))
+        except (OSError, ValueError, RecursionError) as error:
             raise UserError(f"ledger {path} is damaged: {error}") from error

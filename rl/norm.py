@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from costgrad.rl.checks import within
 from costgrad.rl.data import to_numpy
 
 
@@ -77,6 +79,13 @@ class RunningNorm(nn.Module):
         for name, value in new.items():
             getattr(self, name).copy_(torch.as_tensor(value))
 
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
+        """As torch's. Raises ValueError where a variance or a count is negative, or a scale is not above 0."""
+        for name, least in (("var", 0.0), ("count", 0.0), ("scale", 1e-38)):
+            if (value := state_dict.get(f"{prefix}{name}")) is not None:
+                within(value, f"{prefix}{name}", least, math.inf)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
 
 class CostUnit(nn.Module):
     """The scale of a task's discounted costs: the unit of a temperature or of a loss coefficient.
@@ -88,6 +97,7 @@ class CostUnit(nn.Module):
 
     largest: Tensor
     going: Tensor
+    resized = "going"  # which tensor of a file may have any length, that of its number of environments
 
     def __init__(self) -> None:
         super().__init__()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from copy import deepcopy
 from typing import Any, Generic, Literal, TypeVar
@@ -9,6 +10,7 @@ from typing import Any, Generic, Literal, TypeVar
 import torch
 from torch import Tensor, nn
 
+from costgrad.rl.checks import same_form, within
 from costgrad.rl.errors import UserError
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -172,7 +174,10 @@ class Optimizer:
         return self.state
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Restores what `state_dict` gave."""
+        """Restores what `state_dict` gave. Raises ValueError where it is not of this optimiser, or not finite."""
+        same_form(state_dict, self.state, "optimizer")
+        for key in state_dict.keys() - {"mean"}:
+            within(state_dict[key], f"optimizer.{key}", 0, math.inf)
         for key, value in self.state.items():
             value.copy_(state_dict[key])
 

@@ -6,18 +6,18 @@ Agents share the names of their settings, so they share the ranges, and the name
 from __future__ import annotations
 
 import difflib
-import sys
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
 from numbers import Integral, Real
-from typing import Any, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
+from costgrad.rl.checks import short
 from costgrad.rl.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
-_LARGEST = sys.float_info.max
+_LARGEST = 3.4e38  # of float32
 COUNT = (1, _LARGEST, "at least 1")
 NOT_NEGATIVE = (0, _LARGEST, "a finite number from 0 up")
 SHARE = (0, 1, "from 0 to 1")
@@ -50,6 +50,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "gradient_steps": NOT_NEGATIVE,
 }
 MOST = {"batch_size": 1_000_000, "guide_batch_size": 1_000_000}  # more rows than that are a mistake
+_PLURALS = {int: "whole numbers", float: "numbers", str: "texts", bool: "True or False"}
 # What settings were called before: old checkpoints, rows, flags and code keep working.
 RENAMED = {
     "fold": "n_step",
@@ -169,27 +170,48 @@ def _tidy(config: Any) -> None:
 
 
 def check_settings(config: Any) -> None:
-    """Checks every number of a config against `RANGES`, and every Literal against its choices.
+    """Checks each setting of a config against its type, its choices if it is a Literal, and `RANGES`.
 
     Raises:
-        UserError: the first field that is out of its range (NaN is in none), or no such number.
+        UserError: the first field that is something else, or out of its range (NaN is in none).
     """
     for name, hint in get_type_hints(type(config)).items():
         value = getattr(config, name)
-        choices = get_args(hint) if "Literal" in str(hint) else ()
-        if choices and value not in choices:
-            raise UserError(f"{name} must be one of {', '.join(map(str, choices))}, got {value!r}")
-        if hint is bool and not isinstance(value, bool):
-            raise UserError(f"{name} must be True or False, got {value!r}")
-        if name in RANGES:
+        if name in RANGES and get_origin(hint) is not Literal:
             least, most, allowed = RANGES[name]
             if name in MOST:
                 most, allowed = MOST[name], f"from 1 to {MOST[name]:,}"
-            several, whole = get_origin(hint) is tuple, "int" in str(hint)
+            several = get_origin(hint) is tuple
             if several and not isinstance(value, tuple):
-                raise UserError(f"{name} must be a tuple of numbers, each {allowed}, got {value!r}")
+                raise UserError(f"{name} must be a tuple of numbers, each {allowed}, got {short(value)}")
             numbers: tuple[Any, ...] = value if several else (value,)
-            if not all(isinstance(number, Real) and least <= float(number) <= most for number in numbers):
-                raise UserError(f"{name} must be {allowed}, got {value!r}")
-            if whole and not all(isinstance(number, Integral) for number in numbers):
-                raise UserError(f"{name} must be a whole number, got {value!r}")
+            if not all(is_number(number) and least <= number <= most for number in numbers):
+                raise UserError(f"{name} must be {allowed}, got {short(value)}")
+        if wanted := unfit(value, hint):
+            raise UserError(f"{name} must be {wanted}, got {short(value)}")
+
+
+def unfit(value: Any, hint: Any) -> str:
+    """What a value must be to have a type, "" if it has it; types beside those that settings have take anything."""
+    if get_origin(hint) is Literal:
+        choices = get_args(hint)
+        fits = any(type(value) is type(choice) and value == choice for choice in choices)
+        return "" if fits else f"one of {', '.join(map(str, choices))}"
+    if get_origin(hint) is tuple and len(get_args(hint)) == 2 and get_args(hint)[1] is Ellipsis:
+        wanted = "" if isinstance(value, tuple) else "each"
+        wanted = wanted or next(filter(None, (unfit(part, get_args(hint)[0]) for part in value)), "")
+        return wanted and f"a tuple of {_PLURALS.get(get_args(hint)[0], 'values')}"
+    if hint is bool:
+        return "" if isinstance(value, bool) else "True or False"
+    if hint is int:
+        return "" if is_number(value) and isinstance(value, Integral) else "a whole number"
+    if hint is float:
+        return "" if is_number(value) else "a number"
+    if hint is str:
+        return "" if isinstance(value, str) else "text"
+    return ""
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a number; True and False are none."""
+    return isinstance(value, Real) and not isinstance(value, bool)

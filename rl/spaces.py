@@ -16,10 +16,12 @@ import torch
 from gymnasium import Space, spaces
 from torch import Tensor
 
+from costgrad.rl.checks import LARGEST, UNFIT, short, whole
 from costgrad.rl.errors import Diverged, UserError
 from costgrad.rl.observations import Observations
 
 BATCHED = "of a VectorEnv, give single_observation_space and single_action_space"
+MOST_NUMBERS, MOST_AXES, DEPTH = 2**31, 16, 20  # of a space that is read from a file
 ArrayOrTensor = TypeVar("ArrayOrTensor", np.ndarray, Tensor)
 
 
@@ -184,21 +186,70 @@ def space_to_json(space: Space[Any]) -> dict[str, Any]:
     raise UserError(f"space {space} is not supported: it must be a Box, Discrete, MultiDiscrete, MultiBinary or Dict")
 
 
-def space_from_json(spec: dict[str, Any]) -> Space[Any]:
-    """The space that `space_to_json` described."""
-    if spec["type"] == "Box":
-        dtype, shape = np.dtype(spec["dtype"]), tuple(spec["shape"])
-        # Infinite bounds of an integer Box are not representable; gymnasium never holds any, so the cast is exact.
-        low, high = (np.array(spec[key], dtype=np.float64).reshape(shape).astype(dtype) for key in ("low", "high"))
-        return spaces.Box(low, high, shape, dtype.type)
-    if spec["type"] == "Discrete":
-        return spaces.Discrete(spec["n"], start=spec["start"])
-    if spec["type"] == "MultiBinary":
-        return spaces.MultiBinary(spec["shape"][0] if len(spec["shape"]) == 1 else spec["shape"])
-    if spec["type"] == "MultiDiscrete":
+def space_from_json(spec: Any) -> Space[Any]:
+    """The space that `space_to_json` described.
+
+    Raises:
+        UserError: it is no such description.
+    """
+    try:
+        return _space(spec, DEPTH)
+    except UNFIT as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{short(spec)} is no space: {reason[:100]}") from error
+
+
+def flat_size(space: Space[Any]) -> int:
+    """How many numbers a network reads of an observation, or gives for an action."""
+    if isinstance(space, spaces.Dict):
+        return sum(map(flat_size, space.values()))
+    if isinstance(space, spaces.Discrete):
+        return int(space.n)
+    if isinstance(space, spaces.MultiDiscrete):
+        return int(space.nvec.sum())
+    return math.prod(space.shape or ())
+
+
+def _space(spec: Any, depth: int) -> Space[Any]:
+    """`space_from_json` of what is nested no deeper than `depth`. Raises what the reading of unfit data raises."""
+    if depth == 0:
+        raise ValueError("it is nested too deeply")
+    kind = spec["type"]
+    if kind == "Dict":  # its order is that of the agent's vector
+        if any(not isinstance(key, str) for key, _ in spec["spaces"]):
+            raise ValueError("a key of a Dict must be text")
+        return spaces.Dict([(key, _space(part, depth - 1)) for key, part in spec["spaces"]])
+    if kind == "Discrete":
+        n = whole(spec["n"], "n", 1, MOST_NUMBERS)
+        return spaces.Discrete(n, start=whole(spec["start"], "start", -LARGEST))
+    if kind == "MultiDiscrete":
         nvec, start = (np.array(spec[key], dtype=np.int64) for key in ("nvec", "start"))
-        return spaces.MultiDiscrete(nvec, dtype=np.dtype(spec["dtype"]).type, start=start)
-    if spec["type"] == "Dict":  # its order is that of the agent's vector
-        return spaces.Dict([(key, space_from_json(part)) for key, part in spec["spaces"]])
-    allowed = "Box, Discrete, MultiDiscrete, MultiBinary or Dict"
-    raise UserError(f"space type {spec['type']!r} is unknown: it must be {allowed}")
+        if nvec.shape != start.shape or not nvec.size or nvec.min() < 1 or nvec.max() > MOST_NUMBERS:
+            raise ValueError(f"nvec must be numbers from 1 to {MOST_NUMBERS:,}, each with a start")
+        return spaces.MultiDiscrete(nvec, dtype=_dtype(spec["dtype"], np.integer).type, start=start)
+    if kind not in ("Box", "MultiBinary"):
+        allowed = "Box, Discrete, MultiDiscrete, MultiBinary or Dict"
+        raise ValueError(f"space type {short(kind)} is unknown: it must be {allowed}")
+    shape = tuple(whole(length, "a length of its shape", 0, MOST_NUMBERS) for length in spec["shape"])
+    if len(shape) > MOST_AXES or math.prod(shape) > MOST_NUMBERS:
+        raise ValueError(f"its shape has more than {MOST_AXES} axes or {MOST_NUMBERS:,} numbers")
+    if kind == "MultiBinary":
+        return spaces.MultiBinary(shape[0] if len(shape) == 1 else shape)
+    dtype = _dtype(spec["dtype"], np.number)
+    # Infinite bounds of an integer Box are not representable; gymnasium never holds any, so the cast is exact.
+    low, high = (np.array(spec[key], dtype=np.float64).reshape(shape) for key in ("low", "high"))
+    if not (low <= high).all():
+        raise ValueError("a bound of it is not a number, or low is above high")
+    if np.issubdtype(dtype, np.integer):
+        least, most = np.iinfo(dtype).min, np.iinfo(dtype).max
+        if low.size and not (low.min() >= least and high.max() <= most):
+            raise ValueError(f"its bounds are outside of {dtype}")
+        high = np.minimum(high, np.nextafter(float(most), 0)) if float(most) > most else high
+    return spaces.Box(low.astype(dtype), high.astype(dtype), shape, dtype.type)
+
+
+def _dtype(name: Any, kind: type[Any]) -> np.dtype[Any]:
+    """A NumPy dtype of plain numbers. Raises ValueError."""
+    if not isinstance(name, str) or not np.issubdtype(np.dtype(name), kind) or np.dtype(name).name != name:
+        raise ValueError(f"dtype {short(name)} is none of numbers")
+    return np.dtype(name)

@@ -15,8 +15,8 @@ from rich.console import Console
 from tyro.conf import Positional, arg
 
 from costgrad.envs.make import make
-from costgrad.rl.checkpoint import check_writable
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import check_writable
 from costgrad.rl.runs.session import LOG_POINTS
 from costgrad.scripts.benchmarks import device as bench_device
 from costgrad.scripts.benchmarks import envs as bench_envs

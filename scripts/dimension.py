@@ -26,9 +26,9 @@ from rich.progress import Progress
 from costgrad.agents import AGENTS
 from costgrad.envs import make
 from costgrad.envs.tasks.contextual import BEST_COST, CONTEXT, ContextualStairs
-from costgrad.rl.checkpoint import check_writable
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import evaluate
+from costgrad.rl.files import check_writable
 from costgrad.rl.loop import interact
 from costgrad.scripts.cli import guarded, parse
 from costgrad.scripts.reporting.dimension import Row, append, draw, exponents, read

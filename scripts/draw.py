@@ -11,10 +11,11 @@ from tyro.conf import Positional, arg
 
 from costgrad.agents.presets import preset_for
 from costgrad.envs.make import make
-from costgrad.rl.checkpoint import META, read, write_bytes
+from costgrad.rl.checkpoint import META, read
 from costgrad.rl.drawing.describe import describe
 from costgrad.rl.drawing.paint import MARK, pictures
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import write_bytes
 from costgrad.rl.runs.folder import read_config
 from costgrad.scripts.cli import guarded, parse
 from costgrad.scripts.evaluate import load

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 
 from tyro.conf import Positional
 
-from costgrad.rl.checkpoint import write_text, writing
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import write_text, writing
 from costgrad.rl.runs.folder import read_config
 from costgrad.rl.runs.table import read_table
 from costgrad.scripts.cli import guarded, parse

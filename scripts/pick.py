@@ -17,7 +17,8 @@ from typing import Any, get_args, get_type_hints
 
 from costgrad.agents import AGENTS
 from costgrad.envs.load import load_file, offers
-from costgrad.rl.checkpoint import agent_name, read, restore
+from costgrad.rl.agent_files import agent_name, restore
+from costgrad.rl.checkpoint import read
 from costgrad.rl.errors import UserError
 from costgrad.rl.settings import current_names, nearest
 from costgrad.rl.spaces import space_from_json

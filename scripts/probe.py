@@ -12,11 +12,11 @@ import torch
 from tyro.conf import Positional
 
 from costgrad.envs.make import make
-from costgrad.rl.checkpoint import writing
 from costgrad.rl.data import to_numpy
 from costgrad.rl.diagnostics.jacobian import action_jacobian, cost_jacobian
 from costgrad.rl.diagnostics.probe import Points, Probe, probe
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import writing
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.runs.folder import RunFolder, read_config
 from costgrad.rl.runs.plot import calibration_plot

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import shlex
+import sys
 import time
 import warnings
 from collections.abc import Sequence
@@ -38,13 +39,13 @@ from costgrad.scripts.pick import agent_classes, agent_of_run, build, encoder_fo
 
 ConfigT = TypeVar("ConfigT")
 MAY_CHANGE = {  # when a run goes on
-    *("total_timesteps", "eval_freq", "eval_episodes", "save_freq", "probe_every", "device", "threads"),
+    *("total_timesteps", "eval_freq", "eval_episodes", "save_freq", "keep", "probe_every", "device", "threads"),
     *("capture_video", "progress", "resume", "env_timeout", "on_env_error"),
     *("agent", "encoder"),  # where their file lies; that they are the run's is checked by themselves
     *("env", "env_kwargs", "trust"),  # the spaces are checked
 }
 MINIMUM = {"total_timesteps": 1, "seed": 0, "num_envs": 1, "eval_freq": 1, "eval_episodes": 1, "save_freq": 1}
-MINIMUM["probe_every"] = 1
+MINIMUM |= {"probe_every": 1, "keep": 1}
 
 
 @dataclass(frozen=True)
@@ -83,6 +84,8 @@ class Args(Generic[ConfigT]):
     """Episodes per evaluation."""
     save_freq: int | None = None
     """Environment steps between checkpoints that are kept; a fifth of the total unless given."""
+    keep: int | None = None
+    """Checkpoints step_N that stay, the newest; all unless given."""
     probe_every: int | None = None
     """Environment steps between probes of C's accuracy (see probe); never unless given."""
     run_dir: str | None = None
@@ -98,7 +101,7 @@ class Args(Generic[ConfigT]):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains; returns the exit code: 0, 2 for wrong input, 128 + its number where a signal did."""
+    """Trains; returns the exit code: 0, 1 where it could not be saved, 2 for wrong input, 128 + a signal's number."""
     return guarded(_train, argv)
 
 
@@ -138,6 +141,7 @@ def _train(argv: Sequence[str]) -> int:
             eval_every=args.eval_freq or max(args.total_timesteps // 10, 1),
             eval_episodes=args.eval_episodes,
             save_every=args.save_freq or max(args.total_timesteps // 5, 1),
+            keep=args.keep,
             probe_every=args.probe_every,
             progress=args.progress,
             video=args.capture_video,
@@ -265,6 +269,9 @@ def _fresh(stem: str) -> str:
 
 def _report(result: TrainResult, run: Path, total: int) -> int:
     """Says what came out and what one may want next."""
+    if result.unsaved:
+        print(f"error: the run is not saved after {result.step:,} steps: {result.unsaved}", file=sys.stderr)
+        return 1
     folder = shlex.quote(str(run))
     train_again = f"{invocation('train')} --resume {folder} --total-timesteps"
     if result.stopped == "signal":

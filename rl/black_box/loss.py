@@ -28,7 +28,9 @@ from costgrad.rl import checkpoint
 from costgrad.rl.black_box.calls import BlackBox, CallLedger, columns
 from costgrad.rl.black_box.evaluations import Evaluations, RowBuffer, SetBuffer
 from costgrad.rl.black_box.outputs import Outputs, Sample
+from costgrad.rl.black_box.saved import check_saved
 from costgrad.rl.black_box.surrogate import SampleCritic, SetCritic
+from costgrad.rl.checks import UNFIT, generator_state, same_form, short
 from costgrad.rl.data import to_numpy
 from costgrad.rl.errors import UserError
 from costgrad.rl.networks.mlp import Activation
@@ -382,6 +384,7 @@ class BlackBoxLoss(nn.Module):
 
         Raises:
             UserError: this C has other shapes or other settings.
+            ValueError: the state is damaged.
         """
         if state["shape"] is not None:
             width, rows = state["shape"]
@@ -395,6 +398,7 @@ class BlackBoxLoss(nn.Module):
                     f"{self.shape}: config, choices and encoder must be the same"
                 )
             self.optimizer.load_state_dict(state["optimizer"])
+        generator_state(state["generator"], "generator")
         self.outputs.generator.set_state(state["generator"])
         self.box.load_state(state["box"])
 
@@ -425,24 +429,32 @@ class BlackBoxLoss(nn.Module):
         """
         tensors, meta = checkpoint.read(path)
         if meta.get("kind") != "black box loss":
-            raise UserError(
-                f"{path} holds a {meta.get('kind', 'thing of unknown kind')!r}: it must be a black box loss"
-            )
-        if meta["encoder"] != (encoder is not None):
-            raise UserError(f"{path} was made {'with' if meta['encoder'] else 'without'} an encoder: give it the same")
-        config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
-        same = {name: meta[name] for name in ("choices", "per", "sigma", "evaluations", "correction", "seed")}
-        loss = BlackBoxLoss(cost_fn, **same, config=CostConfig(**config), encoder=encoder, **black_box)
+            kind = short(meta.get("kind", "thing of unknown kind"))
+            raise UserError(f"{path} holds a {kind}: it must be a black box loss")
+        if bool(meta.get("encoder")) != (encoder is not None):
+            had = "with" if meta.get("encoder") else "without"
+            raise UserError(f"{path} was made {had} an encoder: give it the same")
+        try:
+            config: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["config"].items()}
+            made = CostConfig(**config)
+            same = check_saved(meta, made, tensors)
+        except UNFIT as error:
+            raise UserError(f"{path} is damaged: no C can be made of it ({checkpoint.first_line(error)})") from error
+        loss = BlackBoxLoss(cost_fn, **same, config=made, encoder=encoder, **black_box)
         prefix = "optimizer."
         state = {
             "shape": meta["shape"],
             "optimizer": {k[len(prefix) :]: tensors.pop(k) for k in list(tensors) if k.startswith(prefix)},
-            "generator": tensors.pop("generator"),
+            "generator": tensors.pop("generator", torch.zeros(0)),
             "box": meta["box"],
         }
         try:
+            loss.set_extra_state(state)
+            wanted = loss.state_dict()
+            wanted.pop("_extra_state")
+            same_form(tensors, wanted, "C")
             loss.load_state_dict({**tensors, "_extra_state": state})
-        except RuntimeError as error:
-            reason = " ".join(str(error).split())
+        except UNFIT as error:
+            reason = checkpoint.first_line(error)
             raise UserError(f"{path} is damaged: its tensors do not fit ({reason})") from error
         return loss

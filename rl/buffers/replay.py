@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from costgrad.rl.buffers.hindsight import NONE, Hindsight
+from costgrad.rl.buffers.saved import BESIDE, check_replay
 from costgrad.rl.buffers.sum_tree import SumTree
 from costgrad.rl.data import Batch, Step, cost_of, to_numpy
 from costgrad.rl.errors import UserError
@@ -185,15 +186,13 @@ class Replay:
 
         Raises:
             UserError: there is not enough free memory for the filled rows.
-            ValueError: the saved buffer had another capacity.
+            ValueError: the saved buffer had another capacity, or is damaged.
         """
+        check_replay(state_dict, self.capacity, self.tree is not None or self.priority > 0, self.hindsight is not None)
         self.generator.set_state(state_dict["generator"])
         self.next, self.size = state_dict["position"].tolist()
-        if self.size > self.capacity or (self.size < self.capacity and self.next != self.size):
-            raise ValueError(f"its replay had another capacity than {self.capacity:,}")
         self.largest = float(state_dict["largest"].numpy())
-        beside = ("position", "largest", "generator", "priority", "newest", "episodes")
-        filled = {name: value for name, value in state_dict.items() if name not in beside}
+        filled = {name: value for name, value in state_dict.items() if name not in BESIDE}
         self.columns, self._arrays, self.tree = {}, {}, None
         if filled:
             self._allocate({name: value.numpy() for name, value in filled.items()}, self.size)
@@ -219,8 +218,11 @@ class Replay:
                 f"a replay of {rows:,} transitions takes {needed / GIB:.1f} GiB and {free / GIB:.1f} GiB are free: "
                 "lower buffer_size"
             )
-        self._arrays = {
-            name: np.empty((self.capacity + 1, *value.shape[1:]), value.dtype) for name, value in like.items()
-        }
+        try:
+            self._arrays = {
+                name: np.empty((self.capacity + 1, *value.shape[1:]), value.dtype) for name, value in like.items()
+            }
+            self.tree = SumTree(self.capacity) if self.priority else None
+        except (MemoryError, ValueError) as error:
+            raise UserError(f"there is no memory for a replay of {self.capacity:,} transitions: {error}") from error
         self.columns = {name: torch.from_numpy(array) for name, array in self._arrays.items()}
-        self.tree = SumTree(self.capacity) if self.priority else None

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from costgrad.rl.checks import finite, tensor
 from costgrad.rl.data import Rollout, Step, cost_of
 
 RowsT = TypeVar("RowsT", bound=Any)
@@ -91,6 +92,12 @@ class RolloutMemory:
             raise ValueError(f"its rollout has the columns {', '.join(columns)}")
         self._arrays = {}
         names = (*fields, *extra)
+        for name, value in state_dict.items():
+            finite(value, name)
+        for name in ("terminated", "truncated"):
+            tensor(state_dict, name, torch.bool, [filled, None])
+        for name in ("reward", "valid"):
+            tensor(state_dict, name, torch.float32, [filled, None])
         self._allocate(tuple(columns[name][0] for name in names), names)
         for name, array in columns.items():
             self._arrays[name][:filled] = array

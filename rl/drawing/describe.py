@@ -9,9 +9,9 @@ from __future__ import annotations
 import math
 from typing import Any, Literal, NamedTuple
 
+from costgrad.rl.agent_files import agent_name
 from costgrad.rl.buffers.replay import Replay
 from costgrad.rl.buffers.rollout import RolloutMemory
-from costgrad.rl.checkpoint import agent_name
 from costgrad.rl.errors import UserError
 from costgrad.rl.networks.actor import CategoricalActor, DeterministicActor, GaussianActor
 from costgrad.rl.networks.critic import Critic

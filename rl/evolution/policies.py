@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from costgrad.rl.checks import same_form
 from costgrad.rl.data import to_numpy
 from costgrad.rl.networks.actor import CategoricalActor, DeterministicActor
 from costgrad.rl.networks.mlp import Activation
@@ -131,10 +132,12 @@ class Policies:
         return {f"{name}.{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
-        """Restores what `state_dict` returned."""
+        """Restores what `state_dict` returned. Raises ValueError where it is of another policy, or damaged."""
         mine = self.state_dict()
-        if mine.keys() != state_dict.keys():
-            raise KeyError(f"the policy's tensors are {', '.join(mine)}")
+        same_form(state_dict, mine, "policy")
+        parts = {"norm": self.norm, "seen": self.next_norm} if self.norm is not None else {}
+        for name, part in parts.items():
+            part.load_state_dict({key: state_dict[f"{name}.{key}"] for key in part.state_dict()})
         with torch.no_grad():
-            for name, value in mine.items():
-                value.copy_(state_dict[name])
+            for name, value in self.actor.net.state_dict().items():
+                value.copy_(state_dict[f"net.{name}"])

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from costgrad.rl.checkpoint import restore_generator
+from costgrad.rl.checks import LARGEST, tensor, within
 from costgrad.rl.data import Step, cost_of, to_numpy
 from costgrad.rl.evolution.policies import Policies
 
@@ -125,8 +126,7 @@ class Population:
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> None:
         """Restores what `state_dict` returned. Raises ValueError if it is of another policy or population."""
-        if (got := tuple(state_dict["candidates"].shape)) != self.candidates.shape:
-            raise ValueError(f"candidates are {got}, not {self.candidates.shape}")
+        self._check(state_dict)
         self.candidates, self._cost, self.played, self._steps = (
             to_numpy(state_dict[name]).copy() for name in ("candidates", "cost", "played", "steps")
         )
@@ -138,6 +138,28 @@ class Population:
             )
             self._any_starts = bool(self._starts.any()) or not len(self._starts)
             self._queue = deque(state_dict["queue"].tolist())
+
+    def _check(self, state: Mapping[str, Tensor]) -> None:
+        """Raises ValueError where a saved generation is not of this policy and population, or damaged."""
+        (count, size), ints = self.candidates.shape, torch.int64
+        tensor(state, "candidates", torch.float32, [count, size])
+        tensor(state, "cost", torch.float64, [count])
+        within(tensor(state, "played", ints, [count]), "played", 0, self.episodes)
+        within(tensor(state, "steps", ints, [2]), "steps", 0, LARGEST)
+        tensor(state, "generator", torch.uint8, [None])
+        if "playing" not in state:
+            return
+        playing = tensor(state, "playing", ints, [None])
+        within(playing, "playing", IDLE, count - 1)
+        envs, queue = len(playing), tensor(state, "queue", ints, [None])
+        tensor(state, "episode_cost", torch.float64, [envs])
+        tensor(state, "starts", torch.bool, [envs])
+        tensor(state, "rows", torch.float32, [envs, size])
+        within(queue, "queue", 0, count - 1)
+        # Each candidate's episodes are played, under way or in the queue.
+        due = torch.bincount(torch.cat((playing[playing != IDLE], queue)), minlength=count) + state["played"]
+        if bool((due != self.episodes).any()):
+            raise ValueError(f"its candidates do not have {self.episodes} episodes each")
 
     def _enqueue(self) -> None:
         """Queues the missing episodes: the next one of every candidate, then the second next, and so on."""

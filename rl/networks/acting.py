@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from costgrad.rl.checkpoint import restore_generator
+from costgrad.rl.checks import tensor
 from costgrad.rl.data import to_numpy
 from costgrad.rl.networks.actor import Actor
 from costgrad.rl.networks.distributions import Policy
@@ -65,7 +66,9 @@ class Acting:
         t, self._t = self._t, (self._t + 1) % self.num_steps
         if t == 0:
             self._noise = self._draw(self.num_steps, len(obs))
-        return self.actor.act(self.output(obs), self._noise[t])
+        return self.actor.act(
+            self.output(obs), self._noise[t - self.num_steps]
+        )  # from the end: a resumed run has the rest alone
 
     def uniform(self, rows: int) -> np.ndarray:
         """Actions [rows, A], [rows] or [rows, D] drawn with equal chances, to begin with, step after step."""
@@ -112,13 +115,17 @@ class Acting:
         """The generators, and the noise that is drawn and not used yet."""
         state = {"generator": self.generator.get_state(), "predict_generator": self.predict_generator.get_state()}
         if self._t:
-            state["noise"] = torch.from_numpy(self._noise[self._t :])
+            state["noise"] = torch.from_numpy(self._noise[self._t - self.num_steps :])
         if self._last is not None:
             state["noise_before"] = torch.from_numpy(self._last)
         return state
 
     def load_state(self, tensors: dict[str, Tensor], steps: int) -> None:
-        """Restores what `state` gave; `steps` seeds generators of another device's kind."""
+        """Restores what `state` gave; `steps` seeds generators of another device's kind. Raises ValueError."""
+        each: list[int | None] = list(self.actor.noise_shape)
+        for name, shape in {"noise": [None, None, *each], "noise_before": [None, *each]}.items():
+            if name in tensors:
+                tensor(tensors, name, torch.float32, shape)
         restore_generator(self.generator, tensors["generator"], steps)
         restore_generator(self.predict_generator, tensors["predict_generator"], steps)
         self.on_reset()
@@ -126,8 +133,7 @@ class Acting:
             left = to_numpy(tensors["noise"])
             if not 0 < len(left) < self.num_steps:
                 raise ValueError(f"its noise is for {len(left)} steps of a rollout of {self.num_steps}")
-            self._t = self.num_steps - len(left)
-            self._noise = np.concatenate((np.zeros((self._t, *left.shape[1:]), left.dtype), left))
+            self._t, self._noise = self.num_steps - len(left), left.copy()
         if "noise_before" in tensors:
             self._last = to_numpy(tensors["noise_before"]).copy()
 

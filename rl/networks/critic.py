@@ -21,11 +21,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from costgrad.rl import checkpoint
+from costgrad.rl.checks import UNFIT, same_form, short
 from costgrad.rl.data import Batch
 from costgrad.rl.errors import UserError
 from costgrad.rl.networks.batch_norm import BatchNormMLP
 from costgrad.rl.networks.critic_spec import MAX_JOINT_ACTIONS as MAX_JOINT_ACTIONS
 from costgrad.rl.networks.critic_spec import CriticSpec as CriticSpec
+from costgrad.rl.networks.critic_spec import read_spec
 from costgrad.rl.networks.encoder import Encoder, EncoderLike, build_encoder
 from costgrad.rl.networks.heads import LIMIT, CostScale, HLGauss, Regression
 from costgrad.rl.networks.mlp import MLP
@@ -297,25 +299,22 @@ class Critic(nn.Module):
         if saved is not None and encoder is None:
             raise UserError(checkpoint.encoder_missing(f"critic {path}", saved))
         try:
-            spec: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in meta["spec"].items()}
-            built = None
+            spec, built = read_spec(meta.get("spec"), tensors), None
             if saved is not None and encoder is not None:
                 built = build_encoder(encoder, Observations(space_from_json(saved["observation_space"])), 0)
-            critic = Critic(CriticSpec(**spec), encoder=built)
+            critic = Critic(spec, encoder=built)
+            same_form(tensors, critic.state_dict(), "critic")
             critic.load_state_dict(tensors)
-        except UserError:
-            raise
-        except (AttributeError, KeyError, RuntimeError, TypeError, ValueError) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(f"critic {path} is damaged: its spec and its tensors do not fit ({reason})") from error
+        except UNFIT as error:
+            raise UserError(f"critic {path} is damaged: {checkpoint.first_line(error)}") from error
         return critic.to(device).eval()
 
 
 def _kind(meta: dict[str, Any]) -> str:
     """What a checkpoint holds, in words, and what to do with it."""
     if isinstance(agent := meta.get("agent"), str):
-        return f"an agent of kind {agent}, whose C is `.critic` of the loaded agent"
-    return f"a {meta.get('kind', 'thing of unknown kind')!r}"
+        return f"an agent of kind {short(agent)[1:-1]}, whose C is `.critic` of the loaded agent"
+    return f"a {short(meta.get('kind', 'thing of unknown kind'))}"
 
 
 def _take(cost: Tensor, action: Tensor) -> Tensor:

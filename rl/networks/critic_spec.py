@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, Literal
+from itertools import pairwise
+from operator import gt
+from typing import Any, Literal, get_type_hints
 
+from torch import Tensor
+
+from costgrad.rl.checks import LARGEST, number, short, whole
 from costgrad.rl.networks.mlp import Activation, Init
+from costgrad.rl.settings import unfit
 from costgrad.rl.spaces import Codec
 
 MAX_JOINT_ACTIONS = 256  # combinations of choices up to which C gives each a cost of its own
@@ -74,3 +81,64 @@ class CriticSpec:
             return CriticSpec(codec.obs_shape, "discrete", codec.action_size, start, **settings)
         low, high = codec.action_bounds or ((), ())
         return CriticSpec(codec.obs_shape, "box", codec.action_size, low=tuple(low), high=tuple(high), **settings)
+
+
+def dense_size(widths: Sequence[int]) -> int:
+    """Weights and biases of layers of these widths, the first of which is the input: P."""
+    return sum((a + 1) * b for a, b in pairwise(widths))
+
+
+def read_spec(given: Any, tensors: Mapping[str, Tensor]) -> CriticSpec:
+    """The spec in a file's JSON, whose C is no larger than the file.
+
+    Args:
+        given: JSON.
+        tensors: of the file.
+
+    Raises:
+        ValueError: it is no spec, or the file holds fewer numbers than it asks for.
+    """
+    hints = get_type_hints(CriticSpec)
+    if not isinstance(given, dict) or not {"obs_shape", "action"} <= given.keys() <= hints.keys():
+        raise ValueError(f"the spec of C is {short(given)}")
+    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    for name, value in values.items():
+        if wanted := unfit(value, hints[name]):
+            raise ValueError(f"{name} of C is {short(value)}: it must be {wanted}")
+    spec = CriticSpec(**values)
+    held = sum(value.numel() for value in tensors.values())
+    for name in ("obs_shape", "hidden", "choices"):
+        for part in getattr(spec, name):
+            whole(part, f"{name} of C", 1, held)
+    for name in ("ensemble", "bins"):
+        whole(getattr(spec, name), f"{name} of C", 1 if name == "ensemble" else 11)
+    for name in ("action_size", "features"):
+        whole(getattr(spec, name), f"{name} of C", 0, held)
+    for name in ("action_start", "starts", "channel_axis"):
+        values = getattr(spec, name)
+        for part in values if isinstance(values, tuple) else (values,):
+            whole(part, f"{name} of C", -LARGEST)
+    number(spec.dropout, "dropout of C", 0, 0.99)
+    for bound in (*spec.low, *spec.high):
+        number(bound, "a bound of C's actions")
+    _check_actions(spec)
+    heads = spec.action_size if spec.action == "discrete" else 1
+    outputs = spec.bins if spec.head == "hl_gauss" else 1
+    inputs = (spec.features or math.prod(spec.obs_shape)) + (spec.action_size if heads == 1 else 0)
+    if (count := spec.ensemble * dense_size((inputs, *spec.hidden, heads * outputs))) > held:
+        raise ValueError(f"the spec of C needs {count:,} numbers, and the file holds {held:,}")
+    return spec
+
+
+def _check_actions(spec: CriticSpec) -> None:
+    """Raises ValueError where what a spec says of actions does not fit together."""
+    size, count = spec.action_size, len(spec.choices)
+    wanted = {"none": 0, "box": len(spec.low), "one_hot": sum(spec.choices)}.get(spec.action, size)
+    if spec.action == "discrete":
+        wanted = math.prod(spec.choices) if count else max(size, 1)
+    bounds = size if spec.action == "box" else 0
+    fits = size == wanted and len(spec.low) == len(spec.high) == bounds and len(spec.starts) == count
+    if not fits or (spec.action in ("none", "box") and count) or any(map(gt, spec.low, spec.high)):
+        raise ValueError(f"the spec of C has actions that do not fit together: {spec.action}, {size} numbers")
+    if spec.action == "discrete" and count and size > MAX_JOINT_ACTIONS:
+        raise ValueError(f"the spec of C lists {size:,} actions: at most {MAX_JOINT_ACTIONS}")

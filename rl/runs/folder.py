@@ -7,7 +7,7 @@ import json
 import platform
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -15,10 +15,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from costgrad.rl.checkpoint import agent_name, read, restore, save_agent, write_bytes, write_text, writing
+from costgrad.rl.agent_files import agent_name, restore, save_agent
+from costgrad.rl.checkpoint import copy, read
+from costgrad.rl.checks import short
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import SEED_OFFSET, Evaluation, summary
+from costgrad.rl.files import LOCK, Lock, remove_leftovers, write_bytes, write_text, writing
 from costgrad.rl.ledger import StepLedger
+from costgrad.rl.runs.keeping import first_loadable, newest_first, prune, step_of
 from costgrad.rl.runs.resume import Kept, Position, kept_of, position_of
 
 SOURCES = "environment"  # folder of the copy of an environment's file, in that of the run
@@ -43,23 +47,66 @@ class RunFolder:
     Args:
         path: the folder.
         resume: whether it must hold a run to resume; otherwise it must be empty or not exist.
+        keep: how many checkpoints `step_N` stay; None keeps all.
+
+    Attributes:
+        say: takes a line for people; `notes` does until there is somebody.
+        notes: those lines.
 
     Raises:
-        UserError: the folder does not match `resume`, or is not writable.
+        UserError: the folder does not match `resume`, is not writable, or another run writes in it.
     """
 
-    def __init__(self, path: str | Path, resume: bool = False) -> None:
-        self.path = Path(path)
-        if resume:
-            if not (self.path / "config.json").is_file():
-                raise UserError(f"no run to resume at {self.path}: it has no config.json")
+    def __init__(self, path: str | Path, resume: bool = False, keep: int | None = None) -> None:
+        self.path, self.keep = Path(path), keep
+        self.notes: list[str] = []
+        self.say: Callable[[str], None] = self.notes.append
+        self._config = ""  # the text of config.json
+        self._saved: tuple[str, Any] | None = None  # the last checkpoint, and the position in it
+        if resume and not (self.path / "config.json").is_file():
+            raise UserError(f"no run to resume at {self.path}: it has no config.json")
+        with writing(self.path):
+            self.path.mkdir(parents=True, exist_ok=True)
+        self._lock = Lock(self.path)
+        try:
+            with writing(self.path):
+                if not resume and any(entry.name != LOCK for entry in self.path.iterdir()):
+                    raise UserError(
+                        f"run folder {self.path} is not empty: name another one, or resume the run that is there"
+                    )
+                self._config = (self.path / "config.json").read_text(encoding="utf-8") if resume else ""
+        except (UserError, UnicodeDecodeError):
+            self.close()
+            raise
+        for folder in (self.path, self.path / "checkpoints"):
+            remove_leftovers(folder)
+        if self._lock.missing:
+            self.say(f"nothing keeps a second run out of {self.path}: {self._lock.missing}")
+
+    def close(self) -> None:
+        """Lets others write in the folder."""
+        self._lock.release()
+
+    def check(self) -> None:
+        """Makes the folder again where it was removed while the run went on, and says so.
+
+        Raises:
+            WriteError: the file system refuses.
+            UserError: another run is in it now.
+        """
+        config = self.path / "config.json"
+        if not self._config or (self._lock.stands and config.exists()):
             return
         with writing(self.path):
             self.path.mkdir(parents=True, exist_ok=True)
-            if any(self.path.iterdir()):
-                raise UserError(
-                    f"run folder {self.path} is not empty: name another one, or resume the run that is there"
-                )
+        if not self._lock.stands:
+            self._lock.release()
+            self._lock = Lock(self.path)
+        if not config.exists():
+            write_text(config, self._config)
+            self.say(f"run folder {self.path} was removed: it is made again, what it held before is lost")
+        elif config.read_text(encoding="utf-8", errors="replace") != self._config:
+            raise UserError(f"run folder {self.path} holds another run now: this one ends")
 
     @property
     def ledger(self) -> Path:
@@ -71,19 +118,41 @@ class RunFolder:
         return self.path / "checkpoints" / name
 
     def save(self, name: str, agent: Any, position: Position, kept: Kept) -> None:
-        """Writes a checkpoint of the agent with the progress of the run. Raises UserError."""
-        packed, tensors = kept.packed()
-        save_agent(self.checkpoint(name), agent, tensors, run={**position._asdict(), "kept": packed})
-
-    def restore(self, agent: Any) -> tuple[Position, Kept]:
-        """Loads `checkpoints/last` into the agent; a run that was killed before it saved anything begins anew.
+        """Writes a checkpoint of the agent with the progress of the run; removes the oldest that are not kept.
 
         Raises:
-            UserError: it cannot be read, or is of another agent.
+            WriteError: the file system refuses; what was saved before is as it was.
+            UserError: the folder was removed, and another run writes in the one that is there now.
         """
-        path = self.checkpoint("last")
-        if not path.parent.exists():
+        self.check()
+        before, self._saved = self._saved, None
+        twin = self.checkpoint(before[0]) if before is not None and name == "last" and before[1] == position else None
+        if twin is not None and step_of(twin.name) is not None and twin.is_dir():  # of the same moment
+            copy(twin, self.checkpoint(name))
+        else:
+            packed, tensors = kept.packed()
+            save_agent(self.checkpoint(name), agent, tensors, run={**position._asdict(), "kept": packed})
+        self._saved = name, position
+        if self.keep is not None and step_of(name) is not None:
+            prune(self.path / "checkpoints", self.keep, position.step)
+
+    def restore(self, agent: Any) -> tuple[Position, Kept]:
+        """Loads the newest checkpoint that is not damaged into the agent; says which where it is not `last`.
+
+        A run that was killed before it saved anything begins anew.
+
+        Raises:
+            UserError: none can be loaded, or they are of another agent.
+        """
+        if not newest_first(self.path / "checkpoints"):
             return Position(), Kept()
+        found, line = first_loadable(self.path / "checkpoints", lambda name: self._restore(name, agent))
+        if line:
+            self.say(line)
+        return found
+
+    def _restore(self, name: str, agent: Any) -> tuple[Position, Kept]:
+        path = self.checkpoint(name)
         tensors, meta = read(path)
         if "run" not in meta:
             raise UserError(f"checkpoint {path} was not written by a run")
@@ -150,7 +219,8 @@ class RunFolder:
             indent=1,
             default=str,
         )
-        write_text(self.path / "config.json", text + "\n")
+        self._config = text + "\n"
+        write_text(self.path / "config.json", self._config)
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -167,7 +237,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{file} is not the config of a run")
     for key, kind in _ENTRIES.items():
         if key in config and not isinstance(config[key], kind):
-            raise UserError(f"{file} is damaged: {key} is {config[key]!r}")
+            raise UserError(f"{file} is damaged: {key} is {short(config[key])}")
     return config
 
 

@@ -6,6 +6,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,14 @@ from typing import Any
 import torch
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from tensorboard.summary.writer.event_file_writer import EventFileWriter
 from torch import Tensor
 
-from costgrad.rl.checkpoint import writing
 from costgrad.rl.diagnostics.probe import Probe
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import Evaluation
 from costgrad.rl.ledger import StepLedger
+from costgrad.rl.runs.events import Events
+from costgrad.rl.runs.faults import Faults
 from costgrad.rl.runs.health import Health
 from costgrad.rl.runs.table import EVALUATION_COLUMNS, PROBE_COLUMNS, TRAINING_COLUMNS, Table
 
@@ -104,6 +105,8 @@ class Log:
         state: of `state`, of a resumed run.
         pending: what is due at `step` and not done yet ("evaluation", "probe"): its entries are dropped as well.
         health: judges what is written.
+        faults: takes what cannot be written.
+        check: is called before each write.
 
     Attributes:
         further: more scalars of each write.
@@ -119,7 +122,10 @@ class Log:
         state: Mapping[str, Any] | None = None,
         pending: Sequence[str] = (),
         health: Health | None = None,
+        faults: Faults | None = None,
+        check: Callable[[], None] = lambda: None,
     ) -> None:
+        self.faults, self.check = faults or Faults(), check
         self.clock, self.every, self.ledger = clock, every, ledger or StepLedger()
         self.health = health or Health(None)
         self.further: Callable[[], dict[str, float]] = dict
@@ -136,11 +142,10 @@ class Log:
         self.evaluations = Table(folder and folder / "evaluations.csv", EVALUATION_COLUMNS, until)
         self._probes: Table | None = None  # a file once there is a probe
         self._probed = (folder and folder / "probes.csv", step - ("probe" in pending))
-        self._writer: EventFileWriter | None = None
+        self._writer: Events | None = None
         if folder is not None:
             earlier = any(folder.glob("events.out.tfevents.*"))
-            with writing(folder):
-                self._writer = EventFileWriter(str(folder))
+            self._writer = Events(folder)
             if earlier:
                 # TensorBoard then hides what came after this step.
                 self._event(self._last[0] + 1, session_log=SessionLog(status=SessionLog.START))
@@ -196,7 +201,8 @@ class Log:
         if (mean := self.mean_return) is not None:
             length = sum(self.lengths) / len(self.lengths)
             scalars |= {"rollout/ep_rew_mean": mean, "rollout/ep_len_mean": length}
-            self.training.add(
+            self._row(
+                self.training,
                 step=step,
                 seconds=seconds,
                 mean_return=mean,
@@ -209,7 +215,8 @@ class Log:
 
     def add_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Writes one evaluation of the policy after `step` environment steps."""
-        self.evaluations.add(
+        self._row(
+            self.evaluations,
             step=step,
             seconds=self.clock.seconds,
             mean_return=evaluation.mean,
@@ -235,9 +242,10 @@ class Log:
         """Writes a probe of C after `step` environment steps; NaN values get no tag."""
         if self._probes is None:
             path, start = self._probed
-            self._probes = Table(path, PROBE_COLUMNS, start)
+            self._probes = Table(path, PROBE_COLUMNS, start, begin=False)
         nan, cal, grad = math.nan, probe.calibration, probe.gradient
-        self._probes.add(
+        self._row(
+            self._probes,
             step=step,
             seconds=self.clock.seconds,
             grad_cosine=nan if grad is None else grad.cosine,
@@ -267,7 +275,27 @@ class Log:
     def close(self) -> None:
         """Closes the files."""
         if self._writer is not None:
+            with suppress(UserError):  # said where it was first met
+                self.sync()
             self._writer.close()
+
+    def sync(self) -> None:
+        """Waits until the disk holds all rows and events, those too that could not be written before."""
+        for table in filter(None, (self.training, self.evaluations, self._probes)):
+            if table.path is not None:
+                with self.faults.tolerated(table.path.name):
+                    self.check()
+                    table.sync()
+        if self._writer is not None:
+            with self.faults.tolerated("TensorBoard's events"):
+                self.check()
+                self._writer.sync()
+
+    def _row(self, table: Table, **row: float) -> None:
+        with self.faults.tolerated(table.path.name if table.path is not None else ""):
+            if table.path is not None:
+                self.check()
+            table.add(**row)
 
     def _scalars(self, step: int, scalars: Mapping[str, float]) -> None:
         values = [Summary.Value(tag=tag, simple_value=value) for tag, value in scalars.items()]
@@ -275,4 +303,6 @@ class Log:
 
     def _event(self, step: int, **what: Any) -> None:
         if self._writer is not None:
-            self._writer.add_event(Event(wall_time=time.time(), step=step, **what))
+            with self.faults.tolerated("TensorBoard's events"):
+                self.check()
+                self._writer.add(Event(wall_time=time.time(), step=step, **what))

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from costgrad.rl.checkpoint import writing
 from costgrad.rl.diagnostics.fidelity import Calibration
+from costgrad.rl.files import writing
 
 Rows = Sequence[dict[str, float]]
 

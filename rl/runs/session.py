@@ -9,14 +9,16 @@ from typing import Any
 
 from gymnasium.vector import VectorEnv
 
-from costgrad.rl.checkpoint import agent_name, write_bytes
+from costgrad.rl.agent_files import agent_name
 from costgrad.rl.diagnostics.probe import probe
 from costgrad.rl.drawing.describe import describe
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, NeverEnds, run_episodes
 from costgrad.rl.factories import Factory, factory_of, vector_of
+from costgrad.rl.files import write_bytes
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick, UnderWay
+from costgrad.rl.runs.faults import LAST, Faults, warn
 from costgrad.rl.runs.folder import Result, RunFolder, environment_seed
 from costgrad.rl.runs.health import Health
 from costgrad.rl.runs.log import Clock, Log
@@ -105,9 +107,16 @@ class Session:
         self.evaluations: list[tuple[int, Evaluation]] = []
         self.clock = Clock(position.seconds)
         path = None if folder is None else folder.path
-        every = max(total // LOG_POINTS, env.num_envs)
-        self.log = Log(path, self.clock, every, position.step, ledger, kept.log, position.pending, health=self.health)
         self.display = Display(total, position.step, position.seconds, progress)
+        self.faults = Faults(self.display.say if progress else warn)
+        if folder is not None:
+            folder.say = self.faults.say
+            for line in folder.notes:
+                folder.say(line)
+        check = {} if folder is None else {"check": folder.check}
+        every = max(total // LOG_POINTS, env.num_envs)
+        since = (position.step, ledger, kept.log, position.pending)
+        self.log = Log(path, self.clock, every, *since, self.health, self.faults, **check)
         self._eval_env: VectorEnv | None = None
         self.learnt = False  # whether there was an update
         self._endless = False
@@ -141,7 +150,8 @@ class Session:
             except Exception as error:
                 self.display.say(f"no drawing: {error}")
                 return
-            write_bytes(self.folder.path / "agent.svg", svg)
+            with self.faults.tolerated("agent.svg", once=True):
+                write_bytes(self.folder.path / "agent.svg", svg)
             self.log.add_picture(self.step, "agent", png)
 
     def observe(self, tick: Tick) -> None:
@@ -190,8 +200,9 @@ class Session:
             self.log.add_evaluation(self.step, result)
             self.display.say(f"{self.step:>10,} steps: evaluation: {result}")
             if self.best is None or result.mean > self.best:
-                self.best = result.mean
-                self.save("best")
+                before, self.best = self.best, result.mean
+                if not self.save("best"):
+                    self.best = before  # the best that is saved
         return result
 
     def probe(self) -> None:
@@ -209,8 +220,7 @@ class Session:
                 self.display.say(f"no probe of C's gradient: {found.reason}")
             self._probed = True
             self.ledger.probes += found.steps
-            if self.folder is not None:
-                self.ledger.write(self.folder.ledger)
+            self.write_ledger()
             self.log.add_probe(self.step, found)
             self.display.say(f"{self.step:>10,} steps: C: {found}")
 
@@ -233,19 +243,23 @@ class Session:
             {"evaluation": self.evaluate, "probe": self.probe}[self.pending[0]]()
             self.pending = self.pending[1:]
 
-    def save(self, name: str, environments: bool = True) -> None:
-        """Writes checkpoint `name`, if there is a run folder.
+    def save(self, name: str, environments: bool = True) -> bool:
+        """Writes checkpoint `name`, if there is a run folder; what the disk refuses is only said.
 
         Args:
             name: `last`, `best` or `step_N`.
             environments: whether their state is saved too. Without it a resumed run starts new episodes.
+
+        Returns:
+            whether it was written, or there is no folder.
 
         Raises:
             Diverged: the agent's numbers are none any more; nothing is written.
         """
         self.health.check(self.step)
         if self.folder is None:
-            return
+            return True
+        self.log.sync()  # the rows that it stands behind
         position = Position(self.step, self.clock.seconds, self.best, tuple(self.pending))
         kept = Kept(asdict(self.ledger), self.log.state())
         if environments and self._exact and name != "best" and self.between_steps and self.under_way.begun:
@@ -256,8 +270,23 @@ class Session:
             except Exception as error:  # whatever the user's class raises: the agent is saved all the same
                 said = " ".join(str(error).split())
                 self.display.say(f"saved without the state of the environments, new episodes will start: {said}")
-        self.folder.save(name, self.agent, position, kept)
-        self.ledger.write(self.folder.ledger)
+        saved = False
+        with self.faults.tolerated(f"checkpoint {name}", once=name != "last"):
+            self.folder.save(name, self.agent, position, kept)
+            saved = True
+        self.write_ledger()
+        return saved
+
+    def write_ledger(self) -> None:
+        """Writes ledger.json, if there is a run folder."""
+        if self.folder is not None:
+            with self.faults.tolerated("ledger.json"):
+                self.ledger.write(self.folder.ledger)
+
+    @property
+    def unsaved(self) -> str:
+        """Why the run as it is now is not saved; "" where it is, or has no folder."""
+        return self.faults.open.get(LAST, "")
 
     def draw(self) -> None:
         """Writes the learning curve, if there is a run folder."""
@@ -266,7 +295,8 @@ class Session:
 
             title = f"{agent_name(self.agent)} on {getattr(self.env, 'name', 'environment')}, seed {self.seed}"
             rows = self.log.training.rows, self.log.evaluations.rows
-            learning_curve(self.folder.path / "learning_curve.png", *rows, title)
+            with self.faults.tolerated("learning_curve.png", once=True):
+                learning_curve(self.folder.path / "learning_curve.png", *rows, title)
 
     def film(self) -> Path | None:
         """Films one episode; a run is not lost for a video, so whatever goes wrong is only said."""
@@ -278,7 +308,7 @@ class Session:
         try:
             path = self.folder.path / "video.mp4"
             film = record_video(self.agent, filmed, path, seed=self.seed, ledger=self.ledger)
-            self.ledger.write(self.folder.ledger)
+            self.write_ledger()
             return film
         except Exception as error:
             self.display.say(f"no video: {error}")
@@ -307,13 +337,16 @@ class Session:
 
     def _write(self, result: Result) -> None:
         if self.folder is not None:
-            self.folder.write_result(self.step, result)
-            self.ledger.write(self.folder.ledger)
+            with self.faults.tolerated("result.json"):
+                self.folder.write_result(self.step, result)
+            self.write_ledger()
 
     def close(self) -> None:
         """Closes files and the evaluation environment."""
         self.display.close()
         self.log.close()
+        if self.folder is not None:
+            self.folder.close()
         if self._eval_env is not None and self._eval_env is not self.beside.ready:
             self._eval_env.close()
 

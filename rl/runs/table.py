@@ -7,8 +7,9 @@ import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from costgrad.rl.checkpoint import write_text, writing
+from costgrad.rl.checks import short
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import sync, write_text, writing
 
 TRAINING_COLUMNS = ("step", "seconds", "mean_return", "min_return", "max_return", "mean_length", "steps_per_second")
 EVALUATION_COLUMNS = (
@@ -29,27 +30,59 @@ class Table:
         path: of the file; None keeps rows in memory only.
         columns: its header.
         until: if the file exists, rows of later steps are dropped, as a resumed run continues from this step.
+        begin: whether the file is written at once, and not with the first row.
 
     Raises:
-        UserError: the file cannot be written, or is not such a table.
+        WriteError: the file cannot be written.
+        UserError: it is not such a table.
     """
 
-    def __init__(self, path: Path | None, columns: tuple[str, ...], until: int = 0) -> None:
+    def __init__(self, path: Path | None, columns: tuple[str, ...], until: int = 0, begin: bool = True) -> None:
         self.path, self.columns = path, columns
         self.rows: list[dict[str, float]] = []
+        self._is_whole = False  # that the file holds all rows
         if path is None:
             return
         if path.exists():
             self.rows = [row for row in read_table(path, columns) if row["step"] <= until]
-        write_text(path, "".join([",".join(columns) + "\n", *(self._line(row) for row in self.rows)]))
+        if begin:
+            self.write()
+        self._begun = begin
 
     def add(self, **row: float) -> None:
-        """Appends one row and writes it to disk. Raises UserError."""
+        """Appends one row and writes it to the file, with those that could not be written before.
+
+        Raises:
+            WriteError: the file system refuses; the row is kept.
+        """
         assert tuple(row) == self.columns, f"columns are {self.columns}, got {tuple(row)}"
         self.rows.append(row)
+        if self.path is None:
+            return
+        if not self._is_whole or not self.path.exists():  # the folder was removed
+            self.write()
+            return
+        self._is_whole = False
+        with writing(self.path), self.path.open("a", newline="", encoding="utf-8") as file:
+            file.write(self._line(row))
+        self._is_whole = True
+
+    def write(self) -> None:
+        """Writes all rows anew. Raises WriteError."""
         if self.path is not None:
-            with writing(self.path), self.path.open("a", newline="") as file:
-                file.write(self._line(row))
+            write_text(self.path, "".join([",".join(self.columns) + "\n", *map(self._line, self.rows)]))
+            self._is_whole = True
+
+    def sync(self) -> None:
+        """Waits until the disk holds all rows. Raises WriteError."""
+        if self.path is None:
+            return
+        if not self._is_whole or not self.path.exists():
+            if self.rows or self._begun:
+                self.write()
+        else:
+            with writing(self.path):
+                sync(self.path)
 
     def _line(self, row: Mapping[str, float]) -> str:
         text = io.StringIO()
@@ -58,7 +91,7 @@ class Table:
 
 
 def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, float]]:
-    """The rows of a `Table`'s file, without an incomplete last line.
+    """The rows of a `Table`'s file, without an incomplete last line, as a crash leaves it.
 
     Args:
         path: of the file.
@@ -68,14 +101,16 @@ def read_table(path: Path, columns: Sequence[str] = ()) -> list[dict[str, float]
         UserError: the file cannot be read, a column is missing, or a cell is not a number.
     """
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            reader = csv.DictReader(file)
-            lines, head = list(reader), reader.fieldnames or ()
+        text = path.read_text(encoding="utf-8")
+        if not text.endswith("\n"):  # cut, or followed by zeros where the power failed
+            text = text[: text.rfind("\n") + 1]
+        reader = csv.DictReader(io.StringIO(text))
+        lines, head = list(reader), reader.fieldnames or ()
         rows = [{key: float(value) for key, value in line.items()} for line in lines if None not in line.values()]
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}") from error
     except (TypeError, ValueError, csv.Error) as error:
-        raise UserError(f"{path} is damaged: {error}") from error
+        raise UserError(f"{path} is damaged: {short(str(error))[1:-1]}") from error
     if missing := set(columns) - set(head):
         raise UserError(f"{path} is damaged: it has no column {min(missing)}")
     return rows

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -43,6 +43,7 @@ class TrainResult(NamedTuple):
     ledger: StepLedger  # environment steps of the whole run, by what they were spent on
     signal: int | None = None  # the number of the signal that stopped the run
     restarts: int = 0  # how often a process of the environments that train was started again
+    unsaved: str = ""  # why checkpoints/last is not that of the end of this call; "" where it is
 
 
 def train(
@@ -57,6 +58,7 @@ def train(
     eval_every: int | None = None,
     eval_episodes: int = 10,
     save_every: int | None = None,
+    keep: int | None = None,
     probe_every: int | None = None,
     progress: bool = True,
     video: bool = False,
@@ -86,6 +88,7 @@ def train(
         eval_episodes: of one evaluation, the same start states each time.
         save_every: environment steps between checkpoints `step_N`; `last` is written with each of them and each
             evaluation, `best` whenever an evaluation is the best so far.
+        keep: how many of the checkpoints `step_N` stay, the newest; None keeps all.
         probe_every: environment steps between probes of C (rl/diagnostics/probe.py), one at the end too; None makes
             none. Training is the same as without, to the bit; a probe's steps and seconds are not counted in it.
         progress: a bar or lines on stdout.
@@ -106,6 +109,7 @@ def train(
         eval_every=eval_every,
         eval_episodes=eval_episodes,
         save_every=save_every,
+        keep=keep,
         probe_every=probe_every,
     )
     if resume and run_dir is None:
@@ -116,38 +120,27 @@ def train(
     keep_freed_memory()
     if seed is None:
         seed = getattr(env, "initial_seed", None) or 0
-    folder = RunFolder(run_dir, resume) if run_dir is not None else None
-    position, kept = folder.restore(agent) if folder is not None and resume else (Position(), Kept())
-    result = folder.read_result(position.step) if folder is not None else None
-    finished = kept.log is None if result is None else result.finished  # costgrad 0.1 wrote neither log nor result
-    if position.step >= total_timesteps and finished:
-        raise UserError(
-            f"the run has done {position.step} steps: total_timesteps must be more than that, got {total_timesteps}"
-        )
-    if result is None and position.step >= total_timesteps:
-        position = position._replace(pending=TASKS)  # of the final policy
-    if result is not None and result.evaluation is not None:
-        position = position._replace(
-            best=max(result.evaluation.mean, -math.inf if position.best is None else position.best)
-        )
-    ledger = ledger or StepLedger()
-    if kept.ledger is not None:
-        add_to_ledger(ledger, kept.ledger)
-    elif folder is not None and resume:
-        ledger.read(folder.ledger)
-    ledger.training = position.step
-    if isinstance(env, VectorEnv | gymnasium.Env):
-        vector = vector_of(env)
-    else:
-        assert make is not None
-        vector = make(num_envs=num_envs, seed=seed, render_mode=None)
-    check_single_spaces(agent, vector)
-    if folder is not None and not resume:
-        folder.write_config(agent, **settings(seed, vector, total_timesteps, config))
-        folder.keep_source(getattr(vector, "env_argument", None), getattr(vector, "env_file", None))
-    beside = Beside(make, eval_env)
-    about = total_timesteps, seed, eval_episodes, progress, ledger
-    session = Session(agent, vector, beside, folder, position, kept, *about)
+    folder = RunFolder(run_dir, resume, keep) if run_dir is not None else None
+    with _closed_on_error(folder):
+        position, kept = folder.restore(agent) if folder is not None and resume else (Position(), Kept())
+        position = _unfinished(position, kept, folder, total_timesteps)
+        ledger = ledger or StepLedger()
+        if kept.ledger is not None:
+            add_to_ledger(ledger, kept.ledger)
+        elif folder is not None and resume:
+            ledger.read(folder.ledger)
+        ledger.training = position.step
+        if isinstance(env, VectorEnv | gymnasium.Env):
+            vector = vector_of(env)
+        else:
+            assert make is not None
+            vector = make(num_envs=num_envs, seed=seed, render_mode=None)
+        check_single_spaces(agent, vector)
+        if folder is not None and not resume:
+            folder.write_config(agent, **settings(seed, vector, total_timesteps, config))
+            folder.keep_source(getattr(vector, "env_argument", None), getattr(vector, "env_file", None))
+        about = total_timesteps, seed, eval_episodes, progress, ledger
+        session = Session(agent, vector, Beside(make, eval_env), folder, position, kept, *about)
     say = session.display.say if progress else partial(print, file=sys.stderr, flush=True)
     stopped: Literal["total", "hook", "signal"] = "total"
     seconds, final, film = session.clock.seconds, None, None
@@ -180,7 +173,8 @@ def train(
                     stopped = "signal"
         if stopped == "signal":
             session.draw()
-            session.display.say(f"stopped after {session.step:,} steps" + (" and saved" if folder is not None else ""))
+            saved = " and saved" if folder is not None and not session.unsaved else ""
+            session.display.say(f"stopped after {session.step:,} steps{saved}")
     except Diverged as error:  # the checkpoints before it stay
         raise session.health.blamed(error) from error
     except ValueError:  # the user's to mend (NaN from the environment, say): keep what was learnt before it
@@ -195,7 +189,36 @@ def train(
     path = folder.path if folder is not None else None
     number = stop.number if stopped == "signal" else None
     figures = (session.step, seconds, rate, stopped, final, session.evaluations, path, film, ledger)
-    return TrainResult(*figures, number, session.restarts)
+    return TrainResult(*figures, number, session.restarts, session.unsaved)
+
+
+def _unfinished(position: Position, kept: Kept, folder: RunFolder | None, total: int) -> Position:
+    """The position from which a run goes on, its best evaluation that of the final policy where it ended already.
+
+    Raises:
+        UserError: there is nothing left to do.
+    """
+    result = folder.read_result(position.step) if folder is not None else None
+    finished = kept.log is None if result is None else result.finished  # costgrad 0.1 wrote neither log nor result
+    if position.step >= total and finished:
+        raise UserError(f"the run has done {position.step} steps: total_timesteps must be more than that, got {total}")
+    if result is None and position.step >= total:
+        return position._replace(pending=TASKS)  # of the final policy
+    if result is not None and result.evaluation is not None:
+        best = -math.inf if position.best is None else position.best
+        return position._replace(best=max(result.evaluation.mean, best))
+    return position
+
+
+@contextmanager
+def _closed_on_error(folder: RunFolder | None) -> Iterator[None]:
+    """Lets others write in the folder where its run does not come to begin."""
+    try:
+        yield
+    except BaseException:
+        if folder is not None:
+            folder.close()
+        raise
 
 
 class Schedule:

@@ -13,10 +13,10 @@ import numpy as np
 from gymnasium import error as gym_error
 from gymnasium.vector import AutoresetMode, VectorEnv
 
-from costgrad.rl.checkpoint import writing
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import SEED_OFFSET
 from costgrad.rl.factories import Factory, check_single_spaces, factory_of, vector_of
+from costgrad.rl.files import writing
 from costgrad.rl.ledger import StepLedger
 
 

@@ -13,8 +13,8 @@ from tyro.conf import arg
 
 from costgrad.agents.presets import preset_for
 from costgrad.envs.make import make
-from costgrad.rl.checkpoint import check_writable
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import check_writable
 from costgrad.scripts.benchmarks.side import ours, write_json
 from costgrad.scripts.cli import choose_device, guarded, parse
 from costgrad.scripts.pick import agent_classes

@@ -22,8 +22,8 @@ from costgrad.envs.errors import EnvError
 from costgrad.envs.forms import twin
 from costgrad.envs.load import find
 from costgrad.envs.native.base import NativeVectorEnv
-from costgrad.rl.checkpoint import check_writable
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import check_writable
 from costgrad.scripts.benchmarks.side import write_json
 from costgrad.scripts.cli import guarded, parse
 

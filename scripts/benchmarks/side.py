@@ -14,8 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from costgrad.rl.checkpoint import write_text
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import write_text
 
 LIBRARIES = {"sb3": "stable_baselines3", "sbx": "sbx"}
 

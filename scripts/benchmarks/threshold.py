@@ -14,8 +14,8 @@ from typing import Annotated, Literal, NamedTuple
 from tyro.conf import arg
 
 from costgrad.agents.presets import preset_for
-from costgrad.rl.checkpoint import check_writable
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import check_writable
 from costgrad.scripts.benchmarks.side import check_peer, ours, peer, write_json
 from costgrad.scripts.benchmarks.tasks import TASKS, Task
 from costgrad.scripts.cli import guarded, parse

@@ -13,8 +13,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from costgrad.rl.checkpoint import write_text, writing
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import write_text, writing
 
 
 def check_folder(out: str) -> Path:

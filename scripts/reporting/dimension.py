@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from costgrad.rl.checkpoint import writing
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import writing
 
 TITLES = {
     "full": "Staircase: every dimension of the action matters",

@@ -10,8 +10,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from costgrad.rl.checkpoint import writing
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import writing
 from costgrad.scripts.reporting.rows import Key, Measured, Row
 from costgrad.scripts.reporting.statistics import CURVE_RESAMPLES, MIN_SEEDS, iqm_interval
 

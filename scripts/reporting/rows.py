@@ -13,8 +13,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from costgrad.rl.checkpoint import write_text, writing
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import write_text, writing
 
 Key = tuple[str, str, str, str, str]
 

@@ -15,11 +15,11 @@ MAY = {"envs": {"envs"}, "rl": {"rl"}, "agents": {"agents", "rl"}, "scripts": se
 SHARED = {"presets", "configs", "common"}  # modules of agents/ that are no agent
 # The floors of rl, lowest first: a file imports from its own floor and from those below.
 FLOORS = (
-    ("data", "errors", "returns", "optim"),
-    ("seeds", "settings", "extremes", "norm", "observations", "factories"),
+    ("data", "errors", "returns", "optim", "checks", "files"),
+    ("seeds", "settings", "extremes", "norm", "observations", "factories", "packing"),
     ("spaces",),
     ("checkpoint", "loop", "buffers"),
-    ("networks", "ledger"),
+    ("networks", "ledger", "agent_files"),
     ("gradients", "black_box", "evolution", "drawing", "evaluate"),
     ("diagnostics",),
     ("runs",),

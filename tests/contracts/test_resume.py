@@ -12,7 +12,8 @@ import torch
 
 from costgrad.agents import AGENTS
 from costgrad.envs.make import make
-from costgrad.rl.checkpoint import read, restore, save_agent
+from costgrad.rl.agent_files import restore, save_agent
+from costgrad.rl.checkpoint import read
 from costgrad.rl.loop import UnderWay, interact
 from tests.contracts.fingerprints import CASES, Case
 

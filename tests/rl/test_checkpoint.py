@@ -19,8 +19,10 @@ import torch
 from gymnasium import spaces
 
 from costgrad.rl import checkpoint
-from costgrad.rl.checkpoint import load_agent, read, save_agent, write, write_text
+from costgrad.rl.agent_files import load_agent, restore, save_agent
+from costgrad.rl.checkpoint import read, write
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import write_text
 from tests.fakes import Fake, FakeConfig
 
 TENSORS = {
@@ -106,7 +108,7 @@ def test_a_crash_at_any_point_leaves_the_old_or_the_new(tmp_path: Path, call: st
 
         os.rename = dying_rename
         if " " not in call:
-            setattr(checkpoint, call if call == "save_file" else f"_{call}", lambda *_: os._exit(9))
+            setattr(checkpoint, call, lambda *_: os._exit(9))
         write(path, {"x": torch.tensor(2)}, {"i": 2})
 
     _, status = os.waitpid(fork(work), 0)
@@ -191,7 +193,7 @@ def damage(folder: Path, how: str) -> None:
     elif how == "no meta":
         meta.unlink()
     elif how == "version":
-        meta.write_text(meta.read_text().replace('"version": 2', '"version": 99'))
+        meta.write_text(meta.read_text().replace('"version": 3', '"version": 99'))
     elif how == "foreign":
         meta.write_text(json.dumps({"model": "other"}))
     elif how == "list":
@@ -267,8 +269,92 @@ def test_an_agent_of_another_kind_or_shape_is_refused(tmp_path: Path) -> None:
         load_agent(tmp_path / "a", Other, FakeConfig)
     tensors, meta = read(tmp_path / "a")
     with pytest.raises(UserError, match="does not fit this Fake"):
-        checkpoint.restore("a", an_agent(size=9), tensors, meta)
+        restore("a", an_agent(size=9), tensors, meta)
     meta["config"]["colour"] = "red"
     write(tmp_path / "b", tensors, meta)
     with pytest.raises(UserError, match="does not know: colour"):
         load_agent(tmp_path / "b", Fake, FakeConfig)
+
+
+def test_every_byte_counts(tmp_path: Path) -> None:
+    """A flip of any bit is noticed, but for one that says the same in other words."""
+    path = tmp_path / "a"
+    write(path, {"x": torch.arange(6.0), "n": torch.tensor([1, 2])}, {"step": 3, "name": "é", "list": [1.5, None]})
+    tensors, meta = read(path)
+    refused = 0
+    for name in (checkpoint.TENSORS, checkpoint.META):
+        file = path / name
+        data = file.read_bytes()
+        for i in range(len(data)):
+            for bit in (1 << i % 8, 0x20):
+                file.write_bytes(data[:i] + bytes([data[i] ^ bit]) + data[i + 1 :])
+                try:
+                    others, other_meta = read(path)
+                except UserError as error:
+                    assert "\n" not in str(error) and str(path) in str(error)
+                    refused += 1
+                    continue
+                assert name == checkpoint.META and other_meta == meta
+                assert all(torch.equal(value, others[key]) for key, value in tensors.items())
+        file.write_bytes(data)
+    assert refused > 800
+
+
+def test_a_checkpoint_of_version_2_is_read_and_one_of_3_does_not_pass_for_it(tmp_path: Path) -> None:
+    write(tmp_path / "a", {"x": torch.tensor(1)}, {"i": 1})
+    file = tmp_path / "a" / checkpoint.META
+    outer = json.loads(file.read_text())
+    file.write_text(json.dumps({"format": outer["format"], "version": 2, "meta": outer["meta"]}))
+    assert read(tmp_path / "a")[1] == {"i": 1}
+    file.write_text(json.dumps(outer | {"version": 2, "meta": {"i": 2}}))
+    with pytest.raises(UserError, match="other entries than those of version 2"):
+        read(tmp_path / "a")
+    file.write_text(json.dumps(outer | {"version": True}))
+    with pytest.raises(UserError, match="has version 'True'"):
+        read(tmp_path / "a")
+
+
+@pytest.mark.parametrize("links", [True, False])
+def test_a_copy_is_a_checkpoint_of_its_own(tmp_path: Path, monkeypatch: Any, links: bool) -> None:
+    def refuse(*_: Any) -> None:
+        raise PermissionError("no hard links here")
+
+    if not links:
+        monkeypatch.setattr(os, "link", refuse)
+    write(tmp_path / "a", {"x": torch.tensor(1)}, {"i": 1})
+    write(tmp_path / "b", {"x": torch.tensor(0)}, {"i": 0})
+    checkpoint.copy(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b" / checkpoint.TENSORS).stat().st_nlink == (2 if links else 1)
+    write(tmp_path / "a", {"x": torch.tensor(2)}, {"i": 2})  # does not reach the copy
+    assert read(tmp_path / "b")[1] == {"i": 1} and int(read(tmp_path / "b")[0]["x"]) == 1
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_restart_under_the_same_process_id_finds_no_name_taken(tmp_path: Path) -> None:
+    """In a container each process is number 1 or 7 again."""
+    (tmp_path / f".a.{os.getpid()}.tmp").mkdir()
+    write(tmp_path / "a", {"x": torch.tensor(1)}, {"i": 1})
+    assert read(tmp_path / "a")[1] == {"i": 1}
+
+
+def test_a_reader_never_sees_halves_of_two(tmp_path: Path) -> None:
+    path = tmp_path / "a"
+
+    def work() -> None:
+        for i in range(10**6):
+            write(path, {"x": torch.full((2000,), float(i))}, {"i": i})
+            time.sleep(0.003)
+
+    write(path, {"x": torch.full((2000,), -1.0)}, {"i": -1})
+    child = fork(work)
+    try:
+        seen = set()
+        end = time.monotonic() + 1.5
+        while time.monotonic() < end:
+            tensors, meta = read(path)
+            assert bool((tensors["x"] == meta["i"]).all())
+            seen.add(meta["i"])
+        assert len(seen) > 10
+    finally:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)

@@ -12,8 +12,8 @@ import pytest
 
 from costgrad.envs.errors import EnvError
 from costgrad.envs.tasks.contextual import STAIR, ContextualStairs
-from costgrad.rl.checkpoint import check_writable
 from costgrad.rl.errors import UserError
+from costgrad.rl.files import check_writable
 from costgrad.scripts.dimension import CARTPOLE, METHODS, STAIRS, Args, Run, hidden, main, measure, plan
 from costgrad.scripts.reporting.dimension import Row, append, draw, exponent, exponents, read, through
 

@@ -110,7 +110,7 @@ class Loads(Mine):
 
     @classmethod
     def load(cls, path, device="cpu"):
-        from costgrad.rl.checkpoint import load_agent
+        from costgrad.rl.agent_files import load_agent
 
         cls.loaded.append(device)
         mine = load_agent.__globals__["read"](path)

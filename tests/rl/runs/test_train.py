@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import threading
 from contextlib import nullcontext
@@ -17,13 +18,15 @@ import pytest
 import torch
 from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
 
-from costgrad.rl.checkpoint import load_agent, read
+from costgrad.rl.agent_files import load_agent
+from costgrad.rl.checkpoint import read
 from costgrad.rl.errors import Diverged, UserError
 from costgrad.rl.evaluate import SEED_OFFSET, run_episodes
 from costgrad.rl.loop import interact
 from costgrad.rl.runs.folder import environment_seed, read_config
 from costgrad.rl.runs.table import read_table
 from costgrad.rl.runs.train import train
+from tests.contracts.fuzz import seal
 from tests.fakes import Countdown, Fake, FakeConfig, Remade, fake
 
 
@@ -270,11 +273,14 @@ def test_a_run_is_never_overwritten(tmp_path: Path) -> None:
         train(fake(env), env, 20, tmp_path / "run", progress=False)
     with pytest.raises(UserError, match="has done 20 steps: total_timesteps must be more"):
         train(fake(env), env, 20, tmp_path / "run", resume=True, progress=False)
-    (tmp_path / "run" / "checkpoints" / "last" / "meta.json").write_text("{")
-    with pytest.raises(UserError, match="damaged"):
+    damaged = {tmp_path / "run" / "checkpoints" / name / "meta.json" for name in ("last", "best")}
+    for path in damaged:
+        path.write_text("{")
+    with pytest.raises(UserError, match="last is damaged"):
         train(fake(env), env, 40, tmp_path / "run", resume=True, progress=False)
     after = {p: p.read_bytes() for p in (tmp_path / "run").rglob("*") if p.is_file()}
-    assert {p for p in before if before[p] != after[p]} == {tmp_path / "run" / "checkpoints" / "last" / "meta.json"}
+    lock = tmp_path / "run" / ".lock"  # the next one to have it is this process again
+    assert {p for p in before if before[p] != after[p]} == damaged and lock in before
 
 
 @pytest.mark.parametrize(
@@ -302,6 +308,8 @@ def test_what_is_damaged_in_a_run_is_named(tmp_path: Path, file: str, content: A
         meta = json.loads(path.read_text())
         meta["meta"]["run"][content[0]] = content[1]
         path.write_text(json.dumps(meta))
+        seal(path.parent)
+        shutil.rmtree(path.parents[1] / "best")
     with pytest.raises(UserError, match=message):
         train(fake(env), env, 40, tmp_path / "run", resume=True, progress=False)
 
