@@ -61,7 +61,7 @@ class Builder:
             target = partial(BlackBoxEnv, target)
         known = accepts(target, "max_episode_steps", by_name=True)  # what **kwargs do with it is not known
         limit = None if known else kwargs.pop("max_episode_steps", None)
-        made = guard(name, target, **with_render_mode(target, name, kwargs, self.render_mode))
+        made = guard(name, partial(target, **with_render_mode(target, name, kwargs, self.render_mode)))
         if limit is not None and isinstance(made, gymnasium.Env):
             made = guard(name, gymnasium.wrappers.TimeLimit, made, limit)
         elif limit is not None:

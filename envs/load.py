@@ -7,6 +7,7 @@ import difflib
 import hashlib
 import importlib
 import importlib.util
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -17,7 +18,9 @@ from typing import Any, NamedTuple
 import gymnasium
 from gymnasium.envs.registration import EnvSpec, registry
 
+from costgrad.envs.allowed import check_member
 from costgrad.envs.errors import EnvError
+from costgrad.envs.names import expand, in_working_folder, is_own_task, split
 
 
 class Found(NamedTuple):
@@ -41,14 +44,14 @@ def find(env: str | Callable[..., Any]) -> Found:
         if not callable(env):
             raise EnvError(f"env is {env!r}: it must be an id, 'module:Name', 'file.py:Name', or a callable")
         return Found(env, short_name(env))
-    where, colon, name = env.rpartition(":")
-    if env.endswith(".py") or where.endswith(".py"):
-        path = Path(env if env.endswith(".py") else where).expanduser()
+    kind, where, name = split(env)
+    if kind == "file":
+        path = expand(where)
         module = load_file(path)
-        if env.endswith(".py") or not name:
+        if not name:
             raise EnvError(f"'{env}' names a file only: write '{path}:Name' with one of {offers(module)}")
         return Found(_member(module, name, str(path)), f"{path.stem}.{name}")
-    if not colon:
+    if kind == "id":
         return Found(_spec(env), env)
     module = _import(where)
     if name in registry:
@@ -59,18 +62,23 @@ def find(env: str | Callable[..., Any]) -> Found:
 def load_file(path: Path) -> ModuleType:
     """Runs a Python file as a module of its own, under a name that no other module has.
 
-    The same unchanged file is run once in a process. While it runs, its folder comes first on `sys.path`, as if Python
-    ran it, so that it can import its neighbours; afterwards the folder stays at the end of `sys.path` for imports
-    inside functions.
+    The same content is run once in a process. While it runs, its folder comes first on `sys.path`, as if Python ran it,
+    so that it can import its neighbours; afterwards the folder stays at the end of `sys.path` for imports inside
+    functions.
 
     Raises:
         EnvError: no such file, a syntax error (with its line), or an exception while it runs.
     """
-    if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3)
-        raise EnvError(f"no file '{path}'" + (f" (did you mean {' or '.join(near)}?)" if near else ""))
-    path = path.resolve()
-    stamp = hashlib.sha256(f"{path}:{path.stat().st_mtime_ns}".encode()).hexdigest()[:8]
+    try:
+        if not path.is_file():
+            near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.py")], n=3)
+            raise EnvError(f"no file {str(path)!r}" + (f" (did you mean {' or '.join(near)}?)" if near else ""))
+        path = path.resolve()
+        stamp = hashlib.sha256(os.fsencode(path) + b"\0" + path.read_bytes()).hexdigest()[:8]
+    except (OSError, ValueError) as error:  # too long, not to be read, or a character that no path has
+        if isinstance(error, EnvError):
+            raise
+        raise EnvError(f"cannot read file {str(path)!r}: {one_line(error)}") from error
     module_name = f"costgrad_user_{path.stem}_{stamp}"
     if module_name in sys.modules:
         return sys.modules[module_name]
@@ -105,23 +113,31 @@ def _import(name: str) -> ModuleType:
     a distribution may own a top-level `envs` or `agents` as well.
     """
     here, top = str(Path.cwd()), name.partition(".")[0]
-    first = Path(here, top).is_dir() or Path(here, f"{top}.py").is_file()
+    first = in_working_folder(name) and not is_own_task(name)
+    if top in sys.stdlib_module_names and not (first and _free_for(here, sys.modules.get(top))):
+        hint = f" (a file of that name is named by its path, as in './{top}.py:Name')" if first else ""
+        raise EnvError(f"module '{name}' is Python's own: it has no environment{hint}")
     if first:
         sys.path.insert(0, here)
-    elif here not in sys.path and "" not in sys.path:
+    elif here not in sys.path and "" not in sys.path and not is_own_task(name):
         sys.path.append(here)
     try:
         return importlib.import_module(name)
     except BaseException as error:
         if isinstance(error, ModuleNotFoundError) and error.name and f"{name}.".startswith(f"{error.name}."):
             raise EnvError(
-                f"no module '{name}': it must be installed or lie in the working folder {here}; "
+                f"no module {name!r}: it must be installed or lie in the working folder {here}; "
                 f"a file is named by its path, as in '{name.replace('.', '/')}.py:Name'"
             ) from error
         raise _import_error(f"module '{name}'", error) from error
     finally:
         if first:
             _move_to_end(here)
+
+
+def _free_for(here: str, module: ModuleType | None) -> bool:
+    """Whether a name of a module of Python's is not taken in this process, or by a file of this folder."""
+    return module is None or Path(getattr(module, "__file__", None) or "/").is_relative_to(here)
 
 
 def _import_error(what: str, error: BaseException) -> BaseException:
@@ -144,8 +160,7 @@ def _member(module: ModuleType, name: str, where: str) -> Callable[..., Any]:
     target = getattr(module, name, None)
     if target is None:
         raise EnvError(f"'{where}' has no '{name}': it has {offers(module)}")
-    if not callable(target):
-        raise EnvError(f"'{name}' in '{where}' is {target!r}: it must be an Env class, a factory or a cost function")
+    check_member(module, target, name, where)
     return target
 
 
@@ -172,7 +187,7 @@ def _spec(env_id: str) -> EnvSpec:
         by_lower = {known.lower(): known for known in registry}
         near = [by_lower[low] for low in difflib.get_close_matches(env_id.lower(), by_lower, n=3)]
         hint = f": did you mean {' or '.join(near)}?" if near else ": it is not registered with gymnasium"
-        raise EnvError(f"unknown environment id '{env_id}'{hint}") from error
+        raise EnvError(f"unknown environment id {env_id!r}{hint}") from error
 
 
 def short_name(target: Callable[..., Any]) -> str:

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import math
 import os
 import re
-import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from ctypes.util import find_library
-from pathlib import Path
 from typing import Any
 
 import gymnasium
-from gymnasium import logger
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
-from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv, VectorWrapper
 
 from costgrad.envs.backend import choose
 from costgrad.envs.build import Builder, guard
@@ -27,82 +23,16 @@ from costgrad.envs.forms import OTHER_STREAM, Native, native
 from costgrad.envs.load import Found, find
 from costgrad.envs.native.base import NativeVectorEnv
 from costgrad.envs.native.pool import PoolVectorEnv
+from costgrad.envs.recipe import Recipe, recipe_of
 from costgrad.envs.snapshot import method_for, put, take
 from costgrad.envs.tasks.batched import TaskVectorEnv
 from costgrad.envs.tasks.black_box import BlackBoxEnv
 from costgrad.envs.tasks.costs import is_cost_function
 from costgrad.envs.tasks.goals import FUNCTIONS, goal_function
+from costgrad.envs.workers import WorkerVectorEnv
 
 BACKENDS = ("auto", "native", "sync", "async", "envpool")
-
-
-class _Worker:
-    """Makes an environment; in a process of its own Ctrl-C is left to the process that is told to end a run."""
-
-    def __init__(self, builder: Builder) -> None:
-        self.builder, self.parent = builder, os.getpid()
-
-    def __call__(self) -> gymnasium.Env:
-        """One environment. Raises EnvError."""
-        if os.getpid() != self.parent:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # not the handler of a training
-        return self.builder()
-
-
-class _AsyncVectorEnv(AsyncVectorEnv):
-    """Raises what a worker raised and no more, an EnvError that says where it came from, also where a worker died.
-
-    gymnasium logs the worker's whole traceback beside it, and by a format that fails where there is a % in it.
-    """
-
-    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
-        """As gymnasium's. Raises EnvError where a process has ended."""
-        with self._alive():
-            return super().reset(**kwargs)
-
-    def step(self, actions: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
-        """As gymnasium's. Raises EnvError where a process has ended."""
-        with self._alive():
-            return super().step(actions)
-
-    def close_extras(self, timeout: float | None = None, terminate: bool = False) -> None:
-        """As gymnasium's, which waits for an answer from all: from dead processes, and again from those that gave one.
-
-        Whoever was interrupted in a step does not know which did: then nobody is asked.
-        """
-        try:
-            unknown, self._state = self._state is not AsyncState.DEFAULT, AsyncState.DEFAULT
-            super().close_extras(timeout, terminate or unknown)
-        except (EOFError, OSError):
-            for process, pipe in zip(self.processes, self.parent_pipes, strict=True):
-                process.terminate()
-                process.join()
-                pipe.close()
-
-    @contextmanager
-    def _alive(self) -> Iterator[None]:
-        try:
-            yield
-        except KeyboardInterrupt:
-            self._state = AsyncState.WAITING_STEP  # workers may have been asked before that was noted
-            raise
-        except (EOFError, ConnectionError) as error:
-            self._state = AsyncState.DEFAULT  # nobody answers any more
-            for process in self.processes:
-                process.join(0.2)  # one that has just died may not be known to be dead
-            dead = {i: process.exitcode for i, process in enumerate(self.processes) if process.exitcode is not None}
-            which, code = next(iter(dead.items()), ("unknown", None))
-            raise EnvError(
-                f"the process of environment {which} ended (exit code {code}): it crashed, was killed or called exit"
-            ) from error
-
-    def _raise_if_errors(self, successes: Iterable[bool]) -> None:
-        level, logger.min_level = logger.min_level, logger.ERROR + 1
-        try:
-            super()._raise_if_errors(successes)
-        finally:
-            logger.min_level = level
+ON_ENV_ERROR = ("stop", "restart")
 
 
 class MadeEnv(VectorWrapper):
@@ -117,6 +47,8 @@ class MadeEnv(VectorWrapper):
     initial_seed: int
     env_argument: str | None  # what a run folder needs to make it again; None where it came as a Python object
     env_kwargs: dict[str, Any]
+    env_file: dict[str, str] | None  # path and sha256 of the file that it is from
+    env_timeout: float | None = None  # seconds
 
     def __init__(
         self,
@@ -124,7 +56,7 @@ class MadeEnv(VectorWrapper):
         name: str,
         backend: tuple[str, str],
         seed: int,
-        recipe: tuple[str | None, dict[str, Any]],
+        recipe: Recipe,
         again: Callable[[int, int, str | None], MadeEnv],
         single: Callable[[], gymnasium.Env] | None = None,
     ) -> None:
@@ -132,10 +64,15 @@ class MadeEnv(VectorWrapper):
         self.name = re.sub(r"[^\w.-]+", "_", name).strip("_")
         self.backend, self.backend_reason = backend
         self.initial_seed = seed
-        self.env_argument, self.env_kwargs = recipe
+        self.env_argument, self.env_kwargs, self.env_file = self._recipe = recipe
         self._again, self._single, self._alone = again, single, list[gymnasium.Env]()
         self._method: tuple[str | None, str] | None = None
         self.action_space.seed(seed)
+
+    @property
+    def env_stamp(self) -> str | None:
+        """This user's signature of the three entries above, where they name code; None without (envs/recipe.py)."""
+        return self._recipe.signature()
 
     def factory(self, num_envs: int, seed: int, render_mode: str | None = None) -> MadeEnv:
         """The same environment in another number, with another seed or render mode. Raises EnvError."""
@@ -207,6 +144,8 @@ def make(
     render_mode: str | None = None,
     env_kwargs: Mapping[str, Any] | None = None,
     backend: str = "auto",
+    env_timeout: float | None = None,
+    on_env_error: str = "stop",
 ) -> MadeEnv:
     """Makes `num_envs` environments that step together.
 
@@ -233,6 +172,10 @@ def make(
             add (`async_pays` in envs/backend.py), else sync. The measured steps (two or more) are taken on an
             environment that is thrown away. In async, user code runs in other processes: what it leaves in global
             variables stays there.
+        env_timeout: seconds within which an environment must answer, in async; None only names one that has not
+            answered for 60 s. Elsewhere `train` names it, for this process cannot be restarted (rl/runs/watch.py).
+        on_env_error: what is done with an environment that does not answer in time, raises or dies: "stop" raises
+            EnvError; "restart" starts its process again (async, which "auto" takes then), see envs/workers.py.
     Returns:
         the environments, with `remake`, `name`, `backend`, `backend_reason`, `initial_seed`. Sync, async and our own
         native ones reset an ended episode in the same step (gymnasium's SAME_STEP, last obs in `info["final_obs"]`),
@@ -244,18 +187,22 @@ def make(
         return env
     if isinstance(env, VectorEnv):
         given, name = ("native", f"given as a ready {type(env).__name__}"), type(env).__name__
-        return MadeEnv(_checked(env, name), name, given, seed, (None, {}), _cannot_remake)
+        return MadeEnv(_checked(env, name), name, given, seed, recipe_of(env, {}), _cannot_remake)
     _check_arguments(num_envs, seed, env_kwargs, backend)
+    _check_failing(env_timeout, on_env_error, backend)
     _prepare_display(render_mode)
     found, kwargs = find(env), dict(env_kwargs or {})
     builder = Builder(env, kwargs, render_mode)
     form = native(found, kwargs, render_mode)
+    restart = on_env_error == "restart"
     if form.create is None and (ready := _ready_vector(builder)) is not None:
         form = Native(lambda n: ready, f"{found.name} returns a VectorEnv, {OTHER_STREAM}")
     if backend == "native" and form.create is None:
         raise EnvError(f"backend 'native' is not there: {form.why}; use auto, sync or async")
     chosen, reason = backend, "as asked"
-    if form.create is not None and backend in ("auto", "native"):
+    if restart and backend == "auto":
+        chosen, reason = "async", "on_env_error restart needs processes"
+    if form.create is not None and chosen in ("auto", "native"):
         chosen, reason = "native", form.why
         made = form.create(num_envs)
         if not isinstance(made, VectorEnv) or made.num_envs != num_envs:
@@ -266,30 +213,30 @@ def make(
     elif backend == "envpool":
         made, reason = _pool(builder, found, num_envs, seed), "as asked, numbers and random streams of its own"
     else:
-        if backend == "auto":
+        if chosen == "auto":
             chosen, reason = choose(builder, num_envs, seed)
             reason += f"; {form.why}" if form.declined else ""
-        made = _vectorize(builder, num_envs, chosen, found.name)
+        made = _vectorize(builder, num_envs, chosen, found.name, env_timeout, restart)
+    if env_timeout is not None and chosen != "async":
+        reason += f"; one that hangs is named after {env_timeout:g} s, but only backend async can end or restart it"
 
     def again(num_envs: int, seed: int, render_mode: str | None) -> MadeEnv:
-        same = chosen
-        if render_mode is not None or (chosen == "async" and num_envs == 1):
-            same = "sync" if chosen in ("sync", "async") else "auto"
-        return make(env, num_envs, seed, render_mode, kwargs, same)
+        same, failing = chosen, on_env_error
+        if render_mode is not None or (chosen == "async" and num_envs == 1 and env_timeout is None and not restart):
+            same, failing = "sync" if chosen in ("sync", "async") else "auto", "stop"
+        return make(env, num_envs, seed, render_mode, kwargs, same, env_timeout, failing)
 
-    recipe = (_anywhere(env) if isinstance(env, str) else None, kwargs)
-    return MadeEnv(made, found.name, (chosen, f"{chosen}: {reason}"), seed, recipe, again, builder)
-
-
-def _anywhere(env: str) -> str:
-    """The name as it holds in every working folder: with the whole path of a file."""
-    file, colon, name = env.rpartition(".py:")
-    return f"{Path(file + '.py').expanduser().resolve()}:{name}" if colon else env
+    recipe = recipe_of(env, kwargs)
+    ready_env = MadeEnv(made, found.name, (chosen, f"{chosen}: {reason}"), seed, recipe, again, builder)
+    ready_env.env_timeout = env_timeout
+    return ready_env
 
 
-def _vectorize(builder: Builder, num_envs: int, backend: str, name: str) -> VectorEnv:
+def _vectorize(
+    builder: Builder, num_envs: int, backend: str, name: str, timeout: float | None, restart: bool
+) -> VectorEnv:
     if backend == "async":
-        return guard(name, _AsyncVectorEnv, [_Worker(builder)] * num_envs, autoreset_mode=AutoresetMode.SAME_STEP)
+        return guard(name, WorkerVectorEnv, builder, num_envs, timeout, restart)
     made: list[gymnasium.Env] = []
 
     def kept() -> gymnasium.Env:
@@ -348,6 +295,19 @@ def _check_arguments(num_envs: Any, seed: Any, env_kwargs: Any, backend: Any) ->
         raise EnvError(f"env_kwargs is {env_kwargs!r}: it must map names to values, as in {{'gravity': 9.81}}")
     if backend not in BACKENDS:
         raise EnvError(f"backend is {backend!r}: it must be one of {', '.join(BACKENDS)}")
+
+
+def _check_failing(env_timeout: Any, on_env_error: Any, backend: str) -> None:
+    fits = isinstance(env_timeout, int | float) and not isinstance(env_timeout, bool) and 0 < env_timeout < math.inf
+    if env_timeout is not None and not fits:
+        raise EnvError(f"env_timeout is {env_timeout!r}: it must be a number of seconds above 0, or None")
+    if on_env_error not in ON_ENV_ERROR:
+        raise EnvError(f"on_env_error is {on_env_error!r}: it must be one of {', '.join(ON_ENV_ERROR)}")
+    if on_env_error == "restart" and backend not in ("auto", "async"):
+        raise EnvError(
+            f"on_env_error 'restart' needs backend async, not {backend}: an environment in the process that trains "
+            "cannot be restarted"
+        )
 
 
 def _prepare_display(render_mode: str | None) -> None:

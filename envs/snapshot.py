@@ -213,7 +213,7 @@ def _try_out(make: Callable[[], Any], method: str) -> str | None:
 
 
 def _play(env: Any, steps: int, seed: int, deadline: float = math.inf) -> tuple[list[Any], int]:
-    """What an environment says in so many steps, or fewer but 2 after the deadline, and in a reset; how many it took."""
+    """What an environment says in `steps` steps, after the deadline in 2, and in a reset; how many steps it took."""
     space = deepcopy(env.action_space)
     space.seed(seed)
     many, said, taken = isinstance(env, VectorEnv), [], 0

@@ -22,7 +22,9 @@ class Step(NamedTuple):
     next_obs: Array  # [N, *obs_shape] the next observation; the final one at an episode's end
     terminated: Array  # [N] bool: the task ended, no bootstrapping; takes precedence where both flags are set
     truncated: Array  # [N] bool: the time limit ended the episode; targets bootstrap
-    valid: Array  # [N] bool: False on the reset row that NEXT_STEP autoreset inserts
+    # [N] bool: False on a row that belongs to no episode, the reset row of NEXT_STEP or that of an environment whose
+    # process was restarted. An episode that had not ended before such a row was cut off there, as by truncation.
+    valid: Array
     extra: dict[str, Array]  # further data of the environment, e.g. action_mask [N, A]
 
 

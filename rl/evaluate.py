@@ -111,7 +111,7 @@ def run_episodes(
     state = None
     for _ in range(max_steps):
         action, state = agent.predict(obs, state, start, deterministic)
-        obs, reward, terminated, truncated, _ = env.step(action)
+        obs, reward, terminated, truncated, info = env.step(action)
         done = np.logical_or(terminated, truncated)
         wanted = quota > 0
         if ledger is not None:
@@ -128,9 +128,11 @@ def run_episodes(
                 returns[i].append(float(total[i]))
                 lengths[i].append(int(length[i]))
             total[i], length[i] = 0.0, 0
+        if (restarted := info.get("process_restarted")) is not None:  # cut off: played again, not counted
+            total[restarted], length[restarted] = 0.0, 0
         if not quota.any():
             return summary([r for rs in returns for r in rs], [k for ks in lengths for k in ks])
-        start = done
+        start = done if restarted is None else done | restarted
         if mode == AutoresetMode.NEXT_STEP:
             start, reset_row = reset_row & ~done, done
         elif mode == AutoresetMode.DISABLED and done.any():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol
@@ -13,9 +12,8 @@ from torch import Tensor
 
 from costgrad.rl.data import Step
 from costgrad.rl.errors import UserError
+from costgrad.rl.extremes import Extremes
 from costgrad.rl.spaces import Codec
-
-_LARGEST = float(np.finfo(np.float32).max)
 
 
 class Learner(Protocol):
@@ -104,7 +102,12 @@ class UnderWay:
 
 
 def interact(
-    agent: Learner, env: VectorEnv, seed: int, step: int = 0, under_way: UnderWay | None = None
+    agent: Learner,
+    env: VectorEnv,
+    seed: int,
+    step: int = 0,
+    under_way: UnderWay | None = None,
+    extremes: Extremes | None = None,
 ) -> Iterator[Tick]:
     """Runs observation, action, transition, update without end; yields after each vector step.
 
@@ -112,11 +115,13 @@ def interact(
 
     Args:
         agent: is trained in place.
-        env: N environments in any of gymnasium's three autoreset modes.
+        env: N environments in any of gymnasium's three autoreset modes. Where `info["process_restarted"]` [N] is True,
+            the transition of a row was lost, and its obs is the first of another episode.
         seed: of the first reset; environment i starts from seed + i.
         step: environment steps already done, when a run is resumed.
         under_way: is kept up to date from tick to tick. If it has begun, its episodes go on, for agent and
             environments stand where they stood: neither is reset.
+        extremes: takes in all rewards and observations.
     Yields:
         one `Tick` per vector step.
     Raises:
@@ -124,7 +129,7 @@ def interact(
             experience replay and the environment has no `compute_reward`.
     """
     mode = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
-    codec, n = agent.codec, env.num_envs
+    codec, n, look = agent.codec, env.num_envs, (extremes or Extremes()).look
     if (check := getattr(agent, "check_parameters", None)) is not None:
         check()
     if (hindsight := getattr(agent, "hindsight", None)) is not None:
@@ -136,7 +141,7 @@ def interact(
         codec.obs.check_rows(raw, n)
         at.obs, at.reset_row = codec.obs(raw), np.zeros(n, dtype=bool)
         at.returns, at.lengths = np.zeros(n), np.zeros(n, dtype=np.int64)
-        _check_finite(at.returns, at.obs, step)
+        look(at.returns, at.obs, step)
     everything = np.ones(n, dtype=bool)
     any_reset = bool(at.reset_row.any())
     checked = False  # shapes and dtypes of what `step` returns are checked once: they do not change
@@ -155,8 +160,11 @@ def interact(
             if "final_obs" not in info:
                 raise UserError("the environments reset in the same step: their info must hold final_obs, it does not")
             next_obs[done] = codec.obs.stack(info["final_obs"][done])
-        _check_finite(reward, next_obs, step)
+        look(reward, next_obs, step)
 
+        if (restarted := info.get("process_restarted")) is not None:  # [N] see envs/workers.py
+            at.reset_row, any_reset = at.reset_row | restarted, True
+            at.returns[restarted], at.lengths[restarted] = 0.0, 0  # of an episode that was cut off
         valid = ~at.reset_row if any_reset else everything
         agent.observe(Step(at.obs, action, reward, next_obs, terminated, truncated, valid, extra={}))
         metrics = agent.update()
@@ -176,11 +184,13 @@ def interact(
 
         if mode == AutoresetMode.NEXT_STEP:
             at.reset_row, any_reset = done, any_done
-        elif any_done:
+        elif any_reset:  # of restarts
+            at.reset_row, any_reset = ~everything, False
+        if any_done and mode != AutoresetMode.NEXT_STEP:
             if mode == AutoresetMode.DISABLED:
                 raw, _ = env.reset(options={"reset_mask": done})
             next_obs = codec.obs(raw)
-            _check_finite(reward, next_obs, step)
+            look(reward, next_obs, step)
         at.obs = next_obs
         yield Tick(step, metrics, *ended)
 
@@ -193,17 +203,3 @@ def _check_form(n: int, **values: Any) -> None:
             raise UserError(f"the environments returned {name} of {kind}: it must be an array of shape ({n},)")
         if name != "reward" and value.dtype != np.bool_:
             raise UserError(f"the environments returned {name} of dtype {value.dtype}: it must be bool")
-
-
-def _check_finite(reward: np.ndarray, obs: np.ndarray, step: int) -> None:
-    """Raises UserError that names the environment whose reward or observation is NaN or infinite."""
-    # Fast path, one sum each: a sum is not finite if any element is not. Rewards become float32 later.
-    if abs(reward.sum()) < _LARGEST and math.isfinite(obs.sum()):
-        return
-    for name, value in (("reward", reward), ("observation", obs)):
-        bad = ~(np.abs(value) <= _LARGEST).reshape(len(value), -1).all(1)
-        if bad.any():
-            i = int(np.flatnonzero(bad)[0])
-            raise UserError(
-                f"environment {i} returned {name} {value[i]} after {step} steps: it must be finite, in float32"
-            )

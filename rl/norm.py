@@ -123,13 +123,13 @@ class CostUnit(nn.Module):
             cost: [T, N].
             discount: [T, N].
             done: [T, N] whether the episode ended with this step.
-            valid: [T, N] 1 or 0; rows of 0 are ignored.
+            valid: [T, N] 1 or 0; rows of 0 are ignored, and no episode goes on across them.
         """
         carry = to_numpy(self.going) if len(self.going) else np.zeros(cost.shape[1])
         past = np.empty(cost.shape)
         for t in range(len(cost)):
             past[t] = cost[t] * valid[t] + carry
-            carry = np.where(done[t], 0.0, discount[t] * past[t])
+            carry = np.where(done[t] | (valid[t] == 0), 0.0, discount[t] * past[t])
         self.going = torch.from_numpy(carry)
         counted = past[valid > 0]
         if len(counted):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
 import re
@@ -39,7 +40,7 @@ def guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
         with _notes():
             return command(sys.argv[1:] if argv is None else argv)
     except (UserError, EnvError) as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"error: {_one_plain_line(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -72,7 +73,24 @@ def _notes() -> Iterator[None]:
 
 def note(text: str) -> None:
     """A line on stderr that is no error."""
-    print(f"note: {' '.join(text.split())}", file=sys.stderr)
+    print(f"note: {_one_plain_line(text)}", file=sys.stderr)
+
+
+def _one_plain_line(text: str) -> str:
+    """Without line breaks and colours; other control characters, which a terminal would obey, are written out."""
+    line = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", text).split())
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda found: f"\\x{ord(found[0]):02x}", line)
+
+
+def print_if_heard(text: str) -> None:
+    """Prints; where the terminal is gone (SIGHUP), nothing, and Python does not complain when it ends."""
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        if error.errno != errno.EIO:
+            raise
+        for stream in (sys.stdout, sys.stderr):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
 
 
 def _leave_own_folder() -> None:

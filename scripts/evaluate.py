@@ -20,7 +20,7 @@ from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, NeverEnds, run_episod
 from costgrad.rl.runs.folder import read_config
 from costgrad.rl.runs.video import record_video
 from costgrad.scripts.cli import Device, choose_device, guarded, parse, use_threads
-from costgrad.scripts.flags import json_object
+from costgrad.scripts.environment import Wanted, environment_of_run
 from costgrad.scripts.pick import agent_of_run, encoder_for, load_agent
 
 
@@ -44,8 +44,13 @@ class Args:
     """file.py:Name of the agent's class, for a run of an agent that is not one of costgrad's."""
     encoder: str | None = None
     """file.py:Name of the encoder, for a run that was trained with one."""
-    env_kwargs: str = "{}"
-    """Environment arguments, key=value ... or a JSON object; they override those of the run."""
+    env: str | None = None
+    """Another environment than the run names, as train takes it: where its file has moved, or the run is not yours."""
+    env_kwargs: str | None = None
+    """Environment arguments, key=value ... or a JSON object; they override those of the run, and with --env replace
+    them."""
+    trust: bool = False
+    """Run the module or file that the run names as its environment, though you did not train it on this machine."""
     env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
     """How the environments step, see train; a window needs sync."""
     seed: int | None = None
@@ -73,13 +78,10 @@ def _evaluate(argv: Sequence[str]) -> int:
         raise UserError(f"--video {args.video} must end in .mp4 or .gif")
     use_threads(args.threads)
     started = read_config(args.run)
+    wanted = environment_of_run(args.run, started, args.env, args.env_kwargs, args.trust)
     agent = load(args.run, args.checkpoint, args.device, started, args.agent, args.encoder)
-    if not isinstance(started.get("env_argument"), str):
-        raise UserError(
-            f"run {args.run} was trained on a Python object, not on a named environment: use costgrad.evaluate"
-        )
     seed: int = started.get("seed", 0) if args.seed is None else args.seed
-    env = environments(args, started, seed)
+    env = environments(args, wanted, started, seed)
     try:
         check_spaces(env, agent)
         try:
@@ -94,14 +96,13 @@ def _evaluate(argv: Sequence[str]) -> int:
     return 0
 
 
-def environments(args: Args, started: dict[str, Any], seed: int) -> VectorEnv:
+def environments(args: Args, wanted: Wanted, started: dict[str, Any], seed: int) -> VectorEnv:
     """As many as there are episodes, or as many as the run had where they come in that number alone."""
-    kwargs = (started.get("env_kwargs") or {}) | json_object("--env-kwargs", args.env_kwargs)
     n = 1 if args.render else min(args.episodes, MAX_AT_ONCE)
 
     def these(n: int) -> VectorEnv:
         backend = "sync" if args.render else args.env_backend
-        return make(started["env_argument"], n, seed + SEED_OFFSET, args.render, kwargs, backend)
+        return make(wanted.env, n, seed + SEED_OFFSET, args.render, wanted.kwargs, backend)
 
     try:
         return these(n)
@@ -112,7 +113,7 @@ def environments(args: Args, started: dict[str, Any], seed: int) -> VectorEnv:
 
 
 def check_spaces(env: VectorEnv, agent: Any) -> None:
-    """Raises UserError where the environment is no longer what the agent was trained on."""
+    """Raises UserError where the environment is not, or no longer, what the agent was trained on."""
     for name in ("observation_space", "action_space"):
         here, there = getattr(env, f"single_{name}"), getattr(agent.codec, name)
         if here != there:
@@ -144,7 +145,10 @@ def load(
     if checkpoint not in there and checkpoint not in ("last", "best"):
         raise UserError(f"run {run} has no checkpoint {checkpoint!r}: it has {', '.join(there) or 'none'}")
     cls, config_cls = agent_of_run(run, started, agent)
-    where, _ = choose_device(device, SimpleNamespace(**started.get("config", {})))
+    hidden = started.get("config", {}).get("hidden", [])
+    if not isinstance(hidden, list) or not all(isinstance(width, int) for width in hidden):
+        raise UserError(f"{run}/config.json is damaged: hidden is {hidden!r}")
+    where, _ = choose_device(device, SimpleNamespace(hidden=hidden))
     return load_agent(folder / checkpoint, cls, config_cls, where, encoder_for(encoder, started, run))
 
 

@@ -1,7 +1,7 @@
 """Trains agents on environments x seeds x variants and appends one row a run to results/NAME.csv.
 
-A run that is in the file already is not run again; one that fails gets a row without figures. A run that Ctrl-C or
-SIGTERM cuts short leaves none, and runs when the command is called again.
+A run that is in the file already is not run again, unless the file of its environment has changed; one that fails gets
+a row without figures. A run that Ctrl-C or SIGTERM cuts short leaves none, and runs when the command is called again.
 """
 
 from __future__ import annotations
@@ -27,12 +27,9 @@ from costgrad.rl.runs.train import train
 from costgrad.rl.settings import current_names
 from costgrad.scripts.cli import guarded, parse
 from costgrad.scripts.flags import json_object, whole
-from costgrad.scripts.jobs import RESULT, Run, run_all
+from costgrad.scripts.jobs import ENV_FILE, RESULT, Run, run_all
 from costgrad.scripts.pick import agent_classes, build, config_from
-from costgrad.scripts.reporting.rows import (
-    read_rows,
-    renew_evaluations,
-)
+from costgrad.scripts.reporting.rows import Key, read_rows, renew_evaluations
 from costgrad.scripts.train import Args as TrainArgs
 
 ONE_SETTING = "one setting"  # the variant of --no-presets; no flag can give a variant a name that begins so
@@ -79,21 +76,30 @@ def _experiment(argv: Sequence[str]) -> int:
     path = Path(args.results) / f"{args.name}.csv"
     there = {row.key: row for row in read_rows(path)} if path.exists() else {}
     renamed: set[str] = set()
+    stale: dict[Key, str] = {}
     for run in runs:
         row = there.get(run.key)
         if row is None:
             continue
         config, lines = current_names(agent_classes(run.agent)[1], json.loads(row.config or "{}"))
         renamed.update(lines)
-        if config != json.loads(run.settings):
+        ran, wanted = config.pop(ENV_FILE, None), json.loads(run.settings)
+        now = wanted.pop(ENV_FILE, None)
+        if ran != now and ran is not None:
+            stale[run.key] = run.env
+        elif ran != now:
+            print(f"{run}: its row does not say what {run.env} was then; remove the row to run it again")
+        elif config != wanted:
             print(f"{run}: its row was run with other settings, {row.config}; remove the row to run it again")
     if renamed:
         print(f"{path} has rows of an older version: {', '.join(sorted(renamed))}")
-    todo = [run for run in runs if run.key not in there]
+    for env, count in Counter(stale.values()).items():
+        print(f"{env} has changed since {count} of its runs were done: they run again, and their rows are replaced")
+    todo = [run for run in runs if run.key not in there or run.key in stale]
     if todo:
         renew_evaluations(path)
     print(f"{path}: {len(runs) - len(todo)} of {len(runs)} runs are there, {len(todo)} to do", flush=True)
-    return run_all(todo, path, args.jobs)
+    return run_all(todo, path, args.jobs, stale)
 
 
 def plan(args: Args) -> list[Run]:
@@ -109,14 +115,16 @@ def plan(args: Args) -> list[Run]:
         total = whole(steps)
         if not env or total is None or total < 1:
             raise UserError(f"env {text!r} must be ENV:STEPS, such as CartPole-v1:150000 or CartPole-v1:1e6")
-        make(env, 1).close()  # raises now, and not in every run, if it cannot be made
+        made = make(env, 1)  # raises now, and not in every run, if it cannot be made
+        made.close()
+        digest = None if made.env_file is None else made.env_file["sha256"]
         for agent in args.agent:
             preset = preset_for(agent, env, total) if args.presets else {}
             for variant, changes in variants.items():
                 num_envs, config = _settings(agent, {**preset, **changes})
                 for seed in args.seeds:
                     what = (agent, variant, env, seed, total)
-                    runs.append(Run(*what, num_envs, config, args.evaluations, args.episodes))
+                    runs.append(Run(*what, num_envs, config, args.evaluations, args.episodes, digest))
     if twice := [run for run, count in Counter(map(str, runs)).items() if count > 1]:
         raise UserError(f"a run is asked for twice: {twice[0]}")
     return runs
@@ -170,6 +178,8 @@ def _one(run: Run) -> int:
     cls, config_cls = agent_classes(run.agent)
     env = make(run.env, run.num_envs, run.seed)
     try:
+        if run.env_sha256 != (env.env_file or {}).get("sha256"):
+            raise UserError(f"{run.env} has changed since the experiment began: call it again")
         agent = build(cls, env, config_from(run.agent, config_cls, run.config), run.seed, "cpu", {})
         with tempfile.TemporaryDirectory() as folder:  # with the log on, as in a user's run
             every = max(run.total // run.evaluations, 1)

@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
-from costgrad.scripts.reporting.rows import Key, Measured, Row, append, commit, evaluations_path, machine
+from costgrad.scripts.reporting.rows import Key, Measured, Row, append, commit, evaluations_path, machine, remove
 
 RESULT = "costgrad result: "  # begins the line by which the process of a run hands it over
+ENV_FILE = "env_sha256"  # in the config column of a row: that of the environment's file
 
 
 class Run(NamedTuple):
@@ -29,6 +31,7 @@ class Run(NamedTuple):
     config: dict[str, Any]  # settings that are not the agent's defaults
     evaluations: int
     episodes: int
+    env_sha256: str | None = None  # of the environment's file; None for an id
 
     @property
     def key(self) -> Key:
@@ -38,15 +41,19 @@ class Run(NamedTuple):
     @property
     def settings(self) -> str:
         """The config column."""
-        return json.dumps({"num_envs": self.num_envs, **self.config})
+        return json.dumps({"num_envs": self.num_envs, **self.config, **self._file})
+
+    @property
+    def _file(self) -> dict[str, str]:
+        return {} if self.env_sha256 is None else {ENV_FILE: self.env_sha256}
 
     def __str__(self) -> str:
         """For people."""
         return f"{f'{self.agent} {self.variant}'.strip()} {self.env}:{self.total} seed {self.seed}"
 
 
-def run_all(todo: list[Run], path: Path, jobs: int) -> int:
-    """Runs all, `jobs` at a time, and appends rows in the order in which they finish."""
+def run_all(todo: list[Run], path: Path, jobs: int, stale: Collection[Key] = ()) -> int:
+    """Runs all, `jobs` at a time, and appends rows in the order in which they finish; one takes a stale one's place."""
     waiting, failed, number = list(reversed(todo)), 0, 0
     running: list[Job] = []
     stops: list[int] = []  # a flag, and no exception: that could fall between a run's start and our knowing of it
@@ -60,6 +67,8 @@ def run_all(todo: list[Run], path: Path, jobs: int) -> int:
             for job in [] if stops else ended:  # Ctrl-C reaches the runs too: what it ended has not failed
                 running.remove(job)
                 row, evaluations, said = job.finish()
+                if row.key in stale:
+                    remove(path, row.key)
                 append(evaluations_path(path), Measured._fields, evaluations)
                 append(path, Row._fields, [row])
                 failed += not row.final_return

@@ -21,6 +21,7 @@ from costgrad.rl.ledger import StepLedger
 from costgrad.rl.runs.folder import RunFolder, read_config
 from costgrad.rl.runs.plot import calibration_plot
 from costgrad.scripts.cli import Device, guarded, parse, use_threads
+from costgrad.scripts.environment import environment_of_run
 from costgrad.scripts.evaluate import check_spaces, load
 
 
@@ -36,6 +37,13 @@ class Args:
     """file.py:Name of the agent's class, for a run of an agent that is not one of costgrad's."""
     encoder: str | None = None
     """file.py:Name of the encoder, for a run that was trained with one."""
+    env: str | None = None
+    """Another environment than the run names, as train takes it: where its file has moved, or the run is not yours."""
+    env_kwargs: str | None = None
+    """Environment arguments, key=value ... or a JSON object; they override those of the run, and with --env replace
+    them."""
+    trust: bool = False
+    """Run the module or file that the run names as its environment, though you did not train it on this machine."""
     num_envs: int = 16
     """Number of parallel environments."""
     visits: int = 4
@@ -73,13 +81,10 @@ def _probe(argv: Sequence[str]) -> int:
             raise UserError(f"{flag} {path} must end in {ending}")
     use_threads(args.threads)
     started = read_config(args.run)
+    wanted = environment_of_run(args.run, started, args.env, args.env_kwargs, args.trust)
     agent = load(args.run, args.checkpoint, args.device, started, args.agent, args.encoder)
-    if not isinstance(started.get("env_argument"), str):
-        raise UserError(
-            f"run {args.run} was trained on a Python object, not on a named environment: use costgrad.probe"
-        )
     seed: int = started.get("seed", 0) if args.seed is None else args.seed
-    env = make(started["env_argument"], 1, seed, env_kwargs=started.get("env_kwargs"))
+    env = make(wanted.env, 1, seed, env_kwargs=wanted.kwargs)
     try:
         check_spaces(env, agent)
         sizes = {"num_envs": args.num_envs, "visits": args.visits, "rounds": args.rounds, "within": args.within}
@@ -88,9 +93,7 @@ def _probe(argv: Sequence[str]) -> int:
         env.close()
     StepLedger(probes=found.steps).add_to(RunFolder(args.run, resume=True).ledger)
     _say(args, started["agent"], agent, found)
-    calibration_plot(
-        plot, found.calibration, f"C of {started['agent']} on {started['env_argument']}, {args.checkpoint}"
-    )
+    calibration_plot(plot, found.calibration, f"C of {started['agent']} on {wanted.env}, {args.checkpoint}")
     print(f"picture      {plot}")
     if args.points is not None:
         if found.points is None:

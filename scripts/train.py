@@ -16,19 +16,33 @@ from tyro.conf import arg
 
 from costgrad.agents.presets import preset_for
 from costgrad.envs.make import make
+from costgrad.envs.recipe import code_of
+from costgrad.envs.stamp import why_unsigned
 from costgrad.rl.errors import UserError
 from costgrad.rl.runs.folder import read_config
 from costgrad.rl.runs.train import TrainResult, train
 from costgrad.rl.settings import current_names
-from costgrad.scripts.cli import Device, beside_python, choose_device, guarded, invocation, parse, use_threads
+from costgrad.scripts.cli import (
+    Device,
+    beside_python,
+    choose_device,
+    guarded,
+    invocation,
+    note,
+    parse,
+    print_if_heard,
+    use_threads,
+)
+from costgrad.scripts.environment import Wanted, environment_of_run, short
 from costgrad.scripts.flags import json_object, whole
 from costgrad.scripts.pick import agent_classes, agent_of_run, build, encoder_for, is_own, spelled
 
 ConfigT = TypeVar("ConfigT")
 MAY_CHANGE = {  # when a run goes on
     *("total_timesteps", "eval_freq", "eval_episodes", "save_freq", "keep", "probe_every", "device", "threads"),
-    *("capture_video", "progress", "resume"),
+    *("capture_video", "progress", "resume", "env_timeout", "on_env_error"),
     *("agent", "encoder"),  # where their file lies; that they are the run's is checked by themselves
+    *("env", "env_kwargs", "trust"),  # the spaces are checked
 }
 MINIMUM = {"total_timesteps": 1, "seed": 0, "num_envs": 1, "eval_freq": 1, "eval_episodes": 1, "save_freq": 1}
 MINIMUM |= {"probe_every": 1, "keep": 1}
@@ -54,6 +68,10 @@ class Args(Generic[ConfigT]):
     """Number of parallel environments."""
     env_backend: Literal["auto", "native", "sync", "async", "envpool"] = "auto"
     """How they step: native (batched), sync (one after another), async (in processes) or envpool (in threads)."""
+    env_timeout: float | None = None
+    """Seconds within which an environment must answer (async); none unless given."""
+    on_env_error: Literal["stop", "restart"] = "stop"
+    """What to do when an environment does not answer, raises or dies: stop, or restart its process (async)."""
     env_kwargs: str = "{}"
     """Environment arguments, key=value ... or a JSON object."""
     device: Device = "auto"
@@ -73,7 +91,9 @@ class Args(Generic[ConfigT]):
     run_dir: str | None = None
     """Run folder; runs/{env}__{agent}__{seed}__{time} unless given."""
     resume: str | None = None
-    """Run folder of a run to continue."""
+    """Run folder of a run to continue; --env and --env-kwargs then stand in for the environment that it names."""
+    trust: bool = False
+    """With --resume: run the module or file that the run names as its environment, though you did not start it here."""
     capture_video: bool = True
     """Record a video of an episode of the final policy."""
     progress: bool = True
@@ -81,7 +101,7 @@ class Args(Generic[ConfigT]):
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Trains; returns the exit code: 0, 1 for a run that could not be saved, 2 for wrong input, 130 after Ctrl-C."""
+    """Trains; returns the exit code: 0, 1 where it could not be saved, 2 for wrong input, 128 + a signal's number."""
     return guarded(_train, argv)
 
 
@@ -95,15 +115,21 @@ def _train(argv: Sequence[str]) -> int:
     for name, least in MINIMUM.items():
         if (value := getattr(args, name)) is not None and value < least:
             raise UserError(f"{name.replace('_', '-')} must be at least {least}, got {value}")
-    kwargs = json_object("--env-kwargs", args.env_kwargs)
-    wanted = started.get("env_argument", args.env)  # a file's path as it was, wherever the user stands now
-    env = make(wanted, args.num_envs, args.seed, env_kwargs=kwargs, backend=args.env_backend)
+    wanted = _environment(args, started, argv)
+    failing: dict[str, Any] = {"env_timeout": args.env_timeout, "on_env_error": args.on_env_error}
+    env = make(wanted.env, args.num_envs, args.seed, env_kwargs=wanted.kwargs, backend=args.env_backend, **failing)
     try:
         agent = build(cls, env, args.config, args.seed, device, encoder)
         run_dir = args.resume or args.run_dir or _fresh(f"runs/{env.name}__{cls.__name__.lower()}__{args.seed}")
-        print(f"{args.agent} on {args.num_envs} x {args.env}, seed {args.seed}, {args.total_timesteps:,} steps")
+        print(f"{args.agent} on {args.num_envs} x {wanted.env}, seed {args.seed}, {args.total_timesteps:,} steps")
         for line in (said, f"environments {env.backend_reason}", why, threads, f"run folder {run_dir}"):
             print(line, flush=True)
+        began = started.get("env_argument"), started.get("env_kwargs") or {}
+        if started and (env.env_argument, wanted.kwargs) != began:
+            said = " with ".join(map(short, began))
+            note(f"the environment is {env.env_argument!r} with {short(wanted.kwargs)}; the run began on {said}")
+        if not started and code_of(wanted.env) and env.env_stamp is None:
+            note(f"this run cannot be signed ({why_unsigned()}): evaluate, probe and --resume will need --trust")
         if not args.progress and (path := getattr(agent, "update_path", "")):  # else the progress says it
             print(f"updates {path}", flush=True)
         result = train(
@@ -120,11 +146,21 @@ def _train(argv: Sequence[str]) -> int:
             progress=args.progress,
             video=args.capture_video,
             resume=args.resume is not None,
-            config={"args": {key: value for key, value in asdict(args).items() if key != "config"}},
+            config={"args": {key: value for key, value in asdict(args).items() if key not in ("config", "trust")}},
         )
     finally:
         env.close()
     return _report(result, Path(run_dir), args.total_timesteps)
+
+
+def _environment(args: Args[Any], started: dict[str, Any], argv: Sequence[str]) -> Wanted:
+    """What the flags name; for a run that goes on, what it began with where they do not. Raises UserError."""
+    if not started:
+        return Wanted(args.env, json_object("--env-kwargs", args.env_kwargs))
+    typed = {word.partition("=")[0].replace("_", "-") for word in argv}
+    env = args.env if "--env" in typed else None
+    env_kwargs = args.env_kwargs if "--env-kwargs" in typed else None
+    return environment_of_run(str(args.resume), started, env, env_kwargs, args.trust)
 
 
 def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
@@ -153,7 +189,8 @@ def read_args(argv: Sequence[str]) -> tuple[Args[Any], str]:
         own = known.agent if is_own(known.agent) else None
         _, config_cls = agent_of_run(known.resume, started, own)
         # A file is only run where a flag names it, now and not when the run began.
-        settings = {**started["config"], **given, "agent": own or started["agent"], "encoder": None}
+        told = {"agent": own or started["agent"], "encoder": None, "trust": False}
+        settings = {**started["config"], **given, **told}
         stretched = total is not None and settings.get("decay_steps") == settings["total_timesteps"]
         if stretched and total != settings["total_timesteps"]:  # rates that fall over the whole run fall over this one
             source = f"run {known.resume} had {settings['decay_steps']}, stretched to the new total"
@@ -238,11 +275,14 @@ def _report(result: TrainResult, run: Path, total: int) -> int:
     folder = shlex.quote(str(run))
     train_again = f"{invocation('train')} --resume {folder} --total-timesteps"
     if result.stopped == "signal":
-        print(f"saved in {run}/checkpoints/last after {result.step:,} steps; to go on:\n  {train_again} {total}")
-        return 130
+        said = f"saved in {run}/checkpoints/last after {result.step:,} steps; to go on:\n  {train_again} {total}"
+        print_if_heard(said)
+        return 128 + (result.signal or 0)
     print(f"\ntrained {result.step:,} steps in {result.seconds:.1f} s, {result.steps_per_second:,.0f} steps/s")
     print(f"final policy: {result.evaluation or 'not evaluated'}")
     print(f"spent {result.ledger}")
+    if result.restarts:
+        print(f"restarted an environment's process {result.restarts:,} times")
     print(f"\nrun folder      {run}/")
     print(f"learning curve  {run / 'learning_curve.png'}; the agent as a graph {run / 'agent.svg'}")
     if result.video is not None:

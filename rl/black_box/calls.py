@@ -11,7 +11,7 @@ import time
 import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
-from concurrent.futures import BrokenExecutor
+from concurrent.futures import BrokenExecutor, CancelledError
 from concurrent.futures import TimeoutError as Late
 from dataclasses import asdict, dataclass
 from numbers import Integral
@@ -26,6 +26,7 @@ from costgrad.rl.errors import UserError
 
 Array = np.ndarray
 Fault = Literal["raise", "skip", "worst"]
+ENDED = object()  # instead of a result: the worker process ended in the call
 LARGEST = float(np.finfo(np.float32).max)  # the largest cost that C can learn from
 
 
@@ -108,6 +109,7 @@ class BlackBox:
         self._cached: OrderedDict[bytes, float] = OrderedDict()
         self.cache = cache
         self._pool: Any = None
+        self._worked = False  # whether a worker has ever answered
 
     def __call__(self, outputs: Sequence[Any], context: Any, private: Any, rows: int) -> tuple[Array, Array]:
         """Evaluates costs, or takes them from the cache.
@@ -127,7 +129,7 @@ class BlackBox:
         """
         if self.per == "batch":  # copies: `cost_fn` may write to its arguments
             jobs = [tuple(_copied(value) for value in (output, context, private)) for output in outputs]
-            cost, valid, _ = self._evaluate(jobs, [1] * len(jobs))
+            cost, valid, _ = self._evaluate(jobs, [1] * len(jobs), [f"set {m}" for m in range(len(jobs))])
             return cost, valid
         private = list(private) if isinstance(private, tuple) and not columns(private) else private
         keys = [
@@ -144,7 +146,9 @@ class BlackBox:
         parts = [(m, part) for m, row in enumerate(missing) for part in self._parts(row)]
         jobs = [tuple(self._rows(value, part) for value in (outputs[m], context, private)) for m, part in parts]
         sizes = [len(part) for _, part in parts]
-        costs, ok, cacheable = self._evaluate(jobs, sizes)
+        variants = [f" of variant {m}" if len(outputs) > 1 else "" for m in range(len(outputs))]
+        names = [f"row {i}{variants[m]}" for m, part in parts for i in part]
+        costs, ok, cacheable = self._evaluate(jobs, sizes, names)
         self.ledger.cached += cached
         start = 0
         for (m, part), size in zip(parts, sizes, strict=True):
@@ -190,8 +194,8 @@ class BlackBox:
             return []
         return np.array_split(rows, len(rows) if not self.batched else min(max(self.workers, 1), len(rows)))
 
-    def _evaluate(self, jobs: list[tuple[Any, ...]], sizes: list[int]) -> tuple[Array, Array, Array]:
-        """Runs calls that are `sizes` evaluations each.
+    def _evaluate(self, jobs: list[tuple[Any, ...]], sizes: list[int], names: list[str]) -> tuple[Array, Array, Array]:
+        """Runs calls that are `sizes` evaluations each, `names` of which are for people.
 
         Returns:
             costs, concatenated over the calls; which are valid; which are cacheable, for they come from `cost_fn`.
@@ -205,7 +209,9 @@ class BlackBox:
         self.ledger.evaluations += requested
         start = time.perf_counter()
         try:
-            results = self._in_workers(jobs) if self.workers else [_attempt(self.cost_fn, job) for job in jobs]
+            results = (
+                self._in_workers(jobs, sizes, names) if self.workers else [_attempt(self.cost_fn, job) for job in jobs]
+            )
         finally:
             self.ledger.seconds += time.perf_counter() - start
         cost = np.concatenate([self._checked(*pair) for pair in zip(results, sizes, strict=True)] or [np.empty(0)])
@@ -239,32 +245,87 @@ class BlackBox:
             raise UserError(f"cost_fn returned shape {cost.shape}: it must return {wanted}")
         return cost.reshape(size)
 
-    def _in_workers(self, jobs: list[tuple[Any, ...]]) -> list[Any]:
-        import multiprocessing  # only here: most black boxes need no processes
+    def _in_workers(self, jobs: list[tuple[Any, ...]], sizes: list[int], names: list[str]) -> list[Any]:
+        """The result of each call, or what it raised.
 
-        from pebble import ProcessExpired, ProcessPool
+        A call whose worker ended is made once more, row by row where it has several: a worker that was killed costs
+        nothing, and a row that ends its worker again is named.
+        """
+        results = self._in_pool(jobs)
+        ended = [i for i, result in enumerate(results) if result is ENDED]
+        if not ended:
+            return results
+        by_row = self.batched and self.per == "sample"
+        again: list[tuple[Any, ...]] = []
+        for i in ended:
+            rows = [np.array([k]) for k in range(sizes[i])]
+            again += [tuple(_take(value, row) for value in jobs[i]) for row in rows] if by_row else [jobs[i]]
+        answers, start = self._in_pool(again), np.cumsum([0, *sizes])
+        for i in ended:
+            of_job, answers = answers[: sizes[i]], answers[sizes[i] :]
+            for k, answer in enumerate(of_job):
+                if answer is ENDED:
+                    of_job[k] = UserError(f"the process that cost_fn ran in ended twice, on {names[start[i] + k]}")
+            results[i] = self._joined(of_job) if by_row else of_job[0]
+        return results
+
+    def _joined(self, answers: list[Any]) -> Any:
+        """The result of a call from those of its rows; with on_fault="raise" what the first row raised."""
+        fault = next((answer for answer in answers if isinstance(answer, Exception)), None)
+        if fault is not None and self.on_fault == "raise":
+            return fault
+        return np.concatenate([self._checked(answer, 1) for answer in answers])
+
+    def _in_pool(self, jobs: list[tuple[Any, ...]]) -> list[Any]:
+        """The result of each call, what it raised, or ENDED where its worker ended; a pool that broke is replaced."""
+        from pebble import ProcessExpired
 
         sent = [_pickled(job, "private cannot be sent to workers") for job in jobs]  # outputs and context always can be
-        if self._pool is None:
-            spawn = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in a broken state
-            installed = (_pickled(self.cost_fn, "cost_fn cannot be sent to workers"),)
-            self._pool = ProcessPool(self.workers, context=spawn, initializer=_install, initargs=installed)
-            weakref.finalize(self, _end, self._pool)  # stops the workers when the object is garbage-collected
-        futures = [self._pool.schedule(_work, args=(job,), timeout=self.timeout) for job in sent]
+        for attempt in (1, 2):
+            try:
+                pool = self._started()
+                futures = [pool.schedule(_work, args=(job,), timeout=self.timeout) for job in sent]
+            except (BrokenExecutor, RuntimeError) as error:  # its workers ended while nothing was asked of them
+                self.close()
+                if attempt == 2:
+                    raise self._no_worker(error) from error
+                continue
+            break
         results: list[Any] = []
         for future in futures:
             try:
                 results.append(future.result())
             except Late:
                 results.append(UserError(f"cost_fn took longer than its timeout of {self.timeout} s"))
-            except ProcessExpired as error:
-                results.append(UserError(f"the process that cost_fn ran in ended: {error}"))
-            except BrokenExecutor as error:
-                raise UserError(
-                    "no worker started: a script with workers must guard its calls by "
-                    f'if __name__ == "__main__": ({error})'
-                ) from error
+            except ProcessExpired:
+                results.append(ENDED)
+            except (BrokenExecutor, CancelledError) as error:
+                if not self._worked:
+                    raise self._no_worker(error) from error
+                results.append(ENDED)
+        self._worked = self._worked or any(result is not ENDED for result in results)
         return results
+
+    def _started(self) -> Any:
+        """The pool, a new one where there is none or where it broke."""
+        import multiprocessing  # only here: most black boxes need no processes
+
+        from pebble import ProcessPool
+
+        if self._pool is not None and not self._pool.active:
+            self.close()
+        if self._pool is None:
+            spawn = multiprocessing.get_context("spawn")  # a fork would copy torch's threads in a broken state
+            installed = (_pickled(self.cost_fn, "cost_fn cannot be sent to workers"),)
+            self._pool = ProcessPool(self.workers, context=spawn, initializer=_install, initargs=installed)
+            weakref.finalize(self, _end, self._pool)  # stops the workers when the object is garbage-collected
+        return self._pool
+
+    @staticmethod
+    def _no_worker(error: Exception) -> UserError:
+        return UserError(
+            f'no worker started: a script with workers must guard its calls by if __name__ == "__main__": ({error})'
+        )
 
     def _key(self, output: Any, context: Any, private: Any, row: int) -> bytes:
         """The cache key of a row: a hash of its inputs."""

@@ -58,6 +58,7 @@ class Hindsight:
         self.goals.check(step)
         if len(self.current) != len(row):
             self.current = np.full(len(row), NONE)
+        self.current[~step.valid] = NONE  # the episode before it ended unseen, if it had not ended
         starts = np.flatnonzero(self.current == NONE)
         self.current[starts] = self._episodes + np.arange(len(starts))
         self._episodes += len(starts)

@@ -30,7 +30,7 @@ MIN_ERROR = 1e-6  # added to absolute errors, so that every row can be sampled
 class Replay:
     """The newest transitions, sampled in batches.
 
-    Each row links to the next row of its episode. Reset rows are stored too, but never sampled.
+    Each row links to the next row of its episode. Rows that are not valid are stored too, but never sampled.
 
     Args:
         capacity: buffer size in transitions.
@@ -89,7 +89,7 @@ class Replay:
         arrays["obs"][row], arrays["action"][row], arrays["next_obs"][row] = step.obs, step.action, step.next_obs
         arrays["cost"][row], arrays["terminated"][row] = cost_of(step.reward), step.terminated
         if len(self._newest) == count:
-            arrays["following"][self._newest] = row
+            arrays["following"][self._newest] = np.where(step.valid, row, NONE)
         arrays["valid"][row], arrays["following"][row] = step.valid, NONE  # last: a small buffer overwrites the newest
         self._newest = np.where(step.terminated | step.truncated, self.capacity, row)  # a spare row that is never read
         if self.tree is not None:

@@ -53,13 +53,15 @@ class RolloutMemory:
         """Returns the T steps, valid until the next `add`, and empties the buffer."""
         self.filled = 0
         arrays = self._arrays
+        done = arrays["terminated"] | arrays["truncated"]
+        done[:-1] |= arrays["valid"][1:] == 0.0  # cut off before a row that belongs to no episode
         return Rollout(
             obs=arrays["obs"],
             action=arrays["action"],
             cost=cost_of(arrays["reward"]),
             discount=self.gamma * ~arrays["terminated"],
             next_obs=arrays["next_obs"],
-            done=arrays["terminated"] | arrays["truncated"],
+            done=done,
             valid=arrays["valid"],
             extra={name.removeprefix("extra."): value for name, value in arrays.items() if name.startswith("extra.")},
         )

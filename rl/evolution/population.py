@@ -105,6 +105,7 @@ class Population:
         self.policies.record_obs(step.obs, step.valid)
         self._episode_cost += np.where(step.valid, cost_of(step.reward), 0.0)
         self._steps += (step.valid.sum(), (step.valid & (self._playing == IDLE)).sum())
+        self._episode_cost[~step.valid] = 0.0  # one that was cut off is played again by the same candidate
         ended = (step.terminated | step.truncated) & step.valid
         # A reset row is not part of an episode: the step after it is the first one.
         self._starts = ended | ~step.valid

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -19,12 +20,16 @@ from costgrad.rl.checkpoint import copy, read
 from costgrad.rl.checks import short
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import SEED_OFFSET, Evaluation, summary
-from costgrad.rl.files import LOCK, Lock, remove_leftovers, write_text, writing
+from costgrad.rl.files import LOCK, Lock, remove_leftovers, write_bytes, write_text, writing
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.runs.keeping import first_loadable, newest_first, prune, step_of
 from costgrad.rl.runs.resume import Kept, Position, kept_of, position_of
 
-_ENTRIES = {"config": dict, "seed": int, "num_envs": int, "env_argument": str | None, "env_kwargs": dict}
+SOURCES = "environment"  # folder of the copy of an environment's file, in that of the run
+_ENTRIES = {
+    **{"config": dict, "seed": int, "num_envs": int},
+    **{"env_argument": str | None, "env_kwargs": dict, "env_file": dict | None, "env_stamp": str | None},
+}
 _PACKAGES = ("costgrad", "torch", "gymnasium", "numpy", "safetensors")
 
 
@@ -178,6 +183,27 @@ class RunFolder:
             return None
         return Result(found["finished"] is True, evaluation, ledger)
 
+    def keep_source(self, argument: str | None, file: Mapping[str, str] | None) -> None:
+        """Copies the file of an environment that was named as file.py:Name to environment/ in the folder.
+
+        Args:
+            argument: the environment's name.
+            file: "path" and "sha256" of its file when it was loaded; one that has changed since is left out.
+        Raises:
+            UserError: the copy cannot be written.
+        """
+        if file is None or not (argument or "").startswith(f"{file['path']}:"):
+            return
+        try:
+            source = Path(file["path"]).read_bytes()
+        except OSError:
+            return
+        if hashlib.sha256(source).hexdigest() == file["sha256"]:
+            copy = self.path / SOURCES / Path(file["path"]).name
+            with writing(copy):
+                copy.parent.mkdir(exist_ok=True)
+            write_bytes(copy, source)
+
     def write_config(self, agent: Any, **more: Any) -> None:
         """Writes config.json: config, command, commit and versions. Raises UserError."""
         text = json.dumps(
@@ -202,6 +228,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     file = Path(path) / "config.json"
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+        json.dumps(config, ensure_ascii=False).encode()  # half a character, \ud800, would fail where it is printed
     except OSError as error:
         raise UserError(f"no run at {path}: cannot read {file.name} ({error.strerror})") from error
     except (ValueError, RecursionError) as error:

@@ -17,11 +17,12 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor
 
 from costgrad.rl.diagnostics.probe import Probe
-from costgrad.rl.errors import Diverged, UserError
+from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import Evaluation
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.runs.events import Events
 from costgrad.rl.runs.faults import Faults
+from costgrad.rl.runs.health import Health
 from costgrad.rl.runs.table import EVALUATION_COLUMNS, PROBE_COLUMNS, TRAINING_COLUMNS, Table
 
 WINDOW = 100  # episodes that rollout/ep_rew_mean is the mean of
@@ -103,8 +104,12 @@ class Log:
         ledger: of the run.
         state: of `state`, of a resumed run.
         pending: what is due at `step` and not done yet ("evaluation", "probe"): its entries are dropped as well.
+        health: judges what is written.
         faults: takes what cannot be written.
         check: is called before each write.
+
+    Attributes:
+        further: more scalars of each write.
     """
 
     def __init__(
@@ -116,11 +121,14 @@ class Log:
         ledger: StepLedger | None = None,
         state: Mapping[str, Any] | None = None,
         pending: Sequence[str] = (),
+        health: Health | None = None,
         faults: Faults | None = None,
         check: Callable[[], None] = lambda: None,
     ) -> None:
         self.faults, self.check = faults or Faults(), check
         self.clock, self.every, self.ledger = clock, every, ledger or StepLedger()
+        self.health = health or Health(None)
+        self.further: Callable[[], dict[str, float]] = dict
         self.episodes = 0
         self.returns: deque[float] = deque(maxlen=WINDOW)
         self.lengths: deque[int] = deque(maxlen=WINDOW)
@@ -187,9 +195,8 @@ class Log:
         self._last = (step, seconds)
         fps = (step - last_step) / max(seconds - last_seconds, 1e-9)
         scalars = {f"train/{name}": value for name, value in means(self._metrics).items()}
-        for name, value in scalars.items():
-            if name.endswith("_loss") and not math.isfinite(value):
-                raise Diverged(f"{name} is {value} after {step} steps: learning diverged, lower its learning rates")
+        self.health.check_metrics(step, scalars)
+        self.health.check_now_and_then(step)
         self._metrics = {}
         if (mean := self.mean_return) is not None:
             length = sum(self.lengths) / len(self.lengths)
@@ -204,7 +211,7 @@ class Log:
                 mean_length=length,
                 steps_per_second=fps,
             )
-        self._scalars(step, scalars | {"time/fps": fps} | self._ledger_scalars())
+        self._scalars(step, scalars | {"time/fps": fps} | self.further() | self._ledger_scalars())
 
     def add_evaluation(self, step: int, evaluation: Evaluation) -> None:
         """Writes one evaluation of the policy after `step` environment steps."""

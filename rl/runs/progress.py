@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
@@ -59,16 +62,21 @@ class Display:
         self._last, self._due = (step, seconds), time.perf_counter() + self._every
         state = f"return {'-' if mean_return is None else f'{mean_return:.5g}'}, {self._rate:,.0f} steps/s"
         if self._bar is not None:
-            self._bar.update(self._task, completed=step, state=state)
+            with self._heard():
+                self._bar.update(self._task, completed=step, state=state)
         else:
             left = max(self.total - step, 0) / max(self._rate, 1e-9)
             share = min(100 * step // self.total, 100)
             self.say(f"{step:>10,} of {self.total:,} steps ({share} %): {state}, {_duration(left)} left")
 
     def say(self, line: str) -> None:
-        """Prints one line, above the bar where there is one."""
+        """Prints one line, above the bar where there is one; nothing once the terminal is gone."""
         if not self.enabled:
             return
+        with self._heard():
+            self._print(line)
+
+    def _print(self, line: str) -> None:
         if self._bar is not None:
             self._bar.console.print(line, markup=False, highlight=False, soft_wrap=True)
         else:
@@ -77,8 +85,19 @@ class Display:
     def close(self) -> None:
         """Removes the bar."""
         if self._bar is not None:
-            self._bar.stop()
+            with self._heard():
+                self._bar.stop()
             self._bar = None
+
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Ends the display where the terminal is gone (SIGHUP): a run is not lost for that."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            self.enabled = False
 
 
 def _duration(seconds: float) -> str:

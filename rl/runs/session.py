@@ -20,6 +20,7 @@ from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick, UnderWay
 from costgrad.rl.runs.faults import LAST, Faults, warn
 from costgrad.rl.runs.folder import Result, RunFolder, environment_seed
+from costgrad.rl.runs.health import Health
 from costgrad.rl.runs.log import Clock, Log
 from costgrad.rl.runs.progress import Display
 from costgrad.rl.runs.resume import Kept, Position, go_on, state_of, why_not_exact
@@ -96,6 +97,7 @@ class Session:
         ledger: StepLedger,
     ) -> None:
         self.agent, self.env, self.beside, self.folder = agent, env, beside, folder
+        self.health = Health(agent)
         self.seed, self.episodes, self.ledger = seed, episodes, ledger
         self.step, self.best = position.step, position.best
         self.pending = list(position.pending)  # what is due at this step
@@ -114,10 +116,12 @@ class Session:
         check = {} if folder is None else {"check": folder.check}
         every = max(total // LOG_POINTS, env.num_envs)
         since = (position.step, ledger, kept.log, position.pending)
-        self.log = Log(path, self.clock, every, *since, faults=self.faults, **check)
+        self.log = Log(path, self.clock, every, *since, self.health, self.faults, **check)
         self._eval_env: VectorEnv | None = None
         self.learnt = False  # whether there was an update
         self._endless = False
+        if hasattr(env, "restarts"):
+            self.log.further = lambda: {"env/restarts": float(self.restarts)}
         self._probes = True  # that a probe was not refused
         self._probed = False
         with self.clock:
@@ -157,6 +161,12 @@ class Session:
         self.log.add(*tick)
         if self.display.due():
             self.display.show(tick.step, self.clock.seconds, self.log.mean_return)
+
+    @property
+    def restarts(self) -> int:
+        """How often a process of the environments that train was started again."""
+        counts = getattr(self.env, "restarts", None)
+        return 0 if counts is None else int(counts.sum())
 
     def can_evaluate(self) -> bool:
         """Whether there is an environment beside the one that trains; says so where there is none."""
@@ -242,7 +252,11 @@ class Session:
 
         Returns:
             whether it was written, or there is no folder.
+
+        Raises:
+            Diverged: the agent's numbers are none any more; nothing is written.
         """
+        self.health.check(self.step)
         if self.folder is None:
             return True
         self.log.sync()  # the rows that it stands behind
@@ -339,7 +353,8 @@ class Session:
 
 def settings(seed: int, env: VectorEnv, total: int, more: Mapping[str, Any] | None) -> dict[str, Any]:
     """What config.json says of a run beside its agent."""
-    about = {key: getattr(env, key) for key in ("env_argument", "env_kwargs", "backend") if hasattr(env, key)}
+    entries = ("env_argument", "env_kwargs", "env_file", "env_stamp", "backend")  # of envs/make.py
+    about = {key: getattr(env, key) for key in entries if hasattr(env, key)}
     resume = why_not_exact(env)
     about["resume"] = f"new episodes: {resume}" if resume else "exact"
     return about | {"seed": seed, "num_envs": env.num_envs, "total_timesteps": total} | dict(more or {})

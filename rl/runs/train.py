@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +22,8 @@ from costgrad.rl.runs.folder import RunFolder
 from costgrad.rl.runs.malloc import keep_freed_memory
 from costgrad.rl.runs.resume import TASKS, Kept, Position, add_to_ledger
 from costgrad.rl.runs.session import Beside, Session, settings
+from costgrad.rl.runs.signals import Stop, signals
+from costgrad.rl.runs.watch import watching
 
 Hook = Callable[[Tick, Any], bool | None]
 Environments = VectorEnv | gymnasium.Env | Factory | str
@@ -39,6 +41,8 @@ class TrainResult(NamedTuple):
     run_dir: Path | None
     video: Path | None
     ledger: StepLedger  # environment steps of the whole run, by what they were spent on
+    signal: int | None = None  # the number of the signal that stopped the run
+    restarts: int = 0  # how often a process of the environments that train was started again
     unsaved: str = ""  # why checkpoints/last is not that of the end of this call; "" where it is
 
 
@@ -65,8 +69,8 @@ def train(
 ) -> TrainResult:
     """Trains the agent in place until `total_timesteps` environment steps are done.
 
-    The environment is not closed. Ctrl-C and SIGTERM end the run after the current step, or the evaluation that is
-    under way, and save it; a second one ends that step or evaluation too.
+    The environment is not closed. SIGINT (Ctrl-C), SIGTERM, SIGHUP and SIGUSR1 end the run after the current step and
+    save it, within seconds also where an environment hangs (rl/runs/signals.py); a second one ends it at once.
 
     Args:
         agent: any that keeps the protocol `Agent` of rl/loop.py.
@@ -97,6 +101,7 @@ def train(
         ledger: counts what the run spends; a hook that asks an environment for more adds to its `probes`.
     Raises:
         UserError: an argument out of range, a folder in use, no permission, an environment that returns NaN.
+        Diverged: the agent's numbers are none any more; the checkpoints before that stay.
     """
     _at_least_one(
         total_timesteps=total_timesteps,
@@ -118,18 +123,7 @@ def train(
     folder = RunFolder(run_dir, resume, keep) if run_dir is not None else None
     with _closed_on_error(folder):
         position, kept = folder.restore(agent) if folder is not None and resume else (Position(), Kept())
-        result = folder.read_result(position.step) if folder is not None else None
-        finished = kept.log is None if result is None else result.finished  # costgrad 0.1 wrote neither log nor result
-        if position.step >= total_timesteps and finished:
-            raise UserError(
-                f"the run has done {position.step} steps: total_timesteps must be more than that, got {total_timesteps}"
-            )
-        if result is None and position.step >= total_timesteps:
-            position = position._replace(pending=TASKS)  # of the final policy
-        if result is not None and result.evaluation is not None:
-            position = position._replace(
-                best=max(result.evaluation.mean, -math.inf if position.best is None else position.best)
-            )
+        position = _unfinished(position, kept, folder, total_timesteps)
         ledger = ledger or StepLedger()
         if kept.ledger is not None:
             add_to_ledger(ledger, kept.ledger)
@@ -144,32 +138,45 @@ def train(
         check_single_spaces(agent, vector)
         if folder is not None and not resume:
             folder.write_config(agent, **settings(seed, vector, total_timesteps, config))
-        beside = Beside(make, eval_env)
+            folder.keep_source(getattr(vector, "env_argument", None), getattr(vector, "env_file", None))
         about = total_timesteps, seed, eval_episodes, progress, ledger
-        session = Session(agent, vector, beside, folder, position, kept, *about)
+        session = Session(agent, vector, Beside(make, eval_env), folder, position, kept, *about)
+    say = session.display.say if progress else partial(print, file=sys.stderr, flush=True)
+    stopped: Literal["total", "hook", "signal"] = "total"
+    seconds, final, film = session.clock.seconds, None, None
     try:
-        session.introduce()
-        stopped: Literal["total", "hook", "signal"] = "total"
-        if position.step < total_timesteps:
-            schedule = Schedule(position.step, save=save_every, evaluation=eval_every, probe=probe_every)
-            stopped = _loop(session, total_timesteps, schedule, hooks)
-            if stopped == "signal":  # saved first: the run that goes on has no row here
-                session.save("last")
-            session.log.write(session.step)
+        with (
+            signals(say, lambda: session.save("last", environments=False)) as stop,
+            watching(say, getattr(vector, "env_timeout", None)),
+        ):
+            session.introduce()
+            if position.step < total_timesteps:
+                schedule = Schedule(position.step, save=save_every, evaluation=eval_every, probe=probe_every)
+                stopped = _loop(session, total_timesteps, schedule, hooks, stop)
+                if stopped == "signal":  # saved first: the run that goes on has no row here
+                    session.save("last")
+                session.log.write(session.step)
+                if stopped != "signal":
+                    session.save("last")
+            if not session.learnt and session.step > position.step:
+                done = f"no update was made in {session.step - position.step:,} steps"
+                session.display.say(
+                    f"{done}: the agent learns from more at a time (num_steps, say, or learning_starts)"
+                )
+            seconds = session.clock.seconds
             if stopped != "signal":
-                session.save("last")
-        if not session.learnt and session.step > position.step:
-            done = f"no update was made in {session.step - position.step:,} steps"
-            session.display.say(f"{done}: the agent learns from more at a time (num_steps, say, or learning_starts)")
-        seconds, final, film = session.clock.seconds, None, None
+                try:
+                    final, film = session.finish(probe_every is not None, video)
+                except KeyboardInterrupt:
+                    if not stop.is_set():
+                        raise
+                    stopped = "signal"
         if stopped == "signal":
             session.draw()
             saved = " and saved" if folder is not None and not session.unsaved else ""
             session.display.say(f"stopped after {session.step:,} steps{saved}")
-        else:
-            final, film = session.finish(probe_every is not None, video)
-    except Diverged:  # the checkpoints before it stay
-        raise
+    except Diverged as error:  # the checkpoints before it stay
+        raise session.health.blamed(error) from error
     except ValueError:  # the user's to mend (NaN from the environment, say): keep what was learnt before it
         with suppress(UserError):
             session.save("last")
@@ -180,9 +187,27 @@ def train(
             vector.close()
     rate = (session.step - position.step) / max(seconds - position.seconds, 1e-9)
     path = folder.path if folder is not None else None
-    return TrainResult(
-        session.step, seconds, rate, stopped, final, session.evaluations, path, film, ledger, session.unsaved
-    )
+    number = stop.number if stopped == "signal" else None
+    figures = (session.step, seconds, rate, stopped, final, session.evaluations, path, film, ledger)
+    return TrainResult(*figures, number, session.restarts, session.unsaved)
+
+
+def _unfinished(position: Position, kept: Kept, folder: RunFolder | None, total: int) -> Position:
+    """The position from which a run goes on, its best evaluation that of the final policy where it ended already.
+
+    Raises:
+        UserError: there is nothing left to do.
+    """
+    result = folder.read_result(position.step) if folder is not None else None
+    finished = kept.log is None if result is None else result.finished  # costgrad 0.1 wrote neither log nor result
+    if position.step >= total and finished:
+        raise UserError(f"the run has done {position.step} steps: total_timesteps must be more than that, got {total}")
+    if result is None and position.step >= total:
+        return position._replace(pending=TASKS)  # of the final policy
+    if result is not None and result.evaluation is not None:
+        best = -math.inf if position.best is None else position.best
+        return position._replace(best=max(result.evaluation.mean, best))
+    return position
 
 
 @contextmanager
@@ -215,72 +240,48 @@ class Schedule:
             self._next[task] = _after(step, self._every[task])
         return due
 
+    def has(self, task: str) -> bool:
+        """Whether it is ever due."""
+        return self._every[task] is not None
+
     def leave_out(self, task: str) -> None:
         """It is never due."""
         self._next[task] = math.inf
 
 
 def _loop(
-    session: Session, total: int, schedule: Schedule, hooks: Sequence[Hook]
+    session: Session, total: int, schedule: Schedule, hooks: Sequence[Hook], stop: Stop
 ) -> Literal["total", "hook", "signal"]:
     """Steps until the total, a hook's False or a signal."""
-    if not session.can_evaluate():
+    if schedule.has("evaluation") and not session.can_evaluate():
         schedule.leave_out("evaluation")
     agent = session.agent
-    with _signals() as stop:
-        ticks = interact(agent, session.env, session.start, session.step, session.under_way)
-        while True:
-            try:
-                session.do_pending()  # what a run was killed in comes first
-                session.between_steps = False
-                tick = next(ticks)
-                session.between_steps = True
-                session.observe(tick)
-                if hooks and any([hook(tick, agent) is False for hook in hooks]):  # a list: every hook is called
-                    return "hook"
-                if tick.step >= total:
-                    return "total"
-                if due := schedule.due(tick.step):
-                    session.work_off(due)
-            except Diverged:
-                raise
-            except (Exception, KeyboardInterrupt):
-                if not stop.is_set():
-                    raise  # else a second signal, or the first has ended an environment's process too
-            if stop.is_set():
-                return "signal"
+    ticks = interact(agent, session.env, session.start, session.step, session.under_way, session.health.extremes)
+    while True:
+        try:
+            session.do_pending()  # what a run was killed in comes first
+            session.between_steps = False
+            tick = next(ticks)
+            session.between_steps = True
+            session.observe(tick)
+            if hooks and any([hook(tick, agent) is False for hook in hooks]):  # a list: every hook is called
+                return "hook"
+            if tick.step >= total:
+                return "total"
+            if due := schedule.due(tick.step):
+                session.work_off(due)
+        except Diverged:
+            raise
+        except (Exception, KeyboardInterrupt):
+            if not stop.is_set() or stop.torn:
+                raise  # else a second signal, or the first has ended an environment's process too
+        if stop.is_set():
+            return "signal"
 
 
 def _after(step: int, every: int | None) -> float:
     """The next multiple of `every` after `step`; infinity for None."""
     return math.inf if every is None else (step // every + 1) * every
-
-
-@contextmanager
-def _signals() -> Iterator[threading.Event]:
-    """An event that SIGINT or SIGTERM sets; a second signal ends the process as it always does."""
-    stop = threading.Event()
-    if threading.current_thread() is not threading.main_thread():  # only there can handlers be set
-        yield stop
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def restore() -> None:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-    def request(number: int, frame: Any) -> None:
-        stop.set()
-        restore()
-        if before[signal.SIGINT] == signal.SIG_IGN:  # in a script's background; what stops it shall also end it
-            signal.signal(signal.SIGINT, signal.default_int_handler)
-
-    for number in before:
-        signal.signal(number, request)
-    try:
-        yield stop
-    finally:
-        restore()
 
 
 def _at_least_one(**values: int | None) -> None:

@@ -145,6 +145,18 @@ def append(path: Path, columns: Sequence[str], rows: Iterable[Sequence[str]]) ->
             file.write(_text(rows))
 
 
+def remove(path: Path, key: Key) -> None:
+    """Takes the rows of a run, and its evaluations, out of results file `path`. Raises UserError."""
+    tables: list[tuple[Path, Sequence[str], Sequence[Row | Measured]]] = [
+        (path, Row._fields, read_rows(path)),
+        (evaluations_path(path), Measured._fields, read_evaluations(path)),
+    ]
+    for file, columns, rows in tables:
+        kept = [row for row in rows if row.key != key]
+        if len(kept) < len(rows):
+            write_text(file, _text([columns, *kept]))
+
+
 def _text(lines: Iterable[Sequence[str]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(lines)

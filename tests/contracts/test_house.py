@@ -16,7 +16,7 @@ SHARED = {"presets", "configs", "common"}  # modules of agents/ that are no agen
 # The floors of rl, lowest first: a file imports from its own floor and from those below.
 FLOORS = (
     ("data", "errors", "returns", "optim", "checks", "files"),
-    ("seeds", "settings", "norm", "observations", "factories", "packing"),
+    ("seeds", "settings", "extremes", "norm", "observations", "factories", "packing"),
     ("spaces",),
     ("checkpoint", "loop", "buffers"),
     ("networks", "ledger", "agent_files"),

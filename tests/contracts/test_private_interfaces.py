@@ -36,8 +36,11 @@ LISTED = {
     "_load_from_state_dict": {"rl/norm.py"},  # torch.nn.Module: buffers of another shape
     "_apply": {"rl/black_box/loss.py"},  # torch.nn.Module: what .to() calls
     "_extra_state": {"rl/black_box/loss.py"},  # torch.nn.Module: the key of get_extra_state
-    "_state": {"envs/make.py"},  # gymnasium's AsyncVectorEnv: whether an answer is due
-    "_raise_if_errors": {"envs/make.py"},  # gymnasium's AsyncVectorEnv: what a worker raised
+    "_state": {"envs/workers.py"},  # gymnasium's AsyncVectorEnv: whether an answer is due ...
+    "_add_info": {"envs/workers.py"},  # ... the infos of all from those of each ...
+    "_assert_is_running": {"envs/workers.py"},  # ... what every call begins with ...
+    "_setattr": {"envs/workers.py"},  # ... what it is told to set an attribute ...
+    "gymnasium.vector.async_vector_env": {"envs/workers.py"},  # ... and `_async_worker`, which a worker runs
     "_final_obs": {"envs/native/base.py", "envs/tasks/batched.py"},  # keys of gymnasium's info; in classic.py, too
     "_final_info": {"envs/native/base.py", "envs/native/classic.py"},
     "_sutton_barto_reward": {"envs/native/classic.py"},  # gymnasium's CartPoleEnv: its argument
@@ -46,7 +49,7 @@ LISTED = {
     "tensorboard.compat.proto.summary_pb2": {"rl/runs/log.py"},
     "tensorboard.summary.writer.event_file_writer": {"rl/runs/log.py"},
 }
-PUBLIC = {"_replace", "_asdict", "_fields", "_make"}  # of named tuples, documented
+PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit", "_current_frames"}  # of named tuples, os, sys
 WORDS = {"_loss"}  # strings that are no name of anything
 
 
@@ -313,37 +316,61 @@ class Fragile(gymnasium.Env[Any, Any]):
         return np.zeros(1, np.float32), 0.0, False, False, {}
 
 
-@pytest.mark.filterwarnings("ignore")  # gymnasium's own, of a worker that fails
-def test_async_state_says_whether_an_answer_is_due_and_errors_come_through_one_method() -> None:
-    from gymnasium import logger
+def test_async_state_says_whether_an_answer_is_due_and_every_call_asks_first() -> None:
     from gymnasium.vector.async_vector_env import AsyncState
 
-    seen: list[list[bool]] = []
+    asked: list[bool] = []
 
     class Watched(AsyncVectorEnv):
-        def _raise_if_errors(self, successes: Any) -> None:
-            seen.append(list(successes))
-            super()._raise_if_errors(successes)
+        def _assert_is_running(self) -> None:
+            asked.append(True)
+            super()._assert_is_running()
 
     env = Watched([Fragile])
     try:
         assert env._state is AsyncState.DEFAULT
         env.reset(seed=0)
+        asked.clear()
         env.step_async(np.zeros(1, np.int64))
-        assert env._state is AsyncState.WAITING_STEP
+        assert env._state is AsyncState.WAITING_STEP and asked
         env.step_wait()
-        assert env._state is AsyncState.DEFAULT and all(map(all, seen))
-        level, logger.min_level = logger.min_level, logger.ERROR + 1
-        try:
-            with pytest.raises(ZeroDivisionError, match="the second step"):
-                env.step(np.zeros(1, np.int64))
-        finally:
-            logger.min_level = level
-        assert seen[-1] == [False]
+        assert env._state is AsyncState.DEFAULT
+        asked.clear()
+        assert env.call("steps") == (1,) and asked
+        assert env._add_info(env._add_info({}, {"a": True}, 0), {"b": 2}, 0)["a"].tolist() == [True]
     finally:
-        env._state = AsyncState.DEFAULT
-        env.close_extras(terminate=True)
-        env.closed = True
+        env.close()
+
+
+@pytest.mark.filterwarnings("ignore")  # gymnasium's own, of a worker that fails
+def test_an_async_worker_without_shared_memory_sends_what_it_observes_and_queues_what_is_raised() -> None:
+    import multiprocessing
+    from inspect import signature
+
+    from gymnasium.vector.async_vector_env import _async_worker
+    from gymnasium.vector.utils import CloudpickleWrapper
+
+    context = multiprocessing.get_context()
+    ours, theirs = context.Pipe()
+    errors = context.Queue()
+    given = (4, CloudpickleWrapper(Fragile), theirs, ours, None, errors, AutoresetMode.SAME_STEP, None)
+    process = context.Process(target=_async_worker, args=given[: len(signature(_async_worker).parameters)], daemon=True)
+    process.start()
+    theirs.close()
+    ours.send(("reset", {"seed": 0, "options": None}))
+    (obs, info), fine = ours.recv()
+    assert obs.shape == (1,) and info == {} and fine
+    ours.send(("_setattr", ("steps", 0)))
+    assert ours.recv() == (None, True)
+    ours.send(("step", 0))
+    (obs, *rest), fine = ours.recv()
+    assert obs.shape == (1,) and rest == [0.0, False, False, {}] and fine
+    ours.send(("step", 0))
+    assert ours.recv() == (None, False)
+    index, kind, value, trace = errors.get(timeout=5)
+    assert (index, kind, str(value)) == (4, ZeroDivisionError, "the second step") and "Traceback" in trace
+    process.join(5)
+    assert process.exitcode == 0
 
 
 def test_info_has_the_keys_of_an_episodes_end() -> None:

@@ -26,17 +26,40 @@ MUTANTS = [
         "True",
         "envs/checked",
     ),
-    Mutant("a worker's log stays", "envs/make.py", "logger.ERROR + 1", "logger.min_level", "envs/checked"),
-    Mutant(
-        "who was asked is asked again", "envs/make.py", "self._state = AsyncState.WAITING_STEP", "pass", "envs/make"
-    ),
     Mutant(
         "workers keep a handler of SIGTERM",
-        "envs/make.py",
+        "envs/child.py",
         "signal.signal(signal.SIGTERM, signal.SIG_DFL)",
         "pass",
         "envs/make",
     ),
+    # What worker processes do when they fail
+    Mutant(
+        "who was asked is asked again",
+        "envs/workers.py",
+        "self._state = AsyncState.WAITING_STEP  # whoever",
+        "pass  # whoever",
+        "envs/make",
+    ),
+    Mutant(
+        "a restarted row says nothing",
+        "envs/workers.py",
+        '{**info, "process_restarted": True}',
+        "{**info}",
+        "envs/workers",
+    ),
+    Mutant(
+        "a restart repeats its first start",
+        "envs/workers.py",
+        "SeedSequence((source, i, count))",
+        "SeedSequence((source, i))",
+        "envs/workers",
+    ),
+    Mutant("restarts without end", "envs/workers.py", "if times == MOST_IN_A_ROW:", "if times == -1:", "envs/workers"),
+    Mutant(
+        "a worker outlives its parent", "envs/child.py", "while os.getppid() == parent:", "while True:", "envs/workers"
+    ),
+    Mutant("SIGTERM is all", "envs/workers.py", '("terminate", "kill")', '("terminate",)', "envs/workers"),
     Mutant(
         "numbers of another kind go unseen",
         "envs/checked.py",
@@ -52,11 +75,11 @@ MUTANTS = [
         "envs/checked",
     ),
     Mutant(
-        "a dead process goes unseen",
-        "envs/make.py",
-        "except (EOFError, ConnectionError)",
-        "except LookupError",
-        "envs/checked",
+        "an argument of the environment is lost",
+        "envs/build.py",
+        "guard(name, partial(target, **with_render_mode(target, name, kwargs, self.render_mode)))",
+        "guard(name, target, **with_render_mode(target, name, kwargs, self.render_mode))",
+        "envs/workers",
     ),
     Mutant("a limit is lost among **kwargs", "envs/build.py", "by_name=True)  # what", ")  # what", "envs/make"),
     Mutant(
@@ -64,5 +87,31 @@ MUTANTS = [
     ),
     Mutant(
         "an ending that is a number", "rl/loop.py", "value.dtype != np.bool_", "value.dtype == object", "envs/checked"
+    ),
+    # What a name may lead to, and whose it is
+    Mutant(
+        "what is imported is defined there",
+        "envs/allowed.py",
+        "_is_marked(target) or _defined_in",
+        "True or _defined_in",
+        "envs/allowed",
+    ),
+    Mutant("any class will do", "envs/allowed.py", "    if isinstance(target, type):", "    if False:", "envs/allowed"),
+    Mutant(
+        "Python's own modules have environments",
+        "envs/load.py",
+        "top in sys.stdlib_module_names",
+        "False",
+        "envs/allowed",
+    ),
+    Mutant("a key that others read", "envs/stamp.py", "found.st_mode & 0o077", "False", "envs/stamp"),
+    Mutant("a signature for any purpose", "envs/stamp.py", " + name + data", " + data", "envs/stamp"),
+    Mutant("the arguments are not signed", "envs/recipe.py", '"env_kwargs": kwargs, ', "", "scripts/trust"),
+    Mutant(
+        "a module of any folder",
+        "envs/recipe.py",
+        "return not (isinstance(path, str)",
+        "return False and (isinstance(path, str)",
+        "scripts/trust",
     ),
 ]

@@ -237,4 +237,29 @@ MUTANTS = [
         "        for line in lines[:0]:\n",
         "rl/settings",
     ),
+    # What an environment lost with its process
+    Mutant("n-step across a restart", "rl/buffers/replay.py", "np.where(step.valid, row, NONE)", "row", "rl/restarts"),
+    Mutant("lambda across a restart", "rl/buffers/rollout.py", 'arrays["valid"][1:] == 0.0', "False", "rl/restarts"),
+    Mutant(
+        "goals from behind a restart",
+        "rl/buffers/hindsight.py",
+        "self.current[~step.valid] = NONE",
+        "pass",
+        "rl/restarts",
+    ),
+    Mutant(
+        "a candidate pays for a cut-off episode",
+        "rl/evolution/population.py",
+        "self._episode_cost[~step.valid] = 0.0",
+        "pass",
+        "rl/restarts",
+    ),
+    Mutant("costs are summed across a restart", "rl/norm.py", " | (valid[t] == 0)", "", "rl/restarts"),
+    Mutant(
+        "a restarted row is learnt from",
+        "rl/loop.py",
+        "at.reset_row, any_reset = at.reset_row | restarted, True",
+        "pass",
+        "rl/restarts",
+    ),
 ]

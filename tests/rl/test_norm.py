@@ -184,7 +184,7 @@ def test_state_survives_a_round_trip() -> None:
 
 
 def test_the_cost_unit_by_brute_force() -> None:
-    """max(std(G), max|G| / 5) of G, looking back over each episode, across rollouts, reset rows left out."""
+    """max(std(G), max|G| / 5) of G, looking back over each episode, across rollouts, not across reset rows."""
     rng = np.random.default_rng(0)
     steps, envs, gamma = 60, 3, 0.9
     cost = rng.normal(2.0, 3.0, (steps, envs))
@@ -201,7 +201,7 @@ def test_the_cost_unit_by_brute_force() -> None:
             total += cost[t, i] * valid[t, i]
             if valid[t, i]:
                 past.append(total)
-            total = 0.0 if done[t, i] else gamma * total
+            total = 0.0 if done[t, i] or not valid[t, i] else gamma * total
     assert unit.value == pytest.approx(max(np.std(past), np.abs(past).max() / 5), rel=1e-5)
     assert np.std(past) > np.abs(past).max() / 5
 

@@ -69,7 +69,7 @@ def test_numpy_scalars_keep_their_type() -> None:
 @pytest.mark.parametrize(
     "value",
     [object(), {1, 2}, np.array([None]), np.array(["a"]), 1j, np.longdouble(1), [lambda: 0], torch.zeros(2), range(3)],
-    ids=repr,
+    ids=lambda value: type(value).__name__,
 )  # fmt: skip
 def test_what_is_no_data_is_refused(value: Any) -> None:
     with pytest.raises(TypeError):

@@ -6,9 +6,9 @@ MUTANTS = [
     # What a user's environment gets wrong
     Mutant(
         "workers die of Ctrl-C",
-        "envs/make.py",
-        "signal.signal(signal.SIGINT, signal.SIG_IGN)",
-        "pass",
+        "envs/child.py",
+        'for name in ("SIGINT", "SIGHUP", "SIGUSR1"):',
+        "for name in ():",
         "scripts/commands",
     ),
     Mutant(
@@ -25,7 +25,7 @@ MUTANTS = [
     Mutant(
         "train: a resumed run looks for its file where the user stands",
         "scripts/train.py",
-        'started.get("env_argument", args.env)',
+        'args.env if "--env" in typed else None',
         "args.env",
         "scripts/commands",
     ),
@@ -54,8 +54,8 @@ MUTANTS = [
     Mutant(
         "a resumed run brings its own encoder",
         "scripts/train.py",
-        '"agent": own or started["agent"], "encoder": None}',
-        '"agent": own or started["agent"]}',
+        '"encoder": None, "trust": False}',
+        '"trust": False}',
         "scripts/own_agents",
     ),
     Mutant(
@@ -83,4 +83,32 @@ MUTANTS = [
         "row.env == task]",
         "scripts/report",
     ),
+    # What a run folder may decide
+    Mutant(
+        "a run folder runs what it names",
+        "scripts/environment.py",
+        "if (code := code_of(named)) and not trust:",
+        "if (code := code_of(named)) and not trust and not code:",
+        "scripts/trust",
+    ),
+    Mutant("a run trusts itself", "scripts/train.py", ', "trust": False}', "}", "scripts/trust"),
+    Mutant(
+        "arguments of a folder's reach the user's code",
+        "scripts/environment.py",
+        "and not (trust or is_signed(started))",
+        "and False",
+        "scripts/trust",
+    ),
+    Mutant(
+        "a changed environment has been measured",
+        "scripts/experiment.py",
+        "if ran != now and ran is not None:",
+        "if False:",
+        "scripts/experiment",
+    ),
+    Mutant("a stale row stays", "scripts/jobs.py", "if row.key in stale:", "if False:", "scripts/experiment"),
+    # How a run ends that does not end by itself
+    Mutant("a signal ends with 130", "scripts/train.py", "128 + (result.signal or 0)", "130", "scripts/ends"),
+    Mutant("a broken agent is saved", "rl/runs/session.py", "self.health.check(self.step)", "pass", "scripts/ends"),
+    Mutant("a terminal that is gone ends in an error", "scripts/cli.py", "errno.EIO", "errno.ENOENT", "scripts/ends"),
 ]

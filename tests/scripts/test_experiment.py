@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -237,3 +238,41 @@ def test_a_signal_ends_the_runs_too_and_leaves_no_row(tmp_path: Path, number: si
     assert process.returncode == 130 and "interrupted" in errors
     assert not any(Path(f"/proc/{run}").exists() for run in runs if run)
     assert not (tmp_path / "x.csv").exists()
+
+
+def test_an_environment_whose_file_changed_runs_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Its row is replaced, evaluations included; the row of another environment stays."""
+    for name in ("one", "two"):
+        (tmp_path / f"{name}.py").write_text(f"def {name}(x):\n    return 1.0\n{name}.low, {name}.high = -1.0, 1.0\n")
+    flags = [
+        "--name",
+        "own",
+        "--results",
+        str(tmp_path),
+        "--envs",
+        *(f"{tmp_path}/{n}.py:{n}:32" for n in ("one", "two")),
+    ]
+    flags += ["--agent", "randomsearch", *SMALL]
+    path = tmp_path / "own.csv"
+    assert experiment.main(flags) == 0
+    assert [float(row.final_return) for row in read_rows(path)] == [-1.0, -1.0]
+    assert experiment.main(flags) == 0
+    assert "2 of 2 runs are there, 0 to do" in capsys.readouterr().out
+    before = {row.env: row for row in read_rows(path)}
+    (tmp_path / "one.py").write_text((tmp_path / "one.py").read_text().replace("return 1.0", "return 2.0"))
+    assert experiment.main(flags) == 0
+    said = capsys.readouterr().out
+    assert f"{tmp_path}/one.py:one has changed since 1 of its runs were done" in said and "1 to do" in said
+    after = {row.env: row for row in read_rows(path)}
+    one, two = (f"{tmp_path}/{name}.py:{name}" for name in ("one", "two"))
+    assert len(read_rows(path)) == 2 and after[two] == before[two]
+    assert float(after[one].final_return) == -2.0 and after[one].config != before[one].config
+    returns = {(found.env, float(found.mean_return)) for found in read_evaluations(path)}
+    assert returns == {(one, -2.0), (two, -1.0)}
+    # A row of an older version does not say what the file was.
+    path.write_text(path.read_text().replace("env_sha256", "nothing"))
+    text = path.read_text().splitlines()
+    path.write_text("\n".join(re.sub(r', ""nothing"": ""\w+""', "", line) for line in text) + "\n")
+    assert experiment.main(flags) == 0
+    said = capsys.readouterr().out
+    assert said.count("its row does not say what") == 2 and "0 to do" in said

@@ -175,4 +175,18 @@ MUTANTS = [
         "for part in (output, context))",
         "rl/black_box/calls",
     ),
+    Mutant(
+        "calls: a killed worker is a fault at once",
+        "rl/black_box/calls.py",
+        "answers, start = self._in_pool(again),",
+        "answers, start = [ENDED] * len(again),",
+        "rl/black_box/calls",
+    ),
+    Mutant(
+        "calls: a broken pool stays",
+        "rl/black_box/calls.py",
+        "if self._pool is not None and not self._pool.active:",
+        "if False:",
+        "rl/black_box/calls",
+    ),
 ]

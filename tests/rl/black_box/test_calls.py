@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -119,6 +120,56 @@ def test_a_call_that_hangs_is_ended_and_the_next_one_works() -> None:
     with pytest.raises(UserError, match=r"cost_fn took longer than its timeout of 1.0 s"):
         strict([numbers(99)], None, None, 1)
     strict.close()
+
+
+def pool_of(box: BlackBox) -> list[psutil.Process]:
+    """The worker processes that a black box has."""
+    return [p for p in psutil.Process().children(recursive=True) if "multiprocessing-fork" in str(p.cmdline())]
+
+
+class Deadly:
+    """The output is the cost; 13 ends the process, 7 does so the first time only."""
+
+    def __init__(self, seen: Path) -> None:
+        self.seen = seen
+
+    def __call__(self, output: Any, context: Any, private: Any) -> Any:
+        if (output == 13).any() or ((output == 7).any() and not self.seen.exists()):
+            self.seen.touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        return output[..., 0]
+
+
+def test_workers_that_are_killed_cost_nothing(tmp_path: Path) -> None:
+    """Between two calls or in one: the row is evaluated again, once."""
+    box = BlackBox(Deadly(tmp_path / "seen"), batched=False, workers=2)
+    for _ in range(2):
+        assert box([numbers(1, 2)], None, None, 2)[0].tolist() == [[1, 2]]
+        pool_of(box)[0].kill()
+    for process in pool_of(box):
+        process.kill()
+    time.sleep(0.5)  # the pool notices, and calls itself broken
+    assert box([numbers(1, 7, 3)], None, None, 3)[0].tolist() == [[1, 7, 3]] and (tmp_path / "seen").exists()
+    assert (box.ledger.evaluations, box.ledger.failures) == (7, 0)
+    box.close()
+
+
+@pytest.mark.parametrize(("batched", "on_fault"), [(True, "skip"), (False, "raise")])
+def test_a_row_that_ends_its_worker_each_time_is_named_and_the_others_count(
+    batched: bool, on_fault: Any, tmp_path: Path
+) -> None:
+    rows = [numbers(1, 2, 13, 4), numbers(5, 6, 8, 9)]
+    box = BlackBox(Deadly(tmp_path / "seen"), batched=batched, workers=2, on_fault=on_fault)
+    if on_fault == "raise":
+        with pytest.raises(UserError, match=r"the process that cost_fn ran in ended twice, on row 2 of variant 0$"):
+            box(rows, None, None, 4)
+    else:
+        cost, counts = box(rows, None, None, 4)
+        assert counts.tolist() == [[True, True, False, True], [True] * 4] and cost[1].tolist() == [5, 6, 8, 9]
+        assert cost[0, [0, 1, 3]].tolist() == [1, 2, 4]
+    assert (box.ledger.evaluations, box.ledger.failures) == (8, 1)
+    assert box([numbers(5)], None, None, 1)[0].tolist() == [[5]]  # the next call works
+    box.close()
 
 
 def alive(name: str) -> int:
