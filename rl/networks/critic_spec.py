@@ -101,7 +101,7 @@ def read_spec(given: Any, tensors: Mapping[str, Tensor]) -> CriticSpec:
     hints = get_type_hints(CriticSpec)
     if not isinstance(given, dict) or not {"obs_shape", "action"} <= given.keys() <= hints.keys():
         raise ValueError(f"the spec of C is {short(given)}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     for name, value in values.items():
         if wanted := unfit(value, hints[name]):
             raise ValueError(f"{name} of C is {short(value)}: it must be {wanted}")
@@ -115,8 +115,8 @@ def read_spec(given: Any, tensors: Mapping[str, Tensor]) -> CriticSpec:
     for name in ("action_size", "features"):
         whole(getattr(spec, name), f"{name} of C", 0, held)
     for name in ("action_start", "starts", "channel_axis"):
-        values = getattr(spec, name)
-        for part in values if isinstance(values, tuple) else (values,):
+        found = getattr(spec, name)
+        for part in found if isinstance(found, tuple) else (found,):
             whole(part, f"{name} of C", -LARGEST)
     number(spec.dropout, "dropout of C", 0, 0.99)
     for bound in (*spec.low, *spec.high):

@@ -113,10 +113,10 @@ class Session:
             folder.say = self.faults.say
             for line in folder.notes:
                 folder.say(line)
-        check = {} if folder is None else {"check": folder.check}
+        check = folder.check if folder is not None else bool
         every = max(total // LOG_POINTS, env.num_envs)
         since = (position.step, ledger, kept.log, position.pending)
-        self.log = Log(path, self.clock, every, *since, self.health, self.faults, **check)
+        self.log = Log(path, self.clock, every, *since, self.health, self.faults, check)
         self._eval_env: VectorEnv | None = None
         self.learnt = False  # whether there was an update
         self._endless = False
