@@ -82,7 +82,7 @@ def load_agent(
             raise UserError(f"checkpoint {path} was saved without an encoder: it takes none")
         more["encoder"] = encoder
     try:
-        check_sizes(config, *spaces, tensors, encoder is not None)
+        check_sizes(config, spaces[0], spaces[1], tensors, encoder is not None)
         given = read_spec(meta["critic"], tensors) if "critic" in meta else None
         agent = cls(*spaces, config, device=device, **more)  # type: ignore[call-arg]
         critic = getattr(agent, "critic", None)

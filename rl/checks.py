@@ -16,8 +16,8 @@ from torch import Tensor
 LARGEST = 2**53  # whole numbers up to which a float holds each
 _CPU_STATE, _OTHER_STATE = 5056, 16  # bytes of a generator's state on the CPU, on another device
 # What unfit data raises where it is used: a loader catches these, beside what is checked here.
-UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError, RecursionError, RuntimeError)
-UNFIT = (*UNFIT, TypeError, ValueError)
+UNFIT: tuple[type[Exception], ...] = (ArithmeticError, AssertionError, AttributeError, LookupError, MemoryError)
+UNFIT = (*UNFIT, RecursionError, RuntimeError, TypeError, ValueError)
 
 
 def whole(value: Any, name: str, least: int = 0, most: int = LARGEST) -> int:

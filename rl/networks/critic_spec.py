@@ -101,7 +101,7 @@ def read_spec(given: Any, tensors: Mapping[str, Tensor]) -> CriticSpec:
     hints = get_type_hints(CriticSpec)
     if not isinstance(given, dict) or not {"obs_shape", "action"} <= given.keys() <= hints.keys():
         raise ValueError(f"the spec of C is {short(given)}")
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
+    values: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     for name, value in values.items():
         if wanted := unfit(value, hints[name]):
             raise ValueError(f"{name} of C is {short(value)}: it must be {wanted}")
