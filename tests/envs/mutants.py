@@ -114,4 +114,33 @@ MUTANTS = [
         "return False and (isinstance(path, str)",
         "scripts/trust",
     ),
+    # Environments that go on
+    Mutant(
+        "any pickle is opened",
+        "envs/snapshot.py",
+        "if not verify(PURPOSE,",
+        "if False and not verify(",
+        "envs/snapshot",
+    ),
+    Mutant(
+        "every copy will do",
+        "envs/snapshot.py",
+        'return "" if _same(seen, again) else',
+        'return "" if True else',
+        "envs/snapshot",
+    ),
+    Mutant(
+        "arguments of a constructor for a state",
+        "envs/snapshot.py",
+        "if isinstance(obj, EzPickle):",
+        "if False:",
+        "envs/snapshot",
+    ),
+    Mutant(
+        "global random numbers are lost",
+        "envs/snapshot.py",
+        "    np.random.set_state(of_numpy)\n\n\n# Vector",
+        "\n\n# Vector",
+        "envs/snapshot",
+    ),
 ]
