@@ -70,8 +70,8 @@ MUTANTS = [
     Mutant(
         "a batch is not looked at",
         "envs/make.py",
-        "env if own or isinstance",
-        "env if True or isinstance",
+        "env if _is_own(env) else",
+        "env if True else",
         "envs/checked",
     ),
     Mutant(

@@ -22,5 +22,11 @@ MUTANTS = [
     Mutant(
         "moments are not looked at", "rl/runs/health.py", "optimizer.state_dict().items())", "())", "rl/runs/health"
     ),
-    Mutant("nobody is blamed", "rl/runs/health.py", "self.extremes.blamed or ", "", "rl/runs/health"),
+    Mutant(
+        "nobody is blamed",
+        "rl/runs/health.py",
+        "error).replace(RATES, self.extremes.blamed or RATES)",
+        "error)",
+        "rl/runs/health",
+    ),
 ]
