@@ -20,7 +20,7 @@ from costgrad.envs.build import Builder, guard
 from costgrad.envs.checked import CheckedVectorEnv
 from costgrad.envs.errors import EnvError
 from costgrad.envs.forms import OTHER_STREAM, Native, native
-from costgrad.envs.load import Found, find
+from costgrad.envs.load import Found, find, one_line
 from costgrad.envs.native.base import NativeVectorEnv
 from costgrad.envs.native.pool import PoolVectorEnv
 from costgrad.envs.recipe import Recipe, recipe_of
@@ -96,7 +96,12 @@ class MadeEnv(VectorWrapper):
         if reason := self.why_not_exact():
             raise EnvError(f"{self.name} cannot be saved: {reason}")
         assert self._method is not None and self._method[0] is not None
-        return guard(self.name, take, self, self._method[0], fails="cannot be saved")  # type: ignore[no-any-return]
+        try:
+            return take(self, self._method[0])
+        except EnvError:
+            raise
+        except Exception as error:  # whatever the user's own classes raise
+            raise EnvError(f"{self.name} cannot be saved: {one_line(error)}") from error
 
     def restore(self, snapshot: Mapping[str, Any]) -> None:
         """Goes on from a `snapshot`, after a reset.

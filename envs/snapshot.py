@@ -34,7 +34,7 @@ METHODS = ("its state", "a pickle")  # in the order in which they are tried
 # One environment
 
 
-class _Pickler(cloudpickle.Pickler):
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Saves the attributes of an `EzPickle`, which by itself would save the arguments of its constructor only."""
 
     def reducer_override(self, obj: Any) -> Any:

@@ -17,7 +17,7 @@ from dataclasses import asdict, dataclass
 from numbers import Integral
 from typing import Any, Literal, get_args
 
-import cloudpickle  # type: ignore[import-untyped]
+import cloudpickle
 import numpy as np
 from torch import Tensor
 

@@ -20,75 +20,14 @@ from costgrad.rl.diagnostics.probe import Probe
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import Evaluation
 from costgrad.rl.ledger import StepLedger
+from costgrad.rl.runs.clock import Clock
 from costgrad.rl.runs.events import Events
 from costgrad.rl.runs.faults import Faults
 from costgrad.rl.runs.health import Health
+from costgrad.rl.runs.metrics import Thinned, means
 from costgrad.rl.runs.table import EVALUATION_COLUMNS, PROBE_COLUMNS, TRAINING_COLUMNS, Table
 
 WINDOW = 100  # episodes that rollout/ep_rew_mean is the mean of
-_KEPT = 128  # maximum number of updates whose metrics are averaged
-
-
-class Clock:
-    """Seconds of training; pauses as a context manager while something else runs.
-
-    Args:
-        seconds: initial value, of a resumed run.
-    """
-
-    def __init__(self, seconds: float = 0.0) -> None:
-        self._start = time.perf_counter() - seconds
-        self._paused: float | None = None
-
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start, without pauses."""
-        return (self._paused or time.perf_counter()) - self._start
-
-    def __enter__(self) -> Clock:
-        """Pauses."""
-        self._paused = time.perf_counter()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Resumes."""
-        assert self._paused is not None
-        self._start += time.perf_counter() - self._paused
-        self._paused = None
-
-
-class Thinned:
-    """Metrics of evenly spaced updates between two writes, as tensors on their device."""
-
-    def __init__(self, kept: list[dict[str, Tensor]] | None = None, seen: int = 0, stride: int = 1) -> None:
-        self.kept = kept or []
-        self.seen = seen
-        self.stride = stride
-
-    def add(self, metrics: dict[str, Tensor]) -> None:
-        """Keeps every update at first, then every second, every fourth, ... to bound memory and time."""
-        self.seen += 1
-        if self.seen % self.stride == 0:
-            self.kept.append(metrics)
-            if len(self.kept) == _KEPT:
-                self.kept = self.kept[1::2]
-                self.stride *= 2
-
-
-def means(groups: Mapping[tuple[str, ...], Thinned]) -> dict[str, float]:
-    """The mean of each metric over the updates that report it; synchronises with the device once per group.
-
-    Args:
-        groups: updates by the names of their metrics, which may differ between updates.
-    """
-    sums: dict[str, float] = {}
-    counts: dict[str, int] = {}
-    for names, sample in groups.items():
-        rows = torch.stack([value for metrics in sample.kept for value in metrics.values()]).view(-1, len(names))
-        for name, mean in zip(names, rows.double().mean(0).tolist(), strict=True):
-            sums[name] = sums.get(name, 0.0) + mean * sample.seen
-            counts[name] = counts.get(name, 0) + sample.seen
-    return {name: total / counts[name] for name, total in sums.items()}
 
 
 class Log:

@@ -14,55 +14,20 @@ from costgrad.rl.diagnostics.probe import probe
 from costgrad.rl.drawing.describe import describe
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import MAX_AT_ONCE, SEED_OFFSET, Evaluation, NeverEnds, run_episodes
-from costgrad.rl.factories import Factory, factory_of, vector_of
 from costgrad.rl.files import write_bytes
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick, UnderWay
+from costgrad.rl.runs.beside import NO_OTHER, Beside
+from costgrad.rl.runs.clock import Clock
 from costgrad.rl.runs.faults import LAST, Faults, warn
 from costgrad.rl.runs.folder import Result, RunFolder, environment_seed
 from costgrad.rl.runs.health import Health
-from costgrad.rl.runs.log import Clock, Log
+from costgrad.rl.runs.log import Log
 from costgrad.rl.runs.progress import Display
 from costgrad.rl.runs.resume import Kept, Position, go_on, state_of, why_not_exact
 from costgrad.rl.runs.video import record_video
 
 LOG_POINTS = 200  # of TensorBoard's training curves in a run
-NO_OTHER = "env cannot be made again: pass eval_env=, a second environment, an id or a factory, to costgrad.train"
-
-
-class Beside:
-    """The environments beside those that train: for evaluation, video and probes.
-
-    Args:
-        make: of the environments that train, None where they cannot be made again.
-        given: `eval_env` of `train`.
-    """
-
-    def __init__(self, make: Factory | None, given: Any = None) -> None:
-        self.ready = None  # used itself, and not closed: it is the user's
-        self.make = self.make_probes = make
-        if given is not None:
-            self.make = factory_of(given)
-            self.ready = vector_of(given) if self.make is None else None
-            self.make_probes = make or self.make
-
-    @property
-    def filmed(self) -> Factory | VectorEnv | None:
-        """What a video is made in."""
-        return self.make or self.ready
-
-    def for_evaluation(self, num_envs: int, seed: int) -> VectorEnv | None:
-        """Environments, None where there are none."""
-        return self.ready or (self.make and self.make(num_envs=num_envs, seed=seed, render_mode=None))
-
-    def for_probes(self, **arguments: Any) -> VectorEnv:
-        """Fresh environments. Raises UserError where they cannot be made."""
-        if self.make_probes is None:
-            raise UserError(NO_OTHER)
-        try:
-            return self.make_probes(**arguments)
-        except ValueError as error:  # the user's to mend, whichever library says so
-            raise UserError(str(error)) from error
 
 
 class Session:
@@ -113,7 +78,7 @@ class Session:
             folder.say = self.faults.say
             for line in folder.notes:
                 folder.say(line)
-        check = folder.check if folder is not None else bool
+        check = (lambda: None) if folder is None else folder.check
         every = max(total // LOG_POINTS, env.num_envs)
         since = (position.step, ledger, kept.log, position.pending)
         self.log = Log(path, self.clock, every, *since, self.health, self.faults, check)

@@ -51,7 +51,7 @@ class Stop:
 
 
 @contextmanager
-def signals(say: Callable[[str], None], save: Callable[[], object]) -> Iterator[Stop]:
+def signals(say: Callable[[str], None], save: Callable[[], Any]) -> Iterator[Stop]:
     """Takes SIGINT, SIGTERM, SIGHUP and SIGUSR1 as requests to end; a second signal acts as it would without this.
 
     SIGHUP and SIGUSR1 are left alone where something else is made of them, `nohup` for instance. Nothing is taken
@@ -103,7 +103,7 @@ def signals(say: Callable[[str], None], save: Callable[[], object]) -> Iterator[
 class _Watch:
     """A thread that is told of signals by the interpreter, also while the main thread is in a call of C."""
 
-    def __init__(self, stop: Stop, say: Callable[[str], None], save: Callable[[], object]) -> None:
+    def __init__(self, stop: Stop, say: Callable[[str], None], save: Callable[[], Any]) -> None:
         self.stop, self.say, self.save = stop, say, save
         self.poked = False  # the next signal comes from this thread
         self.saving = threading.Lock()

@@ -18,10 +18,11 @@ from costgrad.rl.evaluate import Evaluation
 from costgrad.rl.factories import Factory, check_single_spaces, factory_of, vector_of
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick, interact
+from costgrad.rl.runs.beside import Beside
 from costgrad.rl.runs.folder import RunFolder
 from costgrad.rl.runs.malloc import keep_freed_memory
 from costgrad.rl.runs.resume import TASKS, Kept, Position, add_to_ledger
-from costgrad.rl.runs.session import Beside, Session, settings
+from costgrad.rl.runs.session import Session, settings
 from costgrad.rl.runs.signals import Stop, signals
 from costgrad.rl.runs.watch import watching
 

@@ -172,11 +172,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--count", type=int, default=50, help="kills")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, help="number of the one run to kill")
+    parser.add_argument("--every", type=int, default=1, help="take each so-manieth run only")
     parser.add_argument("--csv", type=Path)
     args = parser.parse_args(argv)
     draw, rows, kills, failed = random.Random(args.seed), [], 0, 0
     while kills < args.count:
-        run = RUNS[len(rows) % len(RUNS) if args.only is None else args.only]
+        run = RUNS[len(rows) * args.every % len(RUNS) if args.only is None else args.only]
         with tempfile.TemporaryDirectory() as folder:
             count, different, seconds = trial(run, draw, Path(folder))
         kills, failed = kills + count, failed + bool(different)

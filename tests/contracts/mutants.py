@@ -112,4 +112,36 @@ MUTANTS = [
         "        pass\n",
         "contracts/encoders",
     ),
+    # A run that goes on
+    Mutant(
+        "noise is drawn anew", "rl/networks/acting.py", 'state["noise"] = ', 'state["unused"] = ', "contracts/resume"
+    ),
+    Mutant(
+        "an unfinished rollout is lost",
+        "rl/buffers/rollout.py",
+        "        self.filled = filled\n",
+        "",
+        "contracts/resume",
+    ),
+    Mutant(
+        "no row follows the newest",
+        "rl/buffers/replay.py",
+        'self._newest = state_dict["newest"]',
+        'unused = state_dict["newest"]',
+        "contracts/resume",
+    ),
+    Mutant(
+        "candidates start again",
+        "rl/evolution/population.py",
+        'if "playing" in state_dict:',
+        "if False:",
+        "contracts/resume",
+    ),
+    Mutant(
+        "episodes start again",
+        "rl/runs/resume.py",
+        '    return at, ""\n',
+        '    return UnderWay(), ""\n',
+        "contracts/resume",
+    ),
 ]

@@ -70,8 +70,8 @@ MUTANTS = [
     Mutant(
         "a batch is not looked at",
         "envs/make.py",
-        "env if own or isinstance",
-        "env if True or isinstance",
+        "env if _is_own(env) else",
+        "env if True else",
         "envs/checked",
     ),
     Mutant(
@@ -113,5 +113,34 @@ MUTANTS = [
         "return not (isinstance(path, str)",
         "return False and (isinstance(path, str)",
         "scripts/trust",
+    ),
+    # Environments that go on
+    Mutant(
+        "any pickle is opened",
+        "envs/snapshot.py",
+        "if not verify(PURPOSE,",
+        "if False and not verify(",
+        "envs/snapshot",
+    ),
+    Mutant(
+        "every copy will do",
+        "envs/snapshot.py",
+        'return "" if _same(seen, again) else',
+        'return "" if True else',
+        "envs/snapshot",
+    ),
+    Mutant(
+        "arguments of a constructor for a state",
+        "envs/snapshot.py",
+        "if isinstance(obj, EzPickle):",
+        "if False:",
+        "envs/snapshot",
+    ),
+    Mutant(
+        "global random numbers are lost",
+        "envs/snapshot.py",
+        "    np.random.set_state(of_numpy)\n\n\n# Vector",
+        "\n\n# Vector",
+        "envs/snapshot",
     ),
 ]

@@ -10,7 +10,7 @@ MUTANTS = [
     Mutant(
         "reset rows not masked by the loop",
         "rl/loop.py",
-        "~reset_row if any_reset else everything",
+        "~at.reset_row if any_reset else everything",
         "everything",
         "rl/loop",
     ),
@@ -26,8 +26,8 @@ MUTANTS = [
     ),
     Mutant(
         "numbers not checked",
-        "rl/loop.py",
-        "if abs(reward.sum()) < _LARGEST and math.isfinite(obs.sum()):",
+        "rl/extremes.py",
+        "if of_reward < self._reward and of_obs < self._obs:",
         "if True:",
         "rl/loop",
     ),
@@ -97,7 +97,7 @@ MUTANTS = [
     Mutant(
         "norm: cost unit ignores episode ends",
         "rl/norm.py",
-        "np.where(done[t], 0.0, discount[t] * past[t])",
+        "np.where(done[t] | (valid[t] == 0), 0.0, discount[t] * past[t])",
         "discount[t] * past[t]",
         "rl/norm",
     ),

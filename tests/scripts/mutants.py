@@ -31,7 +31,7 @@ MUTANTS = [
     ),
     Mutant(
         "checkpoint: any space will do",
-        "rl/checkpoint.py",
+        "rl/agent_files.py",
         "if (here := getattr(agent.codec, key)) != there:",
         "if (here := there) != there:",
         "scripts/commands",

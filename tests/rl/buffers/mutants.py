@@ -22,8 +22,8 @@ MUTANTS = [
     Mutant(
         "truncation does not cut",
         "rl/buffers/rollout.py",
-        'done=arrays["terminated"] | arrays["truncated"]',
-        'done=arrays["terminated"]',
+        'done = arrays["terminated"] | arrays["truncated"]',
+        'done = arrays["terminated"].copy()',
         "rl/buffers/rollout",
     ),
     Mutant(
@@ -36,8 +36,8 @@ MUTANTS = [
     # Replay buffer
     Mutant(
         "replay: a full buffer is loaded into a larger one",
-        "rl/buffers/replay.py",
-        "(self.size < self.capacity and self.next != self.size)",
+        "rl/buffers/saved.py",
+        "(size < capacity and follows != size)",
         "False",
         "rl/buffers/replay",
     ),
@@ -163,8 +163,8 @@ MUTANTS = [
     Mutant(
         "hindsight: goals of the next episode",
         "rl/buffers/hindsight.py",
-        "step.terminated | step.truncated, NONE, self._current",
-        "step.terminated, NONE, self._current",
+        "step.terminated | step.truncated, NONE, self.current",
+        "step.terminated, NONE, self.current",
         "rl/buffers/hindsight",
     ),
     Mutant(

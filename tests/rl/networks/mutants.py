@@ -112,8 +112,8 @@ MUTANTS = [
     Mutant(
         "one noise for the whole rollout",
         "rl/networks/acting.py",
-        "self._noise[t])",
-        "self._noise[0])",
+        "self._noise[t - self.num_steps]",
+        "self._noise[0]",
         "rl/networks/acting rl/networks/numpy_forward",
     ),
     # Acting on the host

@@ -22,7 +22,13 @@ MUTANTS = [
     Mutant(
         "moments are not looked at", "rl/runs/health.py", "optimizer.state_dict().items())", "())", "rl/runs/health"
     ),
-    Mutant("nobody is blamed", "rl/runs/health.py", "self.extremes.blamed or ", "", "rl/runs/health"),
+    Mutant(
+        "nobody is blamed",
+        "rl/runs/health.py",
+        "error).replace(RATES, self.extremes.blamed or RATES)",
+        "error)",
+        "rl/runs/health",
+    ),
     # Folders and disks
     Mutant("the newest checkpoints go", "rl/runs/keeping.py", "steps[:-keep]", "steps[keep:]", "rl/runs/folder"),
     Mutant("a later step counts", "rl/runs/keeping.py", " and n <= step)", ")", "rl/runs/folder"),

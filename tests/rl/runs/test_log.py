@@ -12,7 +12,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from costgrad.rl.errors import UserError
 from costgrad.rl.evaluate import Evaluation
-from costgrad.rl.runs.log import Clock, Log, Thinned, means
+from costgrad.rl.runs.clock import Clock
+from costgrad.rl.runs.log import Log
+from costgrad.rl.runs.metrics import Thinned, means
 from costgrad.rl.runs.progress import Display
 from costgrad.rl.runs.table import Table, read_table
 
