@@ -44,7 +44,7 @@ def cyclic(following: Tensor) -> Tensor:
 WRONG: dict[str, Any] = {
     "position": [lambda t: first(t, -1), lambda t: first(t, 42), lambda t: first(t, 10**9), lambda t: t.float()],
     "following": [lambda t: first(t, 41), lambda t: first(t, -2), lambda t: first(t, 0), cyclic, lambda t: t[:-1]],
-    "episode": [lambda t: first(t, 10**9), lambda t: first(t, -1), torch.zeros_like],
+    "episode": [lambda t: t + 10**9, lambda t: first(t, 10**9), lambda t: first(t, -1), torch.zeros_like],
     "valid": [torch.zeros_like, lambda t: t.float(), lambda t: t.view(-1, 1)],
     "cost": [lambda t: first(t, float("nan")), lambda t: t.double()],
     "obs": [lambda t: first(t, float("inf")), lambda t: t[:, 1:], lambda t: t[0], lambda t: t.long()],
