@@ -125,7 +125,7 @@ class A2C(AgentMixin):
         self.descend_critic = Descent(critic_loss, None, self.critic_optimizer, self.critic, others=shared)
         self.descend_actor = Descent(actor_loss, None, self.actor_optimizer, self.actor, self.critic, others=shared)
         self.acting = Acting(self.codec, self.actor, self.critic.norm, c.num_steps, acting, c.noise_correlation)
-        self.memory = RolloutMemory(c.num_steps, c.gamma)
+        self.memory = RolloutMemory(c.num_steps, c.gamma, ("sample",))
         self.advantage_square = 0.0  # running mean
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer, **shared}

@@ -121,7 +121,7 @@ class PPO(AgentMixin):
         self.optimizer = Optimizer(both, "adam", c.learning_rate, c.max_grad_norm, c.l2, c.l1, c.decay_steps)
         self.descend = Descent(ppo_loss, ppo_step, self.optimizer, self.actor, self.critic)
         self.acting = Acting(self.codec, self.actor, self.critic.norm, c.num_steps, acting, c.noise_correlation)
-        self.memory = RolloutMemory(c.num_steps, c.gamma)
+        self.memory = RolloutMemory(c.num_steps, c.gamma, ("sample",))
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts["optimizer"] = self.optimizer
         self.steps = self.updates = 0

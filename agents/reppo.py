@@ -135,7 +135,7 @@ class REPPO(AgentMixin):
         self.descend_actor = Descent(actor_loss, None, self.actor_optimizer, self.actor, self.critic, others=shared)
         self.entropy_target = c.entropy_target * largest_entropy(self.codec)
         self.acting = Acting(self.codec, self.actor, self.critic.norm, c.num_steps, acting, c.noise_correlation)
-        self.memory = RolloutMemory(c.num_steps, c.gamma)
+        self.memory = RolloutMemory(c.num_steps, c.gamma, ())
         self.parts: dict[str, checkpoint.Part] = {"actor": self.actor, "critic": self.critic, "memory": self.memory}
         self.parts |= {"multipliers": self.multipliers, "unit": self.unit}
         self.parts |= {"actor_optimizer": self.actor_optimizer, "critic_optimizer": self.critic_optimizer, **shared}

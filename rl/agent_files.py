@@ -153,10 +153,10 @@ def check_sizes(
         least["bins"] = config.bins
     if any(name.startswith("memory.") for name in tensors):  # rows, or noise for the steps that are left
         least["num_steps"] = getattr(config, "num_steps", 0)
-    for name in ("candidates", "directions", "subspace"):
-        least[name] = getattr(config, name, 0) * max(policy, 1)
-        if getattr(config, "episodes", 1) * getattr(config, name, 0) > MOST_EPISODES:
-            raise ValueError(f"{name} and episodes ask for more than {MOST_EPISODES:,} episodes in a generation")
+    sizes = {name: getattr(config, name, 0) for name in ("candidates", "directions", "subspace")}
+    least |= {name: count * max(policy, 1) for name, count in sizes.items()}
+    if getattr(config, "episodes", 1) * max(*sizes.values(), 4) > MOST_EPISODES:
+        raise ValueError(f"its settings ask for more than {MOST_EPISODES:,} episodes in a generation")
     if policy < getattr(config, "separable_from", 0):
         least["separable_from"] = policy**2  # of a full covariance
     for name, count in least.items():

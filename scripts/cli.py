@@ -20,6 +20,7 @@ import tyro
 
 from costgrad.envs.errors import EnvError
 from costgrad.rl.errors import UserError
+from costgrad.rl.runs.faults import RunWarning
 from costgrad.rl.spaces import device_of
 from costgrad.scripts.flags import flags_of, tidied
 
@@ -53,14 +54,15 @@ def guarded(command: Callable[[Sequence[str]], int], argv: Sequence[str] | None)
 
 @contextlib.contextmanager
 def _notes() -> Iterator[None]:
-    """Prints what is called otherwise now (FutureWarning) as a line on stderr; other warnings stay as they are."""
+    """Prints what is called otherwise now, or what a run lacks, as a line on stderr, and leaves other warnings."""
     with warnings.catch_warnings():
         if not sys.warnoptions:
             warnings.simplefilter("default", FutureWarning)
+            warnings.simplefilter("always", RunWarning)
         plain = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *where: Any, **more: Any) -> None:
-            if issubclass(category, FutureWarning):
+            if issubclass(category, FutureWarning | RunWarning):
                 note(str(message))
             else:
                 plain(message, category, *where, **more)

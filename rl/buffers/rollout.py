@@ -22,10 +22,11 @@ class RolloutMemory:
     Args:
         num_steps: T.
         discount: gamma, used where the task did not terminate.
+        extra: names of the further data of the agent that a saved rollout must hold; None takes any.
     """
 
-    def __init__(self, num_steps: int, discount: float) -> None:
-        self.num_steps, self.gamma = num_steps, np.float32(discount)
+    def __init__(self, num_steps: int, discount: float, extra: tuple[str, ...] | None = None) -> None:
+        self.num_steps, self.gamma, self.extra = num_steps, np.float32(discount), extra
         self.filled = 0
         self._arrays: dict[str, np.ndarray] = {}
         self._rows: list[tuple[np.ndarray, ...]] = []
@@ -88,6 +89,8 @@ class RolloutMemory:
             raise ValueError(f"its rollout does not fit one of {self.num_steps} steps")
         fields = Step._fields[:-1]
         extra = [name for name in columns if name.startswith("extra.")]
+        if self.extra is not None and {f"extra.{name}" for name in self.extra} != set(extra):
+            raise ValueError(f"its rollout holds {', '.join(sorted(extra))[:60]} beside its steps")
         if columns.keys() != {*fields, *extra}:
             raise ValueError(f"its rollout has the columns {', '.join(columns)}")
         self._arrays = {}

@@ -103,6 +103,9 @@ def check_learnable(columns: Mapping[str, Tensor], codec: Codec, axes: int) -> N
             raise ValueError(f"the tensor {name} is {kind(value)}: its rows do not belong to this agent's spaces")
     if columns["obs"].dtype != columns["next_obs"].dtype:
         raise ValueError("its obs and next_obs are of two dtypes")
+    sample, action = columns.get("extra.sample"), columns["action"]
+    if sample is not None and (sample.shape != action.shape or sample.dtype != action.dtype):
+        raise ValueError(f"the tensor sample is {kind(sample)}: it must be like the actions, {kind(action)}")
     if codec.discrete:
         most = torch.tensor(codec.choices) if codec.multi else torch.tensor(codec.choices[0])
         if bool((columns["action"] < 0).any()) or bool((columns["action"] >= most).any()):

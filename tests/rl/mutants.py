@@ -262,4 +262,27 @@ MUTANTS = [
         "pass",
         "rl/restarts",
     ),
+    # Files
+    Mutant(
+        "tensors have no digest",
+        "rl/checkpoint.py",
+        'if found != outer["tensors_sha256"]:',
+        "if False:",
+        "rl/checkpoint",
+    ),
+    Mutant(
+        "a reader mixes two checkpoints",
+        "rl/checkpoint.py",
+        "if _stands(meta, folder / META) if",
+        "if True if",
+        "rl/checkpoint",
+    ),
+    Mutant("weights may be anything", "rl/checks.py", "    if is_finite:\n", "    if False:\n", "rl/checkpoint"),
+    Mutant(
+        "sizes are not looked at", "rl/agent_files.py", "        if count > held:", "        if False:", "rl/checkpoint"
+    ),
+    Mutant(
+        "a worker keeps the lock", "rl/files.py", "after_in_child=_close_in_child", "after_in_child=dict", "rl/files"
+    ),
+    Mutant("a leftover is in the way", "rl/files.py", "-{secrets.token_hex(6)}", "", "rl/files rl/checkpoint"),
 ]

@@ -7,6 +7,8 @@ import os
 import pickle
 import resource
 import signal
+import subprocess
+import sys
 import time
 import warnings
 from collections.abc import Callable
@@ -18,6 +20,7 @@ import pytest
 import torch
 from gymnasium import spaces
 
+from costgrad.agents import PPO, SAC, PPOConfig, SACConfig
 from costgrad.rl import checkpoint
 from costgrad.rl.agent_files import load_agent, restore, save_agent
 from costgrad.rl.checkpoint import read, write
@@ -358,3 +361,78 @@ def test_a_reader_never_sees_halves_of_two(tmp_path: Path) -> None:
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
+
+
+@pytest.mark.parametrize("name", ["actor.net.weights.0", "optimizer.square", "optimizer.mean", "critic.obs_norm.scale"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_and_moments_that_are_not_finite_are_refused(tmp_path: Path, name: str, value: float) -> None:
+    agent = PPO(spaces.Box(-1, 1, (3,)), spaces.Discrete(2), PPOConfig(hidden=(4,)))
+    agent.save(tmp_path / "a")
+    assert isinstance(PPO.load(tmp_path / "a"), PPO)
+    agent.state()[0][name].view(-1)[0] = value
+    agent.save(tmp_path / "a")
+    part = name.partition(".")[0]
+    with pytest.raises(UserError, match=rf"does not fit this PPO: the tensor {part}\..* not finite"):
+        PPO.load(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    ("counter", "value"),
+    [
+        *(("steps", value) for value in (-1, 1e9, True, "3", 2**60, None)),
+        *(("updates_due", value) for value in (float("inf"), float("nan"), -0.5, 1e9)),
+    ],
+)
+def test_counters_are_whole_numbers_and_nothing_is_due_for_ever(tmp_path: Path, counter: str, value: Any) -> None:
+    agent = SAC(spaces.Box(-1, 1, (3,)), spaces.Box(-1, 1, (1,)), SACConfig(hidden=(4,)))
+    agent.save(tmp_path / "a")
+    tensors, meta = read(tmp_path / "a")
+    meta["state"][counter] = value
+    write(tmp_path / "a", tensors, meta)
+    with pytest.raises(UserError, match=f"does not fit this SAC: {counter} is "):
+        SAC.load(tmp_path / "a")
+
+
+BOMBS = """
+import resource, sys, time
+from gymnasium import spaces
+from costgrad.agents import SAC, PPO, CMAES, ES, SACConfig, PPOConfig, CMAESConfig, ESConfig
+from costgrad.rl.checkpoint import read, write
+from costgrad.rl.errors import UserError
+folder, box = sys.argv[1], spaces.Box(-1, 1, (3,))
+bombs = {
+    (SAC, SACConfig(hidden=(4,))): [
+        {"hidden": [10**9]}, {"hidden": [30_000, 30_000]}, {"hidden": [1] * 10**6}, {"n_critics": 10**9},
+    ],
+    (PPO, PPOConfig(hidden=(4,), head="hl_gauss")): [{"bins": 10**9}, {"hidden": [10**5]}],
+    (CMAES, CMAESConfig()): [{"candidates": 10**9}, {"hidden": [3000]}, {"episodes": 10**12}],
+    (ES, ESConfig(hidden=(4,))): [{"directions": 10**9}, {"episodes": 10**9}],
+}
+for (cls, config), settings in bombs.items():
+    cls(box, box, config).save(folder)
+    tensors, meta = read(folder)
+    for setting in settings:
+        write(folder, tensors, {**meta, "config": meta["config"] | setting})
+        before, start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.monotonic()
+        try:
+            cls.load(folder)
+            print("LOADED", str(setting)[:60], flush=True)
+        except UserError as error:
+            assert len(str(error).splitlines()) == 1, error
+        grown, seconds = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before, time.monotonic() - start
+        assert grown < 64 * 1024 and seconds < 5, (str(setting)[:50], grown, seconds)
+    write(folder, tensors, {**meta, "observation_space": {"type": "MultiBinary", "shape": [10**9]}})
+    try:
+        cls.load(folder)
+        print("LOADED", cls)
+    except UserError as error:
+        assert "holds" in str(error), error
+assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss < 2**20, "a GiB"
+print("done")
+"""
+
+
+def test_a_config_that_asks_for_more_than_its_file_holds_takes_neither_memory_nor_time(tmp_path: Path) -> None:
+    command = [sys.executable, "-c", BOMBS, str(tmp_path / "a")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout.split() == ["done"], done.stdout + done.stderr

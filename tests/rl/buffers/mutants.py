@@ -252,4 +252,22 @@ MUTANTS = [
         ".sum(1, keepdim=True)",
         "rl/buffers/rollout",
     ),
+    # Saved buffers
+    Mutant(
+        "replay: a link may lead anywhere", "rl/buffers/saved.py", "(older < newer).all()", "True", "rl/buffers/saved"
+    ),
+    Mutant(
+        "replay: priorities of rows that are none",
+        "rl/buffers/saved.py",
+        'if not bool(((weight > 0) & state["valid"]).any())',
+        "if False",
+        "rl/buffers/saved",
+    ),
+    Mutant(
+        "replay: episodes as many as they say",
+        "rl/buffers/saved.py",
+        "max(MOST_EPISODES,",
+        "max(2**62,",
+        "rl/buffers/saved",
+    ),
 ]

@@ -29,4 +29,27 @@ MUTANTS = [
         "error)",
         "rl/runs/health",
     ),
+    # Folders and disks
+    Mutant("the newest checkpoints go", "rl/runs/keeping.py", "steps[:-keep]", "steps[keep:]", "rl/runs/folder"),
+    Mutant("a later step counts", "rl/runs/keeping.py", " and n <= step)", ")", "rl/runs/folder"),
+    Mutant(
+        "another run's folder is taken", "rl/runs/folder.py", "if not self._lock.stands:", "if False:", "rl/runs/folder"
+    ),
+    Mutant(
+        "a lost row stays lost",
+        "rl/runs/table.py",
+        "        self._is_whole = False\n        with",
+        "        with",
+        "rl/runs/folder",
+    ),
+    Mutant(
+        "a full disk ends the run",
+        "rl/runs/faults.py",
+        "except WriteError as",
+        "except ZeroDivisionError as",
+        "rl/runs/folder",
+    ),
+    Mutant(
+        "what was not saved is not said", "rl/runs/session.py", 'self.faults.open.get(LAST, "")', '""', "rl/runs/folder"
+    ),
 ]
