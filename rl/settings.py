@@ -13,7 +13,7 @@ from functools import wraps
 from numbers import Integral, Real
 from typing import Any, Literal, TypeVar, dataclass_transform, get_args, get_origin, get_type_hints
 
-from costgrad.rl.checks import short
+from costgrad.rl.checks import LARGEST, short
 from costgrad.rl.errors import UserError
 
 ConfigT = TypeVar("ConfigT")
@@ -204,7 +204,8 @@ def unfit(value: Any, hint: Any) -> str:
     if hint is bool:
         return "" if isinstance(value, bool) else "True or False"
     if hint is int:
-        return "" if is_number(value) and isinstance(value, Integral) else "a whole number"
+        fits = is_number(value) and isinstance(value, Integral)
+        return "" if fits and abs(value) <= LARGEST else "a whole number, at most 2^53" if fits else "a whole number"
     if hint is float:
         return "" if is_number(value) else "a number"
     if hint is str:

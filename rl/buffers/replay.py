@@ -223,6 +223,6 @@ class Replay:
                 name: np.empty((self.capacity + 1, *value.shape[1:]), value.dtype) for name, value in like.items()
             }
             self.tree = SumTree(self.capacity) if self.priority else None
-        except (MemoryError, ValueError) as error:
+        except (MemoryError, OverflowError, ValueError) as error:
             raise UserError(f"there is no memory for a replay of {self.capacity:,} transitions: {error}") from error
         self.columns = {name: torch.from_numpy(array) for name, array in self._arrays.items()}

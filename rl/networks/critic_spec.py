@@ -115,8 +115,8 @@ def read_spec(given: Any, tensors: Mapping[str, Tensor]) -> CriticSpec:
     for name in ("action_size", "features"):
         whole(getattr(spec, name), f"{name} of C", 0, held)
     for name in ("action_start", "starts", "channel_axis"):
-        values = getattr(spec, name)
-        for part in values if isinstance(values, tuple) else (values,):
+        found = getattr(spec, name)
+        for part in found if isinstance(found, tuple) else (found,):
             whole(part, f"{name} of C", -LARGEST)
     number(spec.dropout, "dropout of C", 0, 0.99)
     for bound in (*spec.low, *spec.high):

@@ -181,7 +181,7 @@ class RunFolder:
             ledger = StepLedger(**{name: int(count) for name, count in found["ledger"].items()})
         except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
             return None
-        return Result(found["finished"] is True, evaluation, ledger)
+        return Result(found.get("finished") is True, evaluation, ledger)
 
     def keep_source(self, argument: str | None, file: Mapping[str, str] | None) -> None:
         """Copies the file of an environment that was named as file.py:Name to environment/ in the folder.

@@ -62,7 +62,7 @@ class Log:
         pending: Sequence[str] = (),
         health: Health | None = None,
         faults: Faults | None = None,
-        check: Callable[[], None] = lambda: None,
+        check: Callable[[], object] = bool,
     ) -> None:
         self.faults, self.check = faults or Faults(), check
         self.clock, self.every, self.ledger = clock, every, ledger or StepLedger()

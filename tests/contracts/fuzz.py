@@ -30,6 +30,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -45,6 +46,7 @@ from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import interact
 from costgrad.rl.networks.critic import Critic
 from costgrad.rl.runs.folder import read_config
+from costgrad.rl.runs.session import Session
 from costgrad.rl.runs.table import TRAINING_COLUMNS, Table
 from costgrad.scripts.train import main as train_main
 
@@ -307,10 +309,14 @@ def _run_targets(root: Path) -> list[Target]:
     with contextlib.redirect_stdout(io.StringIO()):
         assert train_main([*flags, "--run-dir", str(root / "run")]) == 0
 
+    no_graph, no_curve = (
+        patch.object(Session, name, lambda _: None) for name in ("introduce", "draw")
+    )  # a second each
+
     def resume(folder: Path) -> None:
         said = io.StringIO()
         total = ["--total-timesteps", "80", "--eval-episodes", "1", "--no-capture-video", "--no-progress"]
-        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said):
+        with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(said), no_graph, no_curve:
             code = train_main(["--resume", str(folder), *total])
         errors = [line for line in said.getvalue().splitlines() if not line.startswith("note: ")]
         assert code == 2 or not errors, errors
@@ -335,22 +341,24 @@ def _run_targets(root: Path) -> list[Target]:
     ]
 
 
-def targets(root: Path) -> list[Target]:
-    """Everything that is loaded, small."""
+def targets(root: Path, only: str = "") -> list[Target]:
+    """Everything that is loaded, small: that whose name holds `only`."""
     small: dict[str, Any] = {"hidden": (4,)}
     off = {"buffer_size": 40, "learning_starts": 10, "batch_size": 4, "update_ratio": 0.25}
-    return [
-        _agent_target(root, "ppo", "CartPole-v1", num_steps=16, batch_size=8, **small),
-        _agent_target(root, "sac", "costgrad/BitFlip-v0", hindsight=4, per_alpha=0.6, **off, **small),
-        _agent_target(root, "td3", "Pendulum-v1", **off, **small),
-        _agent_target(root, "cmaes", "Pendulum-v1"),
-        _agent_target(root, "es", "CartPole-v1", directions=2, **small),
-        _critic_target(root, "critic of actions", "td3"),
-        _critic_target(root, "critic of choices", "sac"),
-        _loss_target(root, "loss of rows", "sample", (3,)),
-        _loss_target(root, "loss of sets", "batch", ()),
-        *_run_targets(root),
-    ]
+    agents: dict[str, tuple[str, dict[str, Any]]] = {
+        "ppo": ("CartPole-v1", {"num_steps": 16, "batch_size": 8, **small}),
+        "sac": ("costgrad/BitFlip-v0", {"hindsight": 4, "per_alpha": 0.6, **off, **small}),
+        "td3": ("Pendulum-v1", {**off, **small}),
+        "cmaes": ("Pendulum-v1", {}),
+        "es": ("CartPole-v1", {"directions": 2, **small}),
+    }
+    made = [_agent_target(root, name, env, **config) for name, (env, config) in agents.items() if only in ("", name)]
+    if not only:
+        made += [_critic_target(root, "critic of actions", "td3"), _critic_target(root, "critic of choices", "sac")]
+    if only not in agents:
+        made += [_loss_target(root, "loss of rows", "sample", (3,)), _loss_target(root, "loss of sets", "batch", ())]
+        made += _run_targets(root)
+    return [target for target in made if only in target.name]
 
 
 def once(target: Target, rng: random.Random, scratch: Path) -> Outcome:
@@ -406,7 +414,7 @@ def run(
     faults, seen, start = [], Counter[Any](), time.monotonic()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        all_targets = [target for target in targets(root / "targets") if only in target.name]
+        all_targets = targets(root / "targets", only)
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         weights = [target.weight for target in all_targets]
         for i in range(count) if at is None else (at,):
