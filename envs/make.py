@@ -66,7 +66,7 @@ class MadeEnv(VectorWrapper):
         self.initial_seed = seed
         self.env_argument, self.env_kwargs, self.env_file = self._recipe = recipe
         self._again, self._single, self._alone = again, single, list[gymnasium.Env]()
-        self._method: tuple[str | None, str] | None = None
+        self._method: tuple[str | None, str, int] | None = None
         self.action_space.seed(seed)
 
     @property
@@ -111,16 +111,22 @@ class MadeEnv(VectorWrapper):
         """
         put(self, snapshot)
 
-    def _find_method(self) -> tuple[str | None, str]:
+    @property
+    def steps_tried(self) -> int:
+        """Environment steps that `why_not_exact` took to try a copy out."""
+        return 0 if self._method is None else self._method[2]
+
+    def _find_method(self) -> tuple[str | None, str, int]:
         if self.backend == "envpool":
-            return None, "envpool does not give its state"
+            return None, "envpool does not give its state", 0
         if _is_own(self.env) and not isinstance(getattr(self.env, "task", None), BlackBoxEnv):
-            return "data", ""
+            return "data", "", 0
         if self._single is None:
-            return None, "environments like these ready ones cannot be made again"
+            return None, "environments like these ready ones cannot be made again", 0
         if self.backend in ("sync", "async"):
             return method_for(self._single)
-        return method_for(lambda: self.factory(self.num_envs, 0))
+        *found, steps = method_for(lambda: self.factory(self.num_envs, 0))
+        return *found, steps * self.num_envs
 
     def close(self, **kwargs: Any) -> None:
         """Closes all of them."""

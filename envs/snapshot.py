@@ -163,27 +163,32 @@ def _joined(saved: list[bytes]) -> bytes:
 # Whether a copy acts as the original does
 
 
-def method_for(make: Callable[[], Any]) -> tuple[str | None, str]:
+def method_for(make: Callable[[], Any]) -> tuple[str | None, str, int]:
     """How environments are saved so that they go on exactly.
 
     Args:
         make: makes a `CheckedEnv`, or N environments in a VectorWrapper.
 
     Returns:
-        "its state" or "a pickle" and ""; or None and the reason why neither does.
+        "its state" or "a pickle" and ""; or None and the reason why neither does. And how many steps that took, of each
+        environment.
     """
     if reason := why_unsigned():
-        return None, f"this user has no key to sign its state with ({reason})"
+        return None, f"this user has no key to sign its state with ({reason})", 0
+    steps: list[int] = []
     for method in METHODS:
-        if wrong := _try_out(make, method):
+        if wrong := _try_out(make, method, steps):
             reason = wrong or reason
         elif wrong is not None:
-            return method, ""
-    return None, reason
+            return method, "", sum(steps)
+    return None, reason, sum(steps)
 
 
-def _try_out(make: Callable[[], Any], method: str) -> str | None:
-    """What goes wrong with a copy; "" if nothing, None where the environment does not offer this method."""
+def _try_out(make: Callable[[], Any], method: str, counts: list[int]) -> str | None:
+    """What goes wrong with a copy; "" if nothing, None where the environment does not offer this method.
+
+    Adds how many steps it takes to `counts`.
+    """
     made: list[Any] = []
     with _global_random_states_kept():
         try:
@@ -193,7 +198,7 @@ def _try_out(make: Callable[[], Any], method: str) -> str | None:
                 return None
             one.reset(seed=0)
             deadline = time.perf_counter() + PATIENCE
-            _play(one, BEFORE, 0, deadline)
+            counts.append(_play(one, BEFORE, 0, deadline)[1])
             try:
                 saved = save(one, "env", method)
             except Exception as error:
@@ -201,6 +206,7 @@ def _try_out(make: Callable[[], Any], method: str) -> str | None:
             made.append(make())
             made[1].reset(seed=1)
             seen, steps = _play(one, AFTER, 1, deadline + PATIENCE)
+            counts.append(2 * steps)
             load(made[1], "env", saved)
             again, _ = _play(made[1], steps, 1)
         except Exception as error:

@@ -43,8 +43,8 @@ def unpack(packed: Any, tensors: Mapping[str, Tensor]) -> Any:
     """
     try:
         return _unpacked(packed, tensors, _DEPTH)
-    except (AttributeError, KeyError, TypeError) as error:
-        raise ValueError(f"no packed data: {type(error).__name__}: {error}") from error
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"no packed data: {error}") from error
 
 
 def _packed(value: Any, prefix: str, tensors: dict[str, Tensor], depth: int) -> Any:

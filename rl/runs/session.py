@@ -91,6 +91,8 @@ class Session:
         self._probed = False
         with self.clock:
             self._exact = folder is not None and not why_not_exact(env)
+            if folder is not None and not position.step:
+                ledger.probes += getattr(env, "steps_tried", 0)
             if position.step:
                 self.under_way, reason = go_on(env, agent.codec, kept, self.start)
                 if reason:

@@ -292,7 +292,7 @@ def test_a_generation_goes_on_where_it_was_saved_with_its_ended_episodes(name: s
 def test_a_checkpoint_of_another_population_is_refused(tmp_path: Path) -> None:
     agent, other = (small("ars", "box", directions=d) for d in (2, 3))
     tensors, meta = agent.state()
-    with pytest.raises(ValueError, match=r"candidates are \(4, 8\), not \(6, 8\)"):
+    with pytest.raises(ValueError, match=r"candidates is float32 \[4, 8\]: it must be float32 \[6, 8\]"):
         other.load_state(tensors, deepcopy(meta))
 
 

@@ -49,8 +49,8 @@ UNDER_WAY = (
 def learnt(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Those of an agent's tensors that are not of unfinished episodes or of an unfinished rollout."""
     rollout = "memory.reward" in tensors  # a replay has costs
-    beside = (name for name in tensors if name in UNDER_WAY or (rollout and name.startswith("memory.")))
-    return {name: tensors[name] for name in tensors.keys() - set(beside)}
+    beside = {name for name in tensors if name in UNDER_WAY or (rollout and name.startswith("memory."))}
+    return {name: tensor for name, tensor in tensors.items() if name not in beside}
 
 
 ON = {**SMALL, "num_steps": 16, "batch_size": 32}

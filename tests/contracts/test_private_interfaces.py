@@ -44,10 +44,11 @@ LISTED = {
     "_final_obs": {"envs/native/base.py", "envs/tasks/batched.py"},  # keys of gymnasium's info; in classic.py, too
     "_final_info": {"envs/native/base.py", "envs/native/classic.py"},
     "_sutton_barto_reward": {"envs/native/classic.py"},  # gymnasium's CartPoleEnv: its argument
-    "_funhist_values": {"agents/cmaes.py"},  # cmaes: a history that is not read
-    "tensorboard.compat.proto.event_pb2": {"rl/runs/log.py"},
+    "_funhist_values": {"agents/cmaes.py"},  # cmaes: a history that is not read ...
+    **{f"_{name}": {"agents/cmaes.py"} for name in ("mean", "sigma", "C", "B", "D", "p_sigma", "pc", "g")},  # ... state
+    "tensorboard.compat.proto.event_pb2": {"rl/runs/events.py", "rl/runs/log.py"},
     "tensorboard.compat.proto.summary_pb2": {"rl/runs/log.py"},
-    "tensorboard.summary.writer.event_file_writer": {"rl/runs/log.py"},
+    "tensorboard.summary.writer.record_writer": {"rl/runs/events.py"},
 }
 PUBLIC = {"_replace", "_asdict", "_fields", "_make", "_exit", "_current_frames"}  # of named tuples, os, sys
 WORDS = {"_loss"}  # strings that are no name of anything

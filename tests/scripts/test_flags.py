@@ -211,7 +211,8 @@ def test_a_run_of_an_older_version_goes_on_with_notes(tmp_path: Path, capsys: An
     config = run / "config.json"
     config.write_text(config.read_text().replace('"batch_size"', '"minibatch"'))
     for meta in run.glob("checkpoints/*/meta.json"):
-        meta.write_text(meta.read_text().replace('"batch_size"', '"minibatch"'))
+        tensors, held = read(meta.parent)
+        write(meta.parent, tensors, json.loads(json.dumps(held).replace('"batch_size"', '"minibatch"')))
     capsys.readouterr()
     assert evaluate.main([str(run), "--episodes", "1"]) == 0
     error = capsys.readouterr().err

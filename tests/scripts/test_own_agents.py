@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from costgrad.rl.checkpoint import read
+from costgrad.rl.checkpoint import read, write
 from costgrad.rl.runs.folder import read_config
 from costgrad.scripts import draw, evaluate, pick, train
 
@@ -199,9 +199,8 @@ def test_a_run_never_decides_which_file_is_run(here: Path, tmp_path: Path, capsy
         said["args"] |= {"agent": "evil.py:Mine", "encoder": "evil.py:Mine"}
         config.write_text(json.dumps(said))
         for meta in Path("run").glob("checkpoints/*/meta.json"):
-            outer = json.loads(meta.read_text())
-            outer["meta"]["agent"] = agent
-            meta.write_text(json.dumps(outer))
+            tensors, held = read(meta.parent)
+            write(meta.parent, tensors, held | {"agent": agent})
         for main, words in ((evaluate.main, ["run"]), (train.main, ["--resume", "run", "-n", "9000"])):
             assert "give --agent file.py:" in refused(capsys, main, *words)
         for folder in ("run", "run/checkpoints/last"):
