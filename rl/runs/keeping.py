@@ -48,7 +48,8 @@ def first_loadable(folder: Path, load: Callable[[str], FoundT]) -> tuple[FoundT,
         except UserError as error:
             first = first or error
             continue
-        return found, f"{first}: the run goes on from checkpoint {name}" if first is not None else ""
+        why = f"{first}: " if first is not None else "there is no checkpoint last: " if name != "last" else ""
+        return found, f"{why}the run goes on from checkpoint {name}" if why else ""
     assert first is not None
     raise first
 

@@ -114,7 +114,7 @@ EXACT = [
 ]
 
 
-@pytest.mark.parametrize("env, backend", EXACT, ids=str)
+@pytest.mark.parametrize("env, backend", EXACT, ids=lambda each: getattr(each, "__name__", each))
 def test_a_restored_environment_goes_on_exactly(made: Callable[..., MadeEnv], env: Any, backend: str) -> None:
     one, other = made(env, 2, backend=backend), made(env, 2, backend=backend)
     assert one.why_not_exact() == ""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -343,7 +344,9 @@ def test_a_damaged_run_is_one_line(place: Path, tmp_path: Path, capsys: Any, how
     assert text in refused(capsys, evaluate.main, folder)
     if how in ("missing", "truncated"):  # the one before it is good
         assert train.main(["--resume", str(folder), "-n", "900", "--no-progress", "--no-capture-video"]) == 0
-        assert re.search(r"note: .*checkpoints/last.*goes on from .*checkpoints/step_", capsys.readouterr().err)
+        assert re.search(
+            r"note: .*checkpoint .*last.*: the run goes on from checkpoint step_640", capsys.readouterr().err
+        )
     else:
         assert text in refused(capsys, train.main, "--resume", folder, "-n", 5000)
 

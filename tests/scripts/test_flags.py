@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from costgrad.agents import AGENTS
+from costgrad.rl.checkpoint import read, write
 from costgrad.rl.runs.folder import read_config
 from costgrad.rl.settings import RENAMED
 from costgrad.scripts import check_env, cli, draw, evaluate, experiment, flags, pick, probe, train
