@@ -295,8 +295,6 @@ class Session:
             if probe:
                 self.probe()
             self._write(result)
-        else:
-            vars(self.ledger).update(asdict(result.ledger))
         self.draw()
         film = self.film() if video else None
         self._write(result._replace(finished=True, ledger=self.ledger))

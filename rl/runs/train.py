@@ -6,6 +6,7 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -19,7 +20,7 @@ from costgrad.rl.factories import Factory, check_single_spaces, factory_of, vect
 from costgrad.rl.ledger import StepLedger
 from costgrad.rl.loop import Agent, Tick, interact
 from costgrad.rl.runs.beside import Beside
-from costgrad.rl.runs.folder import RunFolder
+from costgrad.rl.runs.folder import Result, RunFolder
 from costgrad.rl.runs.malloc import keep_freed_memory
 from costgrad.rl.runs.resume import TASKS, Kept, Position, add_to_ledger
 from costgrad.rl.runs.session import Session, settings
@@ -124,11 +125,12 @@ def train(
     folder = RunFolder(run_dir, resume, keep) if run_dir is not None else None
     with _closed_on_error(folder):
         position, kept = folder.restore(agent) if folder is not None and resume else (Position(), Kept())
-        position = _unfinished(position, kept, folder, total_timesteps)
+        result = folder.read_result(position.step) if folder is not None else None
+        position = _unfinished(position, kept, result, total_timesteps)
         ledger = ledger or StepLedger()
-        if kept.ledger is not None:
-            add_to_ledger(ledger, kept.ledger)
-        elif folder is not None and resume:
+        if kept.ledger is not None and not (result and result.finished):
+            add_to_ledger(ledger, kept.ledger if result is None else asdict(result.ledger))
+        elif folder is not None and resume:  # which others may have added to since
             ledger.read(folder.ledger)
         ledger.training = position.step
         if isinstance(env, VectorEnv | gymnasium.Env):
@@ -193,13 +195,12 @@ def train(
     return TrainResult(*figures, number, session.restarts, session.unsaved)
 
 
-def _unfinished(position: Position, kept: Kept, folder: RunFolder | None, total: int) -> Position:
+def _unfinished(position: Position, kept: Kept, result: Result | None, total: int) -> Position:
     """The position from which a run goes on, its best evaluation that of the final policy where it ended already.
 
     Raises:
         UserError: there is nothing left to do.
     """
-    result = folder.read_result(position.step) if folder is not None else None
     finished = kept.log is None if result is None else result.finished  # costgrad 0.1 wrote neither log nor result
     if position.step >= total and finished:
         raise UserError(f"the run has done {position.step} steps: total_timesteps must be more than that, got {total}")
