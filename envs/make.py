@@ -125,8 +125,8 @@ class MadeEnv(VectorWrapper):
             return None, "environments like these ready ones cannot be made again", 0
         if self.backend in ("sync", "async"):
             return method_for(self._single)
-        *found, steps = method_for(lambda: self.factory(self.num_envs, 0))
-        return *found, steps * self.num_envs
+        method, reason, steps = method_for(lambda: self.factory(self.num_envs, 0))
+        return method, reason, steps * self.num_envs
 
     def close(self, **kwargs: Any) -> None:
         """Closes all of them."""
