@@ -623,7 +623,7 @@ def test_a_staircase_is_minimised(correction: bool) -> None:
     assert criterion.measure(model(x), x) < 0.1  # it is 3.4 at first
 
 
-@pytest.mark.parametrize("per", ["sample", "batch"])
+@pytest.mark.parametrize("per", ["sample", pytest.param("batch", marks=pytest.mark.slow)])
 def test_a_classifier_learns_from_errors_alone_and_not_from_their_opposite(per: Any) -> None:
     def label(x: Tensor) -> Tensor:
         return (x[:, 0] > 0).long() + (x[:, 1] > 0).long()
