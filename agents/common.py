@@ -53,11 +53,13 @@ class AgentMixin:
         UserError: a space it cannot be trained on, settings, an encoder or a C that do not fit.
 
     Attributes:
+        keeps_episodes: see `Agent`.
         config_class: of its settings.
         counters: names of attributes that a checkpoint holds as JSON.
         parts: what a checkpoint holds as tensors, by name.
     """
 
+    keeps_episodes: ClassVar[bool] = True
     config_class: ClassVar[type[Any]]
     counters: ClassVar[tuple[str, ...]] = ("steps", "updates")
     config: Any

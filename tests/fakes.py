@@ -25,6 +25,8 @@ class FakeConfig:
 class Fake:
     """Counts what it sees; its action says how often it was updated (0 or 1)."""
 
+    keeps_episodes = True  # it has nothing of theirs
+
     def __init__(
         self, observation_space: Any, action_space: Any, config: FakeConfig, seed: int = 0, device: str = "cpu"
     ):

@@ -82,8 +82,10 @@ def add_to_ledger(ledger: StepLedger, counts: Mapping[str, int]) -> None:
         setattr(ledger, name, getattr(ledger, name) + count)
 
 
-def why_not_exact(env: VectorEnv) -> str:
-    """Why a resumed run has to start new episodes in these environments; "" where it goes on within the old ones."""
+def why_not_exact(agent: Any, env: VectorEnv) -> str:
+    """Why a resumed run has to start new episodes; "" where agent and environments go on within the old ones."""
+    if not getattr(agent, "keeps_episodes", False):
+        return f"{type(agent).__name__} does not say that its state() keeps what is of unfinished episodes"
     if callable(why := getattr(env, "why_not_exact", None)):
         return str(why())
     if callable(getattr(env, "get_state", None)) and callable(getattr(env, "set_state", None)):

@@ -90,11 +90,13 @@ class Session:
         self._probes = True  # that a probe was not refused
         self._probed = False
         with self.clock:
-            self._exact = folder is not None and not why_not_exact(env)
+            self._inexact = "" if folder is None else why_not_exact(agent, env)  # why a run that goes on is not exact
             if folder is not None and not position.step:
                 ledger.probes += getattr(env, "steps_tried", 0)
             if position.step:
-                self.under_way, reason = go_on(env, agent.codec, kept, self.start)
+                self.under_way, reason = (
+                    (UnderWay(), self._inexact) if self._inexact else go_on(env, agent.codec, kept, self.start)
+                )
                 if reason:
                     self.display.say(f"new episodes start, so the run is not as if it had never stopped: {reason}")
 
@@ -107,8 +109,8 @@ class Session:
             self.display.say(f"updates {path}")
         if self.folder is None:
             return
-        if not self._exact:
-            self.display.say(f"were this run resumed, new episodes would start: {why_not_exact(self.env)}")
+        if self._inexact:
+            self.display.say(f"were this run resumed, new episodes would start: {self._inexact}")
         with self.clock:
             from costgrad.rl.drawing.paint import pictures  # matplotlib takes a second: only where something is drawn
 
@@ -229,7 +231,7 @@ class Session:
         self.log.sync()  # the rows that it stands behind
         position = Position(self.step, self.clock.seconds, self.best, tuple(self.pending))
         kept = Kept(asdict(self.ledger), self.log.state())
-        if environments and self._exact and name != "best" and self.between_steps and self.under_way.begun:
+        if environments and not self._inexact and name != "best" and self.between_steps and self.under_way.begun:
             try:
                 whole = kept._replace(under_way=self.under_way, environments=state_of(self.env))
                 whole.packed()
@@ -316,10 +318,10 @@ class Session:
             self._eval_env.close()
 
 
-def settings(seed: int, env: VectorEnv, total: int, more: Mapping[str, Any] | None) -> dict[str, Any]:
+def settings(agent: Agent, seed: int, env: VectorEnv, total: int, more: Mapping[str, Any] | None) -> dict[str, Any]:
     """What config.json says of a run beside its agent."""
     entries = ("env_argument", "env_kwargs", "env_file", "env_stamp", "backend")  # of envs/make.py
     about = {key: getattr(env, key) for key in entries if hasattr(env, key)}
-    resume = why_not_exact(env)
+    resume = why_not_exact(agent, env)
     about["resume"] = f"new episodes: {resume}" if resume else "exact"
     return about | {"seed": seed, "num_envs": env.num_envs, "total_timesteps": total} | dict(more or {})

@@ -140,7 +140,7 @@ def train(
             vector = make(num_envs=num_envs, seed=seed, render_mode=None)
         check_single_spaces(agent, vector)
         if folder is not None and not resume:
-            folder.write_config(agent, **settings(seed, vector, total_timesteps, config))
+            folder.write_config(agent, **settings(agent, seed, vector, total_timesteps, config))
             folder.keep_source(getattr(vector, "env_argument", None), getattr(vector, "env_file", None))
         about = total_timesteps, seed, eval_episodes, progress, ledger
         session = Session(agent, vector, Beside(make, eval_env), folder, position, kept, *about)

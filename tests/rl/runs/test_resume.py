@@ -216,3 +216,17 @@ def test_what_a_run_kept_is_checked(field: str, value: Any) -> None:
 
 def _packed(field: str, value: Any) -> Any:
     return pack({**Kept()._asdict(), field: value}, "run")
+
+
+class Forgets(PPO):
+    """An agent of the user's, whose state says nothing of unfinished episodes."""
+
+    keeps_episodes = False  # type: ignore[misc]
+
+
+def test_an_agent_that_does_not_keep_its_episodes_starts_new_ones(tmp_path: Path, env: MadeEnv, capsys: Any) -> None:
+    for total in (100, 200):
+        agent = Forgets(env.single_observation_space, env.single_action_space, PPOConfig(hidden=(8,), num_steps=32), 7)
+        train(agent, env, total, tmp_path / "a", eval_episodes=1, resume=total == 200)
+        assert "new episodes" in (said := capsys.readouterr().out) and "Forgets does not say that its state()" in said
+    assert json.loads((tmp_path / "a" / "config.json").read_text())["resume"].startswith("new episodes: Forgets")
