@@ -45,8 +45,8 @@ class Agent(Learner, Protocol):
     """What the loop, evaluation and checkpoints need of an agent; there is no base class.
 
     An agent with a C also has `estimand()`, which returns an `Estimand` (rl/diagnostics/estimand.py). One with
-    `keeps_episodes = True` also keeps what is of unfinished episodes and rollouts in its `state()`: a run that is resumed
-    goes on within them, and `on_reset` is not called.
+    `keeps_episodes = True` also keeps what is of unfinished episodes and rollouts in its `state()`: a run that is
+    resumed goes on within them, and `on_reset` is not called.
     """
 
     config: Any

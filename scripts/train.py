@@ -20,6 +20,7 @@ from costgrad.envs.recipe import code_of
 from costgrad.envs.stamp import why_unsigned
 from costgrad.rl.errors import UserError
 from costgrad.rl.runs.folder import read_config
+from costgrad.rl.runs.resume import why_not_exact
 from costgrad.rl.runs.train import TrainResult, train
 from costgrad.rl.settings import current_names
 from costgrad.scripts.cli import (
@@ -132,6 +133,8 @@ def _train(argv: Sequence[str]) -> int:
             note(f"this run cannot be signed ({why_unsigned()}): evaluate, probe and --resume will need --trust")
         if not args.progress and (path := getattr(agent, "update_path", "")):  # else the progress says it
             print(f"updates {path}", flush=True)
+        if not args.progress and (reason := why_not_exact(agent, env)):
+            print(f"were this run resumed, new episodes would start: {reason}", flush=True)
         result = train(
             agent,
             env,
