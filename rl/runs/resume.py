@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any, NamedTuple
@@ -99,7 +100,7 @@ def state_of(env: VectorEnv) -> Any:
     return save()
 
 
-def go_on(env: VectorEnv, codec: Codec, kept: Kept, seed: int) -> tuple[UnderWay, str]:
+def go_on(env: VectorEnv, codec: Codec, kept: Kept, seed: int, started: Mapping[str, Any]) -> tuple[UnderWay, str]:
     """Puts the environments where they stood when the run was saved.
 
     Args:
@@ -107,12 +108,15 @@ def go_on(env: VectorEnv, codec: Codec, kept: Kept, seed: int) -> tuple[UnderWay
         codec: the agent's.
         kept: what the run kept.
         seed: of a reset before.
+        started: config.json of the run.
 
     Returns:
         the episodes under way, and ""; or none, and why new episodes start.
     """
     if kept.under_way is None or kept.environments is None:
         return UnderWay(), "the run was saved without the state of its environments"
+    if _recipe(vars(env)) != _recipe(started):
+        return UnderWay(), "the environment is another one than that which the run began with"
     at, n = replace(kept.under_way), env.num_envs
     wanted = {"obs": (n, *codec.obs_shape), "reset_row": (n,), "returns": (n,), "lengths": (n,)}
     for name, shape in wanted.items():
@@ -126,3 +130,10 @@ def go_on(env: VectorEnv, codec: Codec, kept: Kept, seed: int) -> tuple[UnderWay
     except Exception as error:  # whatever the user's class raises: the run goes on all the same
         return UnderWay(), " ".join(str(error).split()) or type(error).__name__
     return at, ""
+
+
+def _recipe(about: Mapping[str, Any]) -> Any:
+    """What environments are made from, as JSON has it: their name, or the content of their file, and arguments."""
+    file, name = about.get("env_file"), about.get("env_argument")
+    what = [file.get("sha256"), str(name).rpartition(":")[2]] if isinstance(file, dict) else name
+    return json.loads(json.dumps([what, about.get("env_kwargs") or {}], default=str))

@@ -20,7 +20,7 @@ from costgrad.rl.loop import Agent, Tick, UnderWay
 from costgrad.rl.runs.beside import NO_OTHER, Beside
 from costgrad.rl.runs.clock import Clock
 from costgrad.rl.runs.faults import LAST, Faults, warn
-from costgrad.rl.runs.folder import Result, RunFolder, environment_seed
+from costgrad.rl.runs.folder import Result, RunFolder, environment_seed, read_config
 from costgrad.rl.runs.health import Health
 from costgrad.rl.runs.log import Log
 from costgrad.rl.runs.progress import Display
@@ -94,8 +94,9 @@ class Session:
             if folder is not None and not position.step:
                 ledger.probes += getattr(env, "steps_tried", 0)
             if position.step:
+                started = {} if folder is None else read_config(folder.path)
                 self.under_way, reason = (
-                    (UnderWay(), self._inexact) if self._inexact else go_on(env, agent.codec, kept, self.start)
+                    (UnderWay(), self._inexact) if self._inexact else go_on(env, agent.codec, kept, self.start, started)
                 )
                 if reason:
                     self.display.say(f"new episodes start, so the run is not as if it had never stopped: {reason}")

@@ -143,6 +143,8 @@ def test_the_best_so_far_is_that_of_the_final_policy_too(tmp_path: Path, env: Ma
 
 # Where it cannot be exact
 
+ABOUT = {"env_argument": "CartPole-v1", "env_kwargs": {}, "env_file": None}
+
 
 class Outside(Counted):
     """Part of its state lies outside of it."""
@@ -177,15 +179,15 @@ def test_episodes_of_other_environments_are_not_gone_on_with(env: MadeEnv) -> No
     at = UnderWay(np.zeros((2, 4), np.float32), np.zeros(2, bool), np.zeros(2), np.zeros(2, np.int64))
     codec = PPO(env.single_observation_space, env.single_action_space).codec
     kept = Kept(under_way=at, environments=env.snapshot())
-    assert go_on(env, codec, kept, 0)[1] == ""
+    assert go_on(env, codec, kept, 0, ABOUT)[1] == ""
     for wrong in ({"obs": np.zeros((2, 5), np.float32)}, {"returns": np.zeros(3)}, {"lengths": None}, {"reset_row": 1}):
         different = UnderWay(**{**vars(at), **wrong})
-        found, why = go_on(env, codec, kept._replace(under_way=different), 0)
+        found, why = go_on(env, codec, kept._replace(under_way=different), 0, ABOUT)
         assert not found.begun and "not those of 2 environments" in why
     for nothing in (Kept(), kept._replace(environments=None), kept._replace(under_way=None)):
-        found, why = go_on(env, codec, nothing, 0)
+        found, why = go_on(env, codec, nothing, 0, ABOUT)
         assert not found.begun and why == "the run was saved without the state of its environments"
-    found, why = go_on(env, codec, kept._replace(environments={"data": {"kind": "Pendulum"}}), 0)
+    found, why = go_on(env, codec, kept._replace(environments={"data": {"kind": "Pendulum"}}), 0, ABOUT)
     assert not found.begun and why
 
 
@@ -230,3 +232,18 @@ def test_an_agent_that_does_not_keep_its_episodes_starts_new_ones(tmp_path: Path
         train(agent, env, total, tmp_path / "a", eval_episodes=1, resume=total == 200)
         assert "new episodes" in (said := capsys.readouterr().out) and "Forgets does not say that its state()" in said
     assert json.loads((tmp_path / "a" / "config.json").read_text())["resume"].startswith("new episodes: Forgets")
+
+
+@pytest.mark.parametrize("name", ["argument", "kwargs"])
+def test_another_environment_starts_new_episodes(tmp_path: Path, env: MadeEnv, capsys: Any, name: str) -> None:
+    """Else the state of the old one would bring its arguments back."""
+    run(tmp_path / "a", env, 100)
+    kwargs = {"env_kwargs": {"sutton_barto_reward": True}} if name == "kwargs" else {}
+    other = make("CartPole-v1" if kwargs else "CartPole-v0", 2, 3, **kwargs)  # type: ignore[arg-type]
+    capsys.readouterr()
+    try:
+        run(tmp_path / "a", other, 200, resume=True, progress=True)
+    finally:
+        other.close()
+    said = capsys.readouterr().out
+    assert "never stopped: the environment is another one than that which the run began with" in said
