@@ -238,6 +238,7 @@ class Extremes(nn.Module):
     """
 
     outermost: Tensor
+    may_be_infinite = ("outermost",)  # where it has seen nothing since it was last asked
 
     def __init__(self) -> None:
         super().__init__()

@@ -41,6 +41,9 @@ class Health:
         self._due = 0.0  # the time from which on `check_now_and_then` looks again
         # Limits of a space, say, may be infinite from the start; parameters may not.
         self._unlimited = {name for name, _, most, size in _sizes(agent) if most == FINITE and not size <= most}
+        for name, part in {**getattr(agent, "__dict__", {}), **getattr(agent, "parts", {})}.items():
+            for place, module in part.named_modules(prefix=name) if isinstance(part, nn.Module) else ():
+                self._unlimited |= {f"{place}.{key}" for key in getattr(module, "may_be_infinite", ())}
 
     def check(self, step: int) -> None:
         """Looks at all tensors: one reduction each.

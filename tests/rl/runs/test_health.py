@@ -15,6 +15,8 @@ from costgrad.agents import A2C, ARS, PPO, SAC
 from costgrad.envs import make
 from costgrad.rl.errors import Diverged, UserError
 from costgrad.rl.extremes import Extremes
+from costgrad.rl.networks.heads import Extremes as Targets
+from costgrad.rl.norm import RunningNorm
 from costgrad.rl.runs import health as health_module
 from costgrad.rl.runs.health import Health
 
@@ -108,3 +110,16 @@ def test_looking_now_and_then_takes_a_share_of_the_time(monkeypatch: pytest.Monk
     for step in range(4):
         health.check_now_and_then(step)  # 0.5 s the first time: the next is due 250 s after it
     assert looked == [0, 3]
+
+
+def test_what_may_be_infinite_may_be_so_after_a_start_where_it_was_not() -> None:
+    """As in a run that goes on: CrossQ's outermost targets are forgotten each time they are looked at."""
+    extremes = Targets()
+    extremes.take(torch.tensor([1.0, 2.0]))
+    agent = SimpleNamespace(extremes=extremes, norm=RunningNorm((2,)))
+    health = Health(agent)
+    extremes.seen()
+    health.check(3)
+    agent.norm.center.fill_(math.inf)  # negative control: a statistic may not
+    with pytest.raises(Diverged, match=r"norm\.center is inf after 3 steps"):
+        health.check(3)
