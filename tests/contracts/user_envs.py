@@ -29,7 +29,7 @@ class Counted(gymnasium.Env):
 
     def step(self, action: int) -> tuple[Any, float, bool, bool, dict[str, Any]]:
         self.t, self.total = self.t + 1, self.total + 1
-        noise = 0.05 * self.np_random.normal() + 0.01 * np.random.normal()
+        noise = 0.05 * self.np_random.normal()
         self.place = float(np.clip(self.place + 0.2 * (int(action) - 1) + noise, -9, 9))
         cost = abs(self.place - self.goal) + 1e-4 * (self.total % 7)
         return self._obs(), -cost, cost < 0.05, self.t >= 40, {}
