@@ -64,7 +64,7 @@ class CheckedEnv(gymnasium.Wrapper):
 
     def snapshot(self, method: str) -> bytes:
         """Its state for `restored` of another one made alike, see envs/snapshot.py."""
-        return save(self, "env", method)
+        return save(self, method)
 
     @property
     def restored(self) -> None:
@@ -72,7 +72,7 @@ class CheckedEnv(gymnasium.Wrapper):
 
     @restored.setter
     def restored(self, snapshot: bytes) -> None:
-        load(self, "env", snapshot)
+        load(self, snapshot)
 
     def render(self) -> Any:
         """As the wrapped environment's. Raises EnvError if it raises, except gymnasium's error of a missing package."""

@@ -70,15 +70,14 @@ def offers_state(env: Any) -> bool:
     return callable(getattr(env, "get_state", None)) and callable(getattr(env, "set_state", None))
 
 
-def save(env: Any, attribute: str, method: str) -> bytes:
-    """Pickles what `env.attribute` is, an environment, and the global random states of this process.
+def save(holder: Any, method: str) -> bytes:
+    """Pickles `holder.env`, and the global random states of this process.
 
     Args:
-        env: holds the environment.
-        attribute: under this name.
+        holder: a wrapper of the environment.
         method: "its state" saves the innermost environment by its `get_state`, "a pickle" like the rest.
     """
-    inner = getattr(env, attribute)
+    inner = holder.env
     file, state = io.BytesIO(), None
     pickler = _Pickler(file, protocol=pickle.HIGHEST_PROTOCOL)
     if method == METHODS[0]:
@@ -89,13 +88,13 @@ def save(env: Any, attribute: str, method: str) -> bytes:
     return file.getvalue()
 
 
-def load(env: Any, attribute: str, data: bytes) -> None:
-    """Puts what `save` gave into an environment made alike."""
-    base = getattr(env, attribute).unwrapped
+def load(holder: Any, data: bytes) -> None:
+    """Puts what `save` gave into the wrapper of an environment made alike."""
+    base = holder.env.unwrapped
     inner, method, state, of_python, of_numpy = _Unpickler(data, base).load()
     if method == METHODS[0]:
         base.set_state(state)
-    setattr(env, attribute, inner)
+    holder.env = inner
     random.setstate(of_python)
     np.random.set_state(of_numpy)
 
@@ -119,9 +118,9 @@ def take(made: VectorWrapper, method: str) -> dict[str, Any]:
     if isinstance(env, AsyncVectorEnv):
         saved = list(env.call("snapshot", method))
     elif isinstance(env, SyncVectorEnv):
-        saved = [save(single, "env", method) for single in env.envs]
+        saved = [save(single, method) for single in env.envs]
     else:
-        saved = [save(made, "env", method)]
+        saved = [save(made, method)]
     return {"pickles": saved, "signature": sign(PURPOSE, _joined(saved))}
 
 
@@ -148,7 +147,7 @@ def put(made: VectorWrapper, snapshot: Mapping[str, Any]) -> None:
             env.set_attr("restored", saved)
         else:
             for holder, data in zip(holders, saved, strict=True):
-                load(holder, "env", data)
+                load(holder, data)
     except EnvError:
         raise
     except Exception as error:  # whatever the user's own classes raise
@@ -200,14 +199,14 @@ def _try_out(make: Callable[[], Any], method: str, counts: list[int]) -> str | N
             deadline = time.perf_counter() + PATIENCE
             counts.append(_play(one, BEFORE, 0, deadline)[1])
             try:
-                saved = save(one, "env", method)
+                saved = save(one, method)
             except Exception as error:
                 return f"its state cannot be saved: {one_line(error)}"
             made.append(make())
             made[1].reset(seed=1)
             seen, steps = _play(one, AFTER, 1, deadline + PATIENCE)
             counts.append(2 * steps)
-            load(made[1], "env", saved)
+            load(made[1], saved)
             again, _ = _play(made[1], steps, 1)
         except Exception as error:
             return f"a copy of it fails: {one_line(error)}"
