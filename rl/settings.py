@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
 from functools import wraps
 from numbers import Integral, Real
@@ -186,7 +186,7 @@ def check_settings(config: Any) -> None:
             if several and not isinstance(value, tuple):
                 raise UserError(f"{name} must be a tuple of numbers, each {allowed}, got {short(value)}")
             numbers: tuple[Any, ...] = value if several else (value,)
-            if not all(is_number(number) and least <= number <= most for number in numbers):
+            if not all(is_number(number) and least <= number <= most for number in _distinct(numbers)):
                 raise UserError(f"{name} must be {allowed}, got {short(value)}")
         if wanted := unfit(value, hint):
             raise UserError(f"{name} must be {wanted}, got {short(value)}")
@@ -200,7 +200,7 @@ def unfit(value: Any, hint: Any) -> str:
         return "" if fits else f"one of {', '.join(map(str, choices))}"
     if get_origin(hint) is tuple and len(get_args(hint)) == 2 and get_args(hint)[1] is Ellipsis:
         wanted = "" if isinstance(value, tuple) else "each"
-        wanted = wanted or next(filter(None, (unfit(part, get_args(hint)[0]) for part in value)), "")
+        wanted = wanted or next(filter(None, (unfit(part, get_args(hint)[0]) for part in _distinct(value))), "")
         return wanted and f"a tuple of {_PLURALS.get(get_args(hint)[0], 'values')}"
     if hint is bool:
         return "" if isinstance(value, bool) else "True or False"
@@ -212,6 +212,14 @@ def unfit(value: Any, hint: Any) -> str:
     if hint is str:
         return "" if isinstance(value, str) else "text"
     return ""
+
+
+def _distinct(values: Collection[Any]) -> Collection[Any]:
+    """Each value once, of each type: a million equal ones, as a damaged file may hold, are checked as one."""
+    try:
+        return {(type(value), value): value for value in values}.values()
+    except TypeError:  # a list, say
+        return values
 
 
 def is_number(value: Any) -> bool:

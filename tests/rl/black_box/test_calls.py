@@ -9,6 +9,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -122,9 +124,20 @@ def test_a_call_that_hangs_is_ended_and_the_next_one_works() -> None:
     strict.close()
 
 
-def pool_of(box: BlackBox) -> list[psutil.Process]:
-    """The worker processes that a black box has."""
-    return [p for p in psutil.Process().children(recursive=True) if "multiprocessing-fork" in str(p.cmdline())]
+@pytest.fixture
+def started() -> Callable[[], list[psutil.Process]]:
+    """The worker processes that were started in this test; those of others may still be on their way out."""
+    before = {p.pid for p in psutil.Process().children(recursive=True)}
+
+    def running() -> list[psutil.Process]:
+        found = []
+        for p in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):  # a zombie too
+                if p.pid not in before and "multiprocessing-fork" in str(p.cmdline()):
+                    found.append(p)
+        return found
+
+    return running
 
 
 class Deadly:
@@ -140,13 +153,13 @@ class Deadly:
         return output[..., 0]
 
 
-def test_workers_that_are_killed_cost_nothing(tmp_path: Path) -> None:
+def test_workers_that_are_killed_cost_nothing(tmp_path: Path, started: Callable[[], list[psutil.Process]]) -> None:
     """Between two calls or in one: the row is evaluated again, once."""
     box = BlackBox(Deadly(tmp_path / "seen"), batched=False, workers=2)
     for _ in range(2):
         assert box([numbers(1, 2)], None, None, 2)[0].tolist() == [[1, 2]]
-        pool_of(box)[0].kill()
-    for process in pool_of(box):
+        started()[0].kill()
+    for process in started():
         process.kill()
     time.sleep(0.5)  # the pool notices, and calls itself broken
     assert box([numbers(1, 7, 3)], None, None, 3)[0].tolist() == [[1, 7, 3]] and (tmp_path / "seen").exists()
@@ -189,10 +202,10 @@ def test_programs_that_a_hanging_call_started_end_with_it() -> None:
     assert alive("sleep") <= before
 
 
-def test_garbage_collection_stops_the_workers() -> None:
+def test_garbage_collection_stops_the_workers(started: Callable[[], list[psutil.Process]]) -> None:
     box = BlackBox(lambda o, c, p: o[:, 0], workers=1)
     box([numbers(1)], None, None, 1)
-    (worker,) = [p for p in psutil.Process().children(recursive=True) if "multiprocessing-fork" in str(p.cmdline())]
+    (worker,) = started()
     del box
     gc.collect()
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
